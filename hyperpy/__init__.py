@@ -1,0 +1,1 @@
+"""hyperpy: an AO-Core device host whose every result can be replayed."""

@@ -1,0 +1,1 @@
+"""Codecs: bytes and TABM (typed-annotated binary maps) to messages and back."""
