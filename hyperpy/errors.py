@@ -210,7 +210,7 @@ class StoreError(HyperpyError):
 
     status = 503
     advice = "Free disk space or raise [store] quota, then try again."
-    retry_after = 5.0
+    retry_after: float | None = 5.0
 
 
 class Corrupt(StoreError):

@@ -122,6 +122,7 @@ class Message(Mapping[str, Value]):
     __slots__ = ("_items", "_order", "commitments", "memo", "private")
 
     _items: dict[str, Value]
+    _order: list[str] | None
     commitments: Mapping[str, Message]
     private: Mapping[str, Any]
     memo: dict[str, Any]
@@ -233,7 +234,7 @@ class Message(Mapping[str, Value]):
 
     def ordered(self) -> list[str]:
         """Return the keys in canonical order. Do not change the list."""
-        order: list[str] | None = self._order  # type: ignore[has-type]
+        order = self._order
         if order is None:
             order = ordered(self._items)
             object.__setattr__(self, "_order", order)
@@ -318,7 +319,7 @@ class Message(Mapping[str, Value]):
         private = {k: v for k, v in {**self.private, **changes}.items() if v is not None}
         made = Message.make(self._items, self.commitments, private)
         made.memo.update(self.memo)
-        object.__setattr__(made, "_order", self._order)  # type: ignore[has-type]
+        object.__setattr__(made, "_order", self._order)
         return made
 
 
