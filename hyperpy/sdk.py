@@ -58,8 +58,16 @@ class Context(Protocol):
     def fetch(self, peer: str, request: Message) -> Message:
         """Send a message to an allowed peer. Raises NotDeterministic in a deterministic key."""
 
-    def sign(self, message: Message) -> Message:
-        """Return the message signed by this node. Raises NotDeterministic in a deterministic key."""
+    def sign(self, message: Message, **options: Any) -> Message:
+        """Return the message signed by this node, because the caller asked for it.
+
+        ``options`` are those of :func:`hyperpy.commitments.commit`. A device that signs on its own
+        account uses the capability ``keys`` instead.
+
+        Raises:
+            NotDeterministic: in a deterministic key.
+            Forbidden: the request came over HTTP and not from the operator.
+        """
 
     def log(self, event: str, **fields: Any) -> None:
         """Write one line to the node's log."""
@@ -243,6 +251,9 @@ def device(
                 keys[spec.name] = spec
             else:
                 special[spec.role] = spec
+        if "info" not in keys:
+            cls.info = _describe  # type: ignore[attr-defined]
+            keys["info"] = _key_spec("info", _describe, {"role": "key", "name": None, **_PLAIN})
         cls.__hyperpy_device__ = DeviceSpec(  # type: ignore[attr-defined]
             name=name,
             cls=cls,
@@ -259,6 +270,14 @@ def device(
         return cls
 
     return make
+
+
+_PLAIN = {"deterministic": True, "reentrant": True}
+
+
+def _describe(self: Any) -> Message:
+    """Describe the device: its keys, their parameters, types and flags."""
+    return spec_of(type(self)).describe()
 
 
 def spec_of(cls: type) -> DeviceSpec:

@@ -1,0 +1,176 @@
+"""The chain a request runs in, and what a key sees of it (``ctx``)."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from hyperpy.cache import Batch
+from hyperpy.errors import (
+    DeviceError,
+    DeviceReentered,
+    DeviceTimeout,
+    Forbidden,
+    HyperpyError,
+    KeyNotFound,
+    NotDeterministic,
+    SizeError,
+)
+from hyperpy.message import Atom, Message, Value, as_text
+from hyperpy.sdk import KeySpec, Result
+from hyperpy.trail import Oracle
+
+if TYPE_CHECKING:
+    from hyperpy.recorder import Draft
+    from hyperpy.resolver import Resolver
+
+log = logging.getLogger("hyperpy.device")
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the node lends to keys that are not deterministic; plain callables."""
+
+    fetch: Callable[[str, Message], Message]
+    sign: Callable[..., Message]
+    config: Mapping[str, Any]
+    now: Callable[[], float] = time.time
+    random: Callable[[int], bytes] = secrets.token_bytes
+
+
+@dataclass(slots=True)
+class Chain:
+    """One top-level request while it runs: its limits, and what it will write.
+
+    Attributes:
+        deadline: monotonic seconds after which no new step starts.
+        batch: collects messages, results and trail records; None turns recording off.
+        origin: digest of the cleaned raw request, or empty.
+        lookup: whether cached results may answer.
+        may_sign: whether ``ctx.sign`` may use the node's key (design 5, c).
+        given: oracle inputs to be injected instead of running keys that are not deterministic;
+            None when serving.
+    """
+
+    deadline: float
+    batch: Batch | None = None
+    origin: bytes = b""
+    lookup: bool = True
+    steps_left: int = 10_000
+    max_depth: int = 64
+    given: deque[Oracle] | None = None
+    in_flight: set[bytes] = field(default_factory=set)
+    may_sign: bool = True
+
+    def spend(self, depth: int) -> None:
+        """Account for one step.
+
+        Raises:
+            DeviceTimeout, DeviceReentered, SizeError: the chain's limits are used up.
+        """
+        self.steps_left -= 1
+        if self.steps_left < 0:
+            raise SizeError("the request needs more steps than this node allows")
+        if depth > self.max_depth:
+            raise DeviceReentered(
+                f"the request recursed more than {self.max_depth} levels deep",
+                hint="A path or device probably resolves itself; break the cycle.",
+            )
+        if time.monotonic() > self.deadline:
+            raise DeviceTimeout("the request's deadline passed")
+
+
+class Frame:
+    """The context of one running key; implements :class:`hyperpy.sdk.Context`.
+
+    ``drafts`` and ``oracles`` collect what sub-steps leave for the trail.
+    """
+
+    __slots__ = ("chain", "depth", "drafts", "key", "oracles", "resolver")
+
+    def __init__(self, resolver: Resolver, chain: Chain, depth: int, key: KeySpec | None) -> None:
+        self.resolver = resolver
+        self.chain = chain
+        self.depth = depth
+        self.key = key
+        self.drafts: list[Draft] = []
+        self.oracles: list[Oracle] = []
+
+    def nested(self) -> Frame:
+        """Return a frame one level deeper that leaves its sub-steps to the same parent."""
+        made = Frame(self.resolver, self.chain, self.depth + 1, self.key)
+        made.drafts, made.oracles = self.drafts, self.oracles
+        return made
+
+    def resolve(self, base: Any, request: Any = None) -> Value:
+        """See :meth:`hyperpy.sdk.Context.resolve`."""
+        return ok(self.resolver.resolve(base, request, self))
+
+    def step(self, base: Any, request: Any) -> Result:
+        """See :meth:`hyperpy.sdk.Context.step`."""
+        return self.resolver.resolve(base, request, self)
+
+    def now(self) -> float:
+        """See :meth:`hyperpy.sdk.Context.now`."""
+        self._open("the time")
+        return self.resolver.services.now()
+
+    def random(self, count: int) -> bytes:
+        """See :meth:`hyperpy.sdk.Context.random`."""
+        self._open("randomness")
+        return self.resolver.services.random(count)
+
+    def fetch(self, peer: str, request: Message) -> Message:
+        """See :meth:`hyperpy.sdk.Context.fetch`."""
+        self._open("the network")
+        return self.resolver.services.fetch(peer, request)
+
+    def sign(self, message: Message, **options: Any) -> Message:
+        """See :meth:`hyperpy.sdk.Context.sign`."""
+        self._open("a signature")
+        if not self.chain.may_sign:
+            raise Forbidden(
+                "signing with the node's key on request is for the operator",
+                hint="Sign the request as the operator, or set [http] sign-on-request = true while developing.",
+            )
+        return self.resolver.services.sign(message, **options)
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """See :meth:`hyperpy.sdk.Context.config`."""
+        self._open("the configuration")
+        return self.resolver.services.config
+
+    def log(self, event: str, **fields: Any) -> None:
+        """See :meth:`hyperpy.sdk.Context.log`."""
+        log.info("%s %s", event, fields)
+
+    def _open(self, what: str) -> None:
+        if self.key is not None and self.key.deterministic:
+            raise NotDeterministic(f"key '{self.key.name}' is deterministic and asked for {what}")
+
+
+def ok(result: Result) -> Value:
+    """Return the value of an ``ok`` result; raise what any other status means."""
+    if result.status == "ok":
+        return result.value
+    if result.status in ("not_found", "error") and isinstance(result.value, Atom) and result.value == "not_found":
+        raise KeyNotFound("the key was not found")
+    detail = ""
+    if isinstance(result.value, Message) and "body" in result.value:
+        detail = f": {as_text(result.value['body'])}"
+    raise DeviceError(f"a step ended with status '{result.status}'{detail}")
+
+
+def device_error(error: BaseException, device: str, key: str) -> HyperpyError:
+    """Return a device's own bug as a DeviceError with an incident number; log its trace."""
+    incident = secrets.token_hex(4)
+    log.error("incident %s: %s/%s failed", incident, device, key, exc_info=error)
+    made = DeviceError(f"device '{device}' failed in key '{key}' ({type(error).__name__}); incident {incident}")
+    made.incident = incident
+    return made

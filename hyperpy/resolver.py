@@ -1,0 +1,492 @@
+"""Resolves messages: one step at a time, the same way when serving and when replaying.
+
+``Resolver.step(base, request)`` is the only way a state transition happens. Its stages
+(ao-core 7.2, repaired where the reference is defective; numbers are repeated beside the code):
+
+    1  normalise   links loaded, ``as`` and sub-paths evaluated, lists numbered (normalise.py)
+    2  look up     a base given by ID: cached result, or the message, or the trail
+    3  validity    base and request are messages
+    4  in flight   an equal computation already running is waited for, not repeated
+    5  find        device of the base, key of the request, fall back to message@1.0
+    6  execute     on the caller's thread, or in the device's actor
+    7  step hook   the operator's hook may replace the result
+    8  sub-resolve a result that is a sequence is resolved
+    9  hashpath    extended by (base, request)
+    10 record      messages, result and trail record go into the request's batch
+    11 notify      whoever waited at stage 4 gets the same answer
+
+A chain is a left fold over steps; the first status other than ``ok`` ends it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from hyperpy import hashpath, normalise, path
+from hyperpy.actors import ActorSystem
+from hyperpy.cache import Cache
+from hyperpy.commitments import unsigned_id
+from hyperpy.context import Chain, Frame, Services, device_error
+from hyperpy.encoding import key_text
+from hyperpy.errors import (
+    Busy,
+    DeviceNotFound,
+    DeviceReentered,
+    DeviceTimeout,
+    HyperpyError,
+    KeyNotFound,
+    MessageNotFound,
+    NotCached,
+    PathError,
+)
+from hyperpy.message import NOT_FOUND, As, Link, Message, Resolve, Value, list_to_map, value
+from hyperpy.recorder import Draft, Recorder, oracle, unwrap, wrap
+from hyperpy.registry import Loaded, Registry
+from hyperpy.sdk import KeySpec, Result, wire_name
+from hyperpy.trail import Record, Trail
+from hyperpy.watchdog import Watchdog
+
+MESSAGE = "message@1.0"
+_PASSING = (Busy, DeviceTimeout)
+
+
+class Observer(Protocol):
+    """Hears of every step after it ended: metrics, logs, the console."""
+
+    def __call__(self, device: str, key: str, status: str, seconds: float, hashpath: str | None) -> None: ...
+
+
+class StepHook(Protocol):
+    """The operator's hook after each top-level step; returns the result to go on with."""
+
+    def __call__(self, base: Message, request: Message, result: Result) -> Result: ...
+
+
+@dataclass(slots=True)
+class _Found:
+    """Stage 5's answer."""
+
+    device: Loaded
+    spec: KeySpec
+    name: str
+
+
+class Resolver:
+    """Resolves paths and messages with the devices of one node. Thread-safe."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        cache: Cache,
+        recorder: Recorder,
+        actors: ActorSystem,
+        *,
+        services: Services,
+        watchdog: Watchdog,
+        trail: Trail,
+    ) -> None:
+        self.registry = registry
+        self.cache = cache
+        self.recorder = recorder
+        self.actors = actors
+        self.services = services
+        self.step_hook: StepHook | None = None
+        self.observers: list[Observer] = []
+        self._trail = trail
+        self._running = watchdog.running
+        self._flights: dict[bytes, Future[Result]] = {}
+        self._flights_lock = threading.Lock()
+
+    # -- entry points (ao-core 7.1) --------------------------------------------------------
+
+    def top(self, members: Sequence[Value], chain: Chain) -> Result:
+        """Resolve a parsed request at top level: every step is recorded in the chain's batch."""
+        return self.many(members, Frame(self, chain, 0, None))
+
+    def resolve(self, base: Any, request: Any, frame: Frame) -> Result:
+        """Resolve a path (``request`` None), or a request on a base."""
+        if request is None:
+            return self.many(path.parse(base), frame)
+        return self.many((value(base), *_split(value(request))), frame)
+
+    def many(self, members: Sequence[Value], frame: Frame) -> Result:
+        """Fold a sequence of base and requests over :meth:`step`."""
+        if not members:
+            raise PathError("the path is empty", hint="Name a device and a key: /~message@1.0&a=1/a")
+        if len(members) == 1:
+            return self._alone(members[0], frame)
+        result = Result("ok", members[0])
+        for member in members[1:]:
+            result = self.step(result.value, member, frame)
+            if result.status != "ok":
+                break
+        return result
+
+    def _alone(self, member: Value, frame: Frame) -> Result:
+        if isinstance(member, Resolve):
+            return self.many(member.messages, frame)
+        if isinstance(member, bytes):
+            return Result("ok", self.read(key_text(member), frame))
+        if isinstance(member, As) and not (isinstance(member.message, Message) and "path" not in member.message):
+            return Result("ok", normalise.as_base(self, member, frame))
+        return Result("ok", member.load() if isinstance(member, Link) else member)
+
+    # -- one step (ao-core 7.2) ------------------------------------------------------------
+
+    def step(self, base: Value, request: Value, frame: Frame) -> Result:
+        """Resolve one request on one base.
+
+        Raises:
+            HyperpyError: the key, device or message is missing, or the device failed. The error
+                carries device, key and hashpath.
+        """
+        chain = frame.chain
+        chain.spend(frame.depth)
+        ident = threading.get_ident()
+        outer = self._running.get(ident)
+        self._running[ident] = None
+        try:
+            address = None
+            if type(base) is not Message:  # 1
+                if isinstance(base, bytes):  # 2
+                    address = key_text(base)
+                    found = self._addressed(address, request, frame)
+                    if isinstance(found, Result):
+                        return found
+                    base = found
+                base = normalise.base(self, base, frame)
+            if type(request) is not Message or normalise.has_control(request):
+                base, request = normalise.request(self, base, request, frame)
+                if request is None:
+                    return Result("ok", base)
+            if not isinstance(base, Message):  # 3
+                raise KeyNotFound("a literal value has no keys", hint="Remove the last part of the path.")
+            name = normalise.key_of(request)
+            control = request.raw("cache-control")
+            if address is None and control is None:
+                return self._compute(base, request, name, frame, None)
+            return self._cached(base, request, name, frame, address, control)
+        finally:
+            self._running[ident] = outer
+
+    def _addressed(self, address: str, request: Value, frame: Frame) -> Value | Result:
+        """Stage 2: return the message of that ID, or the recorded result of hashpath address/part."""
+        try:
+            return self.cache.read(address, frame.chain.batch)
+        except MessageNotFound:
+            part = normalise.part(request)
+            record = self._trail.by_hashpath(f"{address}/{part}") if part else None
+            if record is None:
+                where = f", nor a step with hashpath {address}/{part}" if part else ""
+                raise MessageNotFound(f"this node holds no message {address}{where}") from None
+            return self.recompute(record, frame.chain.deadline)
+
+    def _cached(
+        self, base: Message, request: Message, name: str, frame: Frame, address: str | None, control: Value | None
+    ) -> Result:
+        """Stages 2, 4 and 11: answer from the cache, or compute once for all who ask."""
+        chain = frame.chain
+        only = normalise.says(control, "only-if-cached")
+        if not (only or (address and chain.lookup and chain.given is None and not normalise.says(control, "no-cache"))):
+            return self._compute(base, request, name, frame, address)
+        found = self._find(base, name)
+        if not found.spec.deterministic:
+            if only:
+                raise NotCached("there is no cached result for this request")
+            return self._compute(base, request, name, frame, address)
+        key = self.cache.result_key(base, request, found.device.implementation)
+        hit = self.cache.result(key)
+        if hit is not None:
+            kept = self.cache.read(hit.result)
+            result = Result(hit.status, unwrap(kept) if hit.literal else kept)
+            inner = Frame(self, chain, frame.depth + 1, None)
+            return self._finish(base, request, found, result, frame, inner, hit.record)
+        if only:
+            raise NotCached("there is no cached result for this request")
+        if key in chain.in_flight:
+            raise DeviceReentered(f"computing '{name}' needs its own result", hint="Break the cycle.")
+        with self._flights_lock:
+            flight = self._flights.get(key)
+            if flight is None:
+                mine = self._flights[key] = Future()
+        if flight is not None:
+            try:
+                return flight.result(max(0.0, chain.deadline - time.monotonic()))
+            except (FutureTimeout, TimeoutError):
+                raise DeviceTimeout("the deadline passed while waiting for an equal computation") from None
+        chain.in_flight.add(key)
+        try:
+            result = self._compute(base, request, name, frame, address)
+            mine.set_result(result)
+            return result
+        except BaseException as error:
+            mine.set_exception(error)
+            mine.exception()
+            raise
+        finally:
+            chain.in_flight.discard(key)
+            with self._flights_lock:
+                del self._flights[key]
+
+    def _compute(self, base: Message, request: Message, name: str, frame: Frame, address: str | None) -> Result:
+        """Stages 5 to 10: run the key, or, for a base given by hashpath, follow the trail."""
+        found = self._find(base, name)
+        inner = Frame(self, frame.chain, frame.depth + 1, found.spec)
+        if frame.chain.given is not None and frame.depth > 0 and not found.spec.deterministic:
+            return self._inject(found, request, frame.chain)
+        try:
+            result = self._execute(found, base, request, inner)
+        except KeyNotFound as error:
+            record = self._trail.by_hashpath(f"{address}/{name}") if address else None
+            if record is not None:
+                return self.recompute(record, frame.chain.deadline)
+            self._fail(error, base, request, found, frame, inner)
+            raise
+        except HyperpyError as error:
+            if not isinstance(error, _PASSING):
+                self._fail(error, base, request, found, frame, inner)
+            raise
+        if self.step_hook is not None and frame.depth == 0:  # 7
+            result = self.step_hook(base, request, result)
+        if isinstance(result.value, Resolve):  # 8
+            result = self.many(result.value.messages, inner)
+        return self._finish(base, request, found, result, frame, inner, b"")
+
+    def _execute(self, found: _Found, base: Message, request: Message, inner: Frame) -> Result:
+        """Stage 6. Whatever a device raises becomes a HyperpyError."""
+        started = time.perf_counter() if self.observers else 0.0
+        spec, device = found.spec, found.device.spec
+        ident = threading.get_ident()
+
+        def run(instance: Any) -> Any:
+            here = threading.get_ident()
+            before = self._running.get(here)
+            self._running[here] = inner.chain.deadline
+            try:
+                return spec.call(instance, found.name, base, request, inner)
+            finally:
+                self._running[here] = before
+
+        status = "ok"
+        try:
+            if device.one_per is None:
+                out = run(found.device.instance)
+            else:
+                out = self._in_actor(found, base, request, run, inner)
+            result = out if type(out) is Result else Result("ok", value(out))
+            status = result.status
+            return result
+        except HyperpyError as error:
+            status = str(error.status)
+            if error.device is None:
+                error.device, error.key, error.hashpath = device.name, found.name, base.hashpath
+            raise
+        except BaseException as error:
+            status = "500"
+            if isinstance(error, KeyboardInterrupt) and ident == threading.main_thread().ident:
+                raise
+            raise device_error(error, device.name, found.name) from None
+        finally:
+            for observer in self.observers:
+                observer(device.name, found.name, status, time.perf_counter() - started, base.hashpath)
+
+    def _in_actor(self, found: _Found, base: Message, request: Message, run: Any, inner: Frame) -> Any:
+        device = found.device.spec
+        group = base.get(device.one_per or "", request.get(device.one_per or "", b""))
+        label = key_text(group) if isinstance(group, bytes) else unsigned_id(group)
+        return self.actors.call(
+            (device.name, label),
+            lambda: self.registry.make(found.device),
+            run,
+            deadline=inner.chain.deadline,
+            reentrant=found.spec.reentrant,
+        )
+
+    def _finish(
+        self,
+        base: Message,
+        request: Message,
+        found: _Found,
+        result: Result,
+        frame: Frame,
+        inner: Frame,
+        cached_from: bytes,
+    ) -> Result:
+        """Stages 9 and 10."""
+        batch = frame.chain.batch
+        out = result.value
+        after = None
+        if type(out) is Message:
+            if result.status == "ok":
+                after = hashpath.extend(base, request)
+                out = out.with_private(hashpath=after)
+            elif out.hashpath is not None:
+                out = out.with_private(hashpath=None)
+        if batch is not None:
+            if after is None:
+                after = hashpath.extend(base, request)
+            self._record(base, request, found, Result(result.status, out), frame, inner, after, cached_from)
+        return Result(result.status, out, after)
+
+    def _record(
+        self,
+        base: Message,
+        request: Message,
+        found: _Found,
+        result: Result,
+        frame: Frame,
+        inner: Frame,
+        after: str,
+        cached_from: bytes,
+    ) -> None:
+        batch = frame.chain.batch
+        assert batch is not None
+        deterministic = found.spec.deterministic
+        if frame.depth > 0 and deterministic and not cached_from:
+            frame.drafts.extend(inner.drafts)
+            frame.oracles.extend(inner.oracles)
+            return
+        draft = Draft(
+            base=base,
+            request=request,
+            result=wrap(result.value),
+            status=result.status,
+            device=found.device.spec.name,
+            key=found.name,
+            implementation=found.device.implementation,
+            before=hashpath.start(base),
+            after=after,
+            cached_from=cached_from,
+            oracles=inner.oracles if deterministic else [],
+            children=inner.drafts,
+        )
+        if frame.depth > 0:
+            frame.drafts.append(draft)
+            if not deterministic:
+                frame.oracles.append(oracle(draft))
+            return
+        record = self.recorder.write(draft, batch, frame.chain.origin)
+        if deterministic and not inner.oracles and not cached_from and result.status == "ok":
+            key = self.cache.result_key(base, request, found.device.implementation)
+            self.cache.put_result(
+                key, wrap(result.value), result.status, record, batch, literal=not isinstance(result.value, Message)
+            )
+
+    def _fail(
+        self, error: HyperpyError, base: Message, request: Message, found: _Found, frame: Frame, inner: Frame
+    ) -> None:
+        """Record a step that ended in an error; the error is its result."""
+        if frame.chain.batch is None:
+            return
+        body: Value = NOT_FOUND if isinstance(error, KeyNotFound) else error.message.encode()
+        outcome = Message.make({"status": error.status, "body": body})
+        after = hashpath.extend(base, request)
+        self._record(base, request, found, Result(_word(error.status), outcome), frame, inner, after, b"")
+
+    # -- stage 5 ----------------------------------------------------------------------------
+
+    def _find(self, base: Message, name: str) -> _Found:
+        """Return device and key: handler, own key, default, then message@1.0 (ao-core 7.5)."""
+        at = base.raw("device")
+        if at is None:
+            loaded = self.registry.lookup(MESSAGE)
+        elif isinstance(at, bytes):
+            loaded = self.registry.lookup(key_text(at))
+        else:
+            raise DeviceNotFound("the key 'device' must name a device", hint="Set it to text such as message@1.0.")
+        spec = loaded.spec
+        found = spec.keys.get(name) or spec.keys.get(wire_name(name))
+        if spec.handler is not None or spec.default is not None or spec.exports is not None:
+            found = self._found_special(loaded, found, base, wire_name(name))
+        if found is not None:
+            return _Found(loaded, found, name)
+        if spec.name == MESSAGE:
+            raise KeyNotFound(f"the message has no key '{name}'")
+        fallback = self.registry.lookup(MESSAGE)
+        own = fallback.spec.keys.get(wire_name(name)) or fallback.spec.default
+        assert own is not None
+        return _Found(fallback, own, name)
+
+    @staticmethod
+    def _found_special(loaded: Loaded, found: KeySpec | None, base: Message, norm: str) -> KeySpec | None:
+        spec = loaded.spec
+        if norm in spec.excludes:
+            return None
+        if spec.exports is not None:
+            allowed = spec.exports(loaded.instance, base)
+            if allowed is not None and norm not in {wire_name(item) for item in allowed}:
+                return None
+        if norm == "info":
+            return found
+        return spec.handler or found or spec.default
+
+    # -- reading, trail and replay ----------------------------------------------------------
+
+    def read(self, ref: str, frame: Frame) -> Value:
+        """Return the message with that ID, from the store or made again from the trail."""
+        try:
+            return self.cache.read(ref, frame.chain.batch)
+        except MessageNotFound:
+            record = self._trail.by_result(ref)
+            if record is None:
+                raise
+            return self.recompute(record, frame.chain.deadline).value
+
+    def recompute(self, record: Record, deadline: float) -> Result:
+        """Return the result of a recorded step: from the store, else by running it again.
+
+        Raises:
+            MessageNotFound: the result is gone and the step cannot be made again.
+        """
+        try:
+            kept = self.cache.read(record.result)
+        except MessageNotFound:
+            kept = None
+        if kept is not None:
+            item = kept.with_private(hashpath=record.hashpath_after) if isinstance(kept, Message) else kept
+            return Result("ok" if record.status == "ok" else record.status, item, record.hashpath_after)
+        chain = Chain(deadline=deadline, lookup=False, given=deque(record.oracles))
+        base, request = self.cache.read(record.base), self.cache.read(record.request)
+        if isinstance(base, Message):
+            base = base.with_private(hashpath=record.hashpath_before)
+        return self.step(base, request, Frame(self, chain, 0, None))
+
+    def _inject(self, found: _Found, request: Message, chain: Chain) -> Result:
+        """Answer a key that is not deterministic with its recorded result."""
+        assert chain.given is not None
+        if not chain.given:
+            raise MessageNotFound(f"the trail holds no recorded answer for {found.device.spec.name}/{found.name}")
+        given = chain.given.popleft()
+        if (given.device, given.key) != (found.device.spec.name, found.name):
+            raise MessageNotFound(f"the trail's next recorded answer is for {given.device}/{given.key}")
+        kept = self.cache.read(given.result)
+        return Result(given.status, unwrap(kept))
+
+
+def _split(request: Value) -> list[Value]:
+    """Return one request per part of the request's path (ao-core 7.1)."""
+    if isinstance(request, (As, Resolve, Link)):
+        return [request]
+    if isinstance(request, tuple):
+        request = Message.make(list_to_map(request))
+    text = request.raw("path") if isinstance(request, Message) else request
+    if isinstance(text, tuple):
+        parts: list[Value] = list(text)
+    elif isinstance(text, bytes) and b"/" in text:
+        parts = [part for part in text.split(b"/") if part]
+    else:
+        return [request]
+    if isinstance(request, Message):
+        return [request | {"path": part} for part in parts]
+    return parts
+
+
+def _word(status: int) -> str:
+    return "not_found" if status == 404 else "error"
