@@ -42,15 +42,12 @@ class Recorder:
 
     def write(self, draft: Draft, batch: Batch, origin: bytes, parent: bytes = b"") -> bytes:
         """Record one step and its sub-steps; return the record's ID (32 bytes)."""
-        put = self._cache.put
-        put(draft.base, batch)
-        put(draft.request, batch)
-        put(draft.result, batch)
+        self._cache.put(draft.result, batch)
         record = Record(
             parent=parent,
             origin=origin,
-            base=reference(draft.base),
-            request=reference(draft.request),
+            base=self._cache.reference(draft.base, batch),
+            request=self._cache.reference(draft.request, batch),
             result=commitments.unsigned_id(draft.result),
             status=draft.status,
             device=draft.device,
@@ -67,21 +64,16 @@ class Recorder:
             self.write(child, batch, origin, own)
         return own
 
-
-def oracle(draft: Draft) -> Oracle:
-    """Return what the enclosing step's record says of a sub-step that cannot be made again."""
-    return Oracle(
-        device=draft.device,
-        key=draft.key,
-        request=reference(draft.request),
-        result=commitments.unsigned_id(draft.result),
-        status=draft.status,
-    )
-
-
-def reference(message: Message) -> str:
-    """Return the ID a record names a message by: signed if it is signed, else unsigned."""
-    return commitments.signed_id(message) if message.commitments else commitments.unsigned_id(message)
+    def oracle(self, draft: Draft, batch: Batch) -> Oracle:
+        """Return what the enclosing step's record says of a sub-step that cannot be made again."""
+        self._cache.put(draft.result, batch)
+        return Oracle(
+            device=draft.device,
+            key=draft.key,
+            request=self._cache.reference(draft.request, batch),
+            result=commitments.unsigned_id(draft.result),
+            status=draft.status,
+        )
 
 
 def wrap(item: Value) -> Message:

@@ -47,7 +47,7 @@ from hyperpy.errors import (
     PathError,
 )
 from hyperpy.message import NOT_FOUND, As, Link, Message, Resolve, Value, list_to_map, value
-from hyperpy.recorder import Draft, Recorder, oracle, unwrap, wrap
+from hyperpy.recorder import Draft, Recorder, unwrap, wrap
 from hyperpy.registry import Loaded, Registry
 from hyperpy.sdk import KeySpec, Result, wire_name
 from hyperpy.trail import Record, Trail
@@ -202,9 +202,9 @@ class Resolver:
                 raise NotCached("there is no cached result for this request")
             return self._compute(base, request, name, frame, address)
         key = self.cache.result_key(base, request, found.device.implementation)
-        hit = self.cache.result(key)
+        hit = self.cache.result(key, chain.batch)
         if hit is not None:
-            kept = self.cache.read(hit.result)
+            kept = self.cache.load(hit.result)
             result = Result(hit.status, unwrap(kept) if hit.literal else kept)
             inner = Frame(self, chain, frame.depth + 1, None)
             return self._finish(base, request, found, result, frame, inner, hit.record)
@@ -370,7 +370,7 @@ class Resolver:
         if frame.depth > 0:
             frame.drafts.append(draft)
             if not deterministic:
-                frame.oracles.append(oracle(draft))
+                frame.oracles.append(self.recorder.oracle(draft, batch))
             return
         record = self.recorder.write(draft, batch, frame.chain.origin)
         if deterministic and not inner.oracles and not cached_from and result.status == "ok":
@@ -446,14 +446,14 @@ class Resolver:
             MessageNotFound: the result is gone and the step cannot be made again.
         """
         try:
-            kept = self.cache.read(record.result)
+            kept = self.cache.load(record.result)
         except MessageNotFound:
             kept = None
         if kept is not None:
             item = kept.with_private(hashpath=record.hashpath_after) if isinstance(kept, Message) else kept
             return Result("ok" if record.status == "ok" else record.status, item, record.hashpath_after)
         chain = Chain(deadline=deadline, lookup=False, given=deque(record.oracles))
-        base, request = self.cache.read(record.base), self.cache.read(record.request)
+        base, request = self.cache.load(record.base), self.cache.load(record.request)
         if isinstance(base, Message):
             base = base.with_private(hashpath=record.hashpath_before)
         return self.step(base, request, Frame(self, chain, 0, None))
@@ -466,7 +466,7 @@ class Resolver:
         given = chain.given.popleft()
         if (given.device, given.key) != (found.device.spec.name, found.name):
             raise MessageNotFound(f"the trail's next recorded answer is for {given.device}/{given.key}")
-        kept = self.cache.read(given.result)
+        kept = self.cache.load(given.result)
         return Result(given.status, unwrap(kept))
 
 

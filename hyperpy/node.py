@@ -1,0 +1,276 @@
+"""The composition root: builds the parts of a node, and answers requests with them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hyperpy import commitments, path, reply
+from hyperpy.actors import ActorSystem
+from hyperpy.cache import Batch, Cache
+from hyperpy.config import Config
+from hyperpy.context import Chain, Frame, Services, device_error, ok
+from hyperpy.errors import ConfigError, Forbidden, HyperpyError
+from hyperpy.http.client import PeerClient
+from hyperpy.http.wire import Ingress
+from hyperpy.keys import RsaKey
+from hyperpy.message import Message, Value
+from hyperpy.metrics import Metrics
+from hyperpy.recorder import Recorder
+from hyperpy.registry import Registry
+from hyperpy.resolver import Resolver
+from hyperpy.sdk import DeviceSpec, Result
+from hyperpy.settings import Settings
+from hyperpy.storage import Storage
+from hyperpy.store.base import Store
+from hyperpy.timers import Timers
+from hyperpy.trail import Trail
+from hyperpy.watchdog import Watchdog
+
+
+class Node:
+    """An AO-Core node without sockets: give it messages, it answers with messages.
+
+    Args:
+        config: all settings.
+        key: the wallet the node signs with.
+        store: where messages, results and the trail are kept; the node closes it.
+        operator: address that may change settings; its key is never loaded here.
+        devices: files or classes beside the bundled and installed ones.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        key: RsaKey,
+        store: Store,
+        operator: str,
+        devices: Sequence[str | Path | type] = (),
+    ) -> None:
+        self.config = config
+        self.address = key.address
+        self.store = store
+        self.cache = Cache(store)
+        self.trail = Trail(store)
+        self.metrics = Metrics()
+        self.watchdog = Watchdog()
+        self.actors = ActorSystem()
+        self._key = key
+        self._closed = threading.Event()
+        self.registry = Registry(devices, override=config.devices.override, start=self._start_device)
+        self.settings = Settings(config, store, address=key.address, operator=operator, devices=self.registry)
+        self.peers = PeerClient(allowed=self.settings.peers)
+        services = Services(fetch=self.peers.call, sign=self.sign, config=self.settings)
+        self.resolver = Resolver(
+            self.registry,
+            self.cache,
+            Recorder(self.cache, self.trail),
+            self.actors,
+            services=services,
+            watchdog=self.watchdog,
+            trail=self.trail,
+        )
+        self.resolver.observers.append(self.metrics.step)
+        self.timers = Timers(self._run_path)
+        self._lend: dict[str, Any] = {
+            "node": self.settings,
+            "timers": self.timers,
+            "keys": _Keys(key.address, self.sign),
+            "http": self.peers,
+            "store": Storage(self.cache, store),
+            "metrics": self.metrics,
+        }
+        self.watchdog.start()
+
+    def close(self) -> None:
+        """Stop actors and timers, then close the store. Safe to call twice."""
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        self.timers.close()
+        self.actors.stop()
+        for instance in self.registry.instances():
+            stop = getattr(instance, "stop", None)
+            if callable(stop):
+                stop()
+        self.watchdog.stop()
+        self.peers.close()
+        self.store.close()
+
+    def __enter__(self) -> Node:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- answering -------------------------------------------------------------------------
+
+    def handle(self, ingress: Ingress, *, deadline: float | None = None) -> Message:
+        """Answer one request; never raises.
+
+        Everything acknowledged by the reply is committed to the store before this returns.
+
+        Args:
+            ingress: the request as :func:`hyperpy.http.wire.read` made it.
+            deadline: monotonic seconds; default now + ``[limits] deadline``.
+        """
+        try:
+            made = self._answer(ingress, deadline)
+        except HyperpyError as error:
+            made = self._signed(reply.of_error(error))
+        except Exception as error:
+            made = self._signed(reply.of_error(device_error(error, "node", "handle")))
+        status = made.get("status")
+        self.metrics.request(status if isinstance(status, int) else 200)
+        return made
+
+    def _answer(self, ingress: Ingress, deadline: float | None) -> Message:
+        request = ingress.message
+        if self.settings.setting("initialized") is False and not _is_info(request):
+            raise ConfigError("Node must be initialized before use.", hint="POST to /~meta@1.0/info first.")
+        batch = Batch()
+        request = self._strip_reply_signatures(request)
+        if request.commitments:
+            self.cache.put(request, batch)
+        chain = self.chain(batch, deadline, ingress)
+        try:
+            members = self._hooked_request(request, path.parse(request), chain, ingress)
+            result = self.resolver.top(members, chain)
+            made = self._hooked_response(request, reply.of_result(result), chain)
+        except _Halted as halted:
+            made = halted.reply
+        except HyperpyError as error:
+            made = reply.of_error(error)
+        made = self._signed(made)
+        batch.commit(self.store)
+        return made
+
+    def chain(self, batch: Batch | None, deadline: float | None = None, ingress: Ingress | None = None) -> Chain:
+        """Return a fresh chain with this node's limits."""
+        limits = self.config.limits
+        may_sign = True
+        origin = b""
+        if ingress is not None:
+            may_sign = self.config.http.sign_on_request or self.settings.is_operator(ingress.message)
+            if batch is not None:
+                origin = self.trail.put_origin(ingress.origin, batch)
+        return Chain(
+            deadline=deadline if deadline is not None else time.monotonic() + limits.deadline,
+            batch=batch,
+            origin=origin,
+            steps_left=limits.steps,
+            max_depth=limits.recursion,
+            may_sign=may_sign,
+        )
+
+    def resolve(self, target: Any, request: Any = None, *, record: bool = True) -> Value:
+        """Resolve in this process, on the caller's own authority; return the plain result.
+
+        Raises:
+            HyperpyError: whatever the resolution raised.
+        """
+        batch = Batch() if record else None
+        chain = self.chain(batch)
+        try:
+            if request is None:
+                members: Sequence[Value] = path.parse(target)
+                return ok(self.resolver.top(members, chain))
+            return ok(self.resolver.resolve(target, request, Frame(self.resolver, chain, 0, None)))
+        finally:
+            if batch is not None:
+                batch.commit(self.store)
+
+    def sign(self, message: Message, **options: Any) -> Message:
+        """Return the message with a commitment by this node's key."""
+        return commitments.commit(message, self._key, **options)
+
+    def _signed(self, made: Message) -> Message:
+        if not self.config.http.sign or commitments.committers(made):
+            return made
+        return commitments.commit(made, self._key, tag=made.hashpath)
+
+    def _strip_reply_signatures(self, request: Message) -> Message:
+        """Drop commitments that only say "this node answered so" (design 5, b)."""
+        return commitments.without_reply_signatures(request, self.settings.reply_signers())
+
+    def _run_path(self, text: str) -> None:
+        """Resolve a path on the node's own account, for timers; errors go to the log."""
+        try:
+            self.resolve(text)
+        except HyperpyError as error:
+            device_error(error, "timers", text)
+
+    # -- hooks (ao-core 10.6) ----------------------------------------------------------------
+
+    def _hooked_request(
+        self, request: Message, members: Sequence[Value], chain: Chain, ingress: Ingress
+    ) -> Sequence[Value]:
+        handlers = self.settings.request_hooks(ingress)
+        if not handlers:
+            return members
+        event = Message.make({"request": request.with_private(**ingress.private), "body": tuple(members)})
+        outcome = self._hook("request", handlers, event, chain)
+        body = outcome.get("body")
+        return body if isinstance(body, tuple) else members
+
+    def _hooked_response(self, request: Message, made: Message, chain: Chain) -> Message:
+        handlers = self.settings.hooks("response")
+        if not handlers:
+            return made
+        outcome = self._hook("response", handlers, Message.make({"request": request, "body": made}), chain)
+        body = outcome.get("body")
+        return reply.of_result(Result("ok", body)) if body is not None else made
+
+    def _hook(self, event: str, handlers: Sequence[Message], request: Message, chain: Chain) -> Message:
+        quiet = Chain(deadline=chain.deadline, steps_left=chain.steps_left, max_depth=chain.max_depth)
+        for handler in handlers:
+            call = request | {
+                "path": handler.get("path", event.encode()),
+                "method": handler.get("method", b"GET"),
+            }
+            result = self.resolver.resolve(handler, call, Frame(self.resolver, quiet, 0, None))
+            if result.status != "ok":
+                made = reply.of_result(result)
+                raise _Halted(made)
+            if isinstance(result.value, Message) and handler.get("hook") is None:
+                request = result.value
+        return request
+
+    # -- capabilities ------------------------------------------------------------------------
+
+    def _start_device(self, spec: DeviceSpec, instance: Any, bundled: bool) -> None:
+        allowed = spec.needs if bundled else self.config.devices.grant.get(spec.name, ())
+        granted = [need for need in spec.needs if need in allowed]
+        missing = [need for need in spec.needs if need not in granted]
+        if missing:
+            raise Forbidden(
+                f"device '{spec.name}' asks for {', '.join(missing)}, which the operator has not granted",
+                hint=f'Set [devices.grant] "{spec.name}" = {sorted(spec.needs)} if you trust it.',
+            )
+        start = getattr(instance, "start", None)
+        if callable(start):
+            start(**{need: self._lend[need] for need in granted})
+
+
+class _Halted(HyperpyError):
+    """A request hook ended the request with an answer of its own."""
+
+    def __init__(self, made: Message) -> None:
+        super().__init__("a hook ended the request")
+        self.reply = made
+
+
+class _Keys:
+    """The ``keys`` capability."""
+
+    def __init__(self, address: str, sign: Callable[..., Message]) -> None:
+        self.address = address
+        self.sign = sign
+
+
+def _is_info(request: Message) -> bool:
+    return request.text("path", "").lstrip("/").startswith("~meta@1.0/info")

@@ -1,0 +1,70 @@
+"""Turns the outcome of a chain into the message a node answers with (ao-core 10.3)."""
+
+from __future__ import annotations
+
+from hyperpy.errors import HyperpyError, KeyNotFound
+from hyperpy.message import NOT_FOUND, Atom, Message, Value, as_text
+from hyperpy.recorder import wrap
+from hyperpy.sdk import Result
+
+CODES = {
+    "ok": 200,
+    "created": 201,
+    "error": 400,
+    "client_error": 400,
+    "no_viable_responses": 400,
+    "unauthorized": 401,
+    "forbidden": 403,
+    "not_found": 404,
+    "failure": 500,
+    "unavailable": 503,
+}
+"""Status words and their HTTP codes; every other word is 200."""
+
+
+def of_result(result: Result) -> Message:
+    """Return a result as a reply: always a message with an integer ``status``.
+
+    Literals stand under ``body`` with ``ao-result: body``. A committed ``status`` is left alone.
+    The hashpath rides along as ``private["hashpath"]``.
+    """
+    item = result.value
+    if not isinstance(item, (bytes, int, float, bool, Atom, tuple, Message)):
+        item = Message()
+    made = wrap(item)
+    code = status_code(made, result.status)
+    if made.raw("status") != code and "status" not in made.committed_keys():
+        made = made | {"status": code}
+    if made.hashpath is None and result.hashpath is not None:
+        made = made.with_private(hashpath=result.hashpath)
+    return made
+
+
+def status_code(message: Message, word: str) -> int:
+    """Return the HTTP status: a body that is a status word, the key ``status``, the result's own word."""
+    body = message.raw("body")
+    if type(body) is Atom and body in CODES:
+        return CODES[body]
+    return _code(message.get("status")) or CODES.get(word, 200)
+
+
+def _code(item: Value | None) -> int | None:
+    if item is None or isinstance(item, (tuple, Message, bool, float)):
+        return None
+    if isinstance(item, int):
+        return item if 100 <= item <= 599 else None
+    text = as_text(item)
+    if text.isdigit() and len(text) == 3:
+        return _code(int(text))
+    return CODES.get(text)
+
+
+def of_error(error: HyperpyError) -> Message:
+    """Return an error as a reply.
+
+    A missing key is the reference's own answer, the atom ``not_found``; what else is known (the
+    hint, when to try again) rides in ``private`` for whoever writes the reply.
+    """
+    body: Value = NOT_FOUND if isinstance(error, KeyNotFound) else error.message.encode("utf-8", "replace")
+    made = Message({"ao-result": "body", "body": body, "status": error.status})
+    return made.with_private(error=error)
