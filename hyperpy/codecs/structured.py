@@ -32,7 +32,8 @@ MAX_DEPTH: Final = 64
 MAX_KEYS: Final = 10_000
 """Keys of one map, at most, when decoding."""
 
-_REGENERATED = frozenset({"commitments", "unsigned_id", "content-digest"})
+REGENERATED: Final = frozenset({"commitments", "unsigned_id", "content-digest"})
+"""Keys that are never encoded as values of a message (1.4)."""
 _PLANS: Final = 2048
 _PLAN_BYTES: Final = 4096
 
@@ -111,7 +112,7 @@ def _plan_encoding(shape: Any, items: Mapping[str, Value], is_list: bool) -> _En
     nested, links, types = [], [], {"."} if is_list else set()
     names = {".": "list"}
     for key in bytewise(items):
-        if key in _REGENERATED or key.startswith("priv"):
+        if key in REGENERATED or key.startswith("priv"):
             continue
         if key + "+link" in items:
             raise CodecError(f"{_shown(key)} stands beside its link")
@@ -127,6 +128,8 @@ def _plan_encoding(shape: Any, items: Mapping[str, Value], is_list: bool) -> _En
             nested.append(key)
         elif kind is Link:
             links.append(key)
+        elif is_list:
+            raise CodecError("a list holds a control object, which has no text")
     entries = [f'{sfv.escape_key(key)}="{names[key]}"' for key in bytewise(types)]
     text = ", ".join(entries).encode("ascii") if entries else None
     if text is not None:  # the types of the values win over a user's key of that name
@@ -214,7 +217,7 @@ def _decode(tabm: Tabm, loader: Loader | None, depth: int) -> Message | tuple[Va
             raise CodecError(f"{_shown(key)} must be an ID")
         items[name] = Link(key_text(found), loader)
     if plan.is_list:
-        return _as_list(items)
+        return as_list(items)
     commitments = tabm.get("commitments")
     return Message.make(items) if commitments is None else Message.make(items, _commitments(commitments, loader, depth))
 
@@ -257,7 +260,12 @@ def _integer(text: bytes) -> int:
     return int(text) if len(text) < 20 and text.isdigit() else sfv.integer(text)
 
 
-def _as_list(items: dict[str, Value]) -> tuple[Value, ...]:
+def as_list(items: Mapping[str, Value]) -> tuple[Value, ...]:
+    """Return the list of a map with the keys ``1..n``.
+
+    Raises:
+        CodecError: a hole, another key, or the atom ``undefined``, which reads as a hole.
+    """
     try:
         found = tuple(items[str(n)] for n in range(1, len(items) + 1))
     except KeyError as error:
@@ -272,13 +280,21 @@ def _commitments(found: bytes | Tabm, loader: Loader | None, depth: int) -> dict
         raise CodecError("commitments must be a map")
     if len(found) > MAX_KEYS:
         raise SizeError(f"a message has more than {MAX_KEYS} commitments")
-    out: dict[str, Message] = {}
-    for name, one in found.items():  # type: ignore[union-attr]
-        commitment = _decode(one, loader, depth + 2) if type(one) is dict else None
-        if type(commitment) is not Message:
-            raise CodecError(f"commitment {_shown(name)} must be a map")
-        committed = commitment.raw("committed")
-        if type(committed) is Message:
-            commitment = Message.make({**commitment.raw_items(), "committed": _as_list(dict(committed.raw_items()))})
-        out[name] = commitment
-    return out
+    return {
+        name: as_commitment(name, _decode(one, loader, depth + 2) if type(one) is dict else b"")
+        for name, one in found.items()  # type: ignore[union-attr]
+    }
+
+
+def as_commitment(name: str, found: Value) -> Message:
+    """Return a commitment with ``committed`` as a list, also where it came as a map ``1..n``.
+
+    Raises:
+        CodecError: the commitment is no map, or ``committed`` has a hole.
+    """
+    if type(found) is not Message:
+        raise CodecError(f"commitment {_shown(name)} must be a map")
+    committed = found.raw("committed")
+    if type(committed) is Message:
+        return Message.make({**found.raw_items(), "committed": as_list(committed.raw_items())})
+    return found
