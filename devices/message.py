@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hyperpy import commitments, device, key
-from hyperpy.encoding import is_id, key_text
+from hyperpy.encoding import is_id
 from hyperpy.errors import KeyNotFound, ParameterError
 from hyperpy.message import UNDEFINED, UNSET, As, Atom, Message, Value, as_text
 from hyperpy.sdk import Context, default

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 
-
 from hyperpy import Context, Message, device, key
 from hyperpy.capabilities import Http, NodeControl
 from hyperpy.errors import Forbidden, HyperpyError, ParameterError
