@@ -70,7 +70,7 @@ class Store:
     dir: str = _setting("hyperpy-store", "Folder of the store.", public=False)
     durable: bool = _setting(False, "Sync cache and trail to disk too, at every request.", public=False)
     quota: int = _setting(
-        10 * 10**9, "Bytes for cache and trail; the oldest unreferenced steps go first.", public=False
+        10 * 10**9, "Bytes of cache and trail; oldest unreferenced steps go first.", public=False
     )
 
 

@@ -26,6 +26,7 @@ from hyperpy.sdk import DeviceSpec, Result
 from hyperpy.settings import Settings
 from hyperpy.storage import Storage
 from hyperpy.store.base import Store
+from hyperpy.store.lmdb import LmdbStore
 from hyperpy.timers import Timers
 from hyperpy.trail import Trail
 from hyperpy.watchdog import Watchdog
@@ -274,3 +275,34 @@ class _Keys:
 
 def _is_info(request: Message) -> bool:
     return request.text("path", "").lstrip("/").startswith("~meta@1.0/info")
+
+
+def open_node(config: Config, *, read_only: bool = False) -> Node:
+    """Return the node of a configuration: its wallet, operator and store made if absent.
+
+    Raises:
+        ConfigError: a file is unreadable, or another process serves the same store.
+    """
+    wallet = Path(config.meta.wallet)
+    key = RsaKey.load(wallet) if wallet.exists() else RsaKey.create(wallet)
+    operator = config.meta.operator or _operator_address(wallet.with_name("operator.json"))
+    store = LmdbStore(
+        Path(config.store.dir), durable=config.store.durable, quota=config.store.quota, read_only=read_only
+    )
+    try:
+        return Node(config, key=key, store=store, operator=operator, devices=config.devices.files)
+    except BaseException:
+        store.close()
+        raise
+
+
+def _operator_address(file: Path) -> str:
+    """Return the operator's address; make the key file at first run. The private key is not kept.
+
+    The address stands in a file of its own beside the key, so that serving never reads the key.
+    """
+    beside = file.with_suffix(".address")
+    if not beside.exists():
+        made = RsaKey.load(file) if file.exists() else RsaKey.create(file)
+        beside.write_text(made.address + "\n", "ascii")
+    return beside.read_text("ascii").strip()
