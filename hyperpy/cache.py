@@ -1,0 +1,461 @@
+"""Messages and results in a store (design 4).
+
+A message is kept once, under its unsigned ID, as the canonical bytes of its items. Nested
+messages and lists are messages of their own, and links in their parent, so ``GET /<child ID>``
+answers. Signatures are kept beside it. Signed and combined IDs are aliases: each names the
+content and the very commitments it stands for, so what is read through it never changes,
+whoever signs later.
+
+Three rules keep one client from changing what another one reads:
+
+* what is read under a signed ID holds only keys that its signatures cover;
+* an alias is made only for signatures that verify, except the combined ID of content and
+  commitments, which is computed from both;
+* two messages can share an unsigned ID if a value smuggles a line of the signature base
+  (ao-core 4.7 escapes nothing): one that may do so never takes the place of one that does not.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgpack
+
+from hyperpy import commitments
+from hyperpy.codecs import canonical
+from hyperpy.encoding import accumulate_256, b64u, b64u_decode, key_bytes, key_text, native, sha256
+from hyperpy.errors import CodecError, Corrupt, HyperpyError, MessageNotFound, SizeError
+from hyperpy.message import Link, Message, Value, committed_list
+from hyperpy.store.base import Store
+
+MAX_DEPTH = 64
+"""Nesting of what is stored (design 5)."""
+
+MAX_SUMMED = 16
+"""A sum of more IDs gets no alias: sums of many hashes can be steered to a chosen value."""
+
+_OWN_WORDS = frozenset({"ao-types", "ao-ids", "ao-body-key", "content-digest", "unsigned_id"})
+_KEPT = 2048
+_KEPT_BYTES = 16 << 10
+
+
+class Batch:
+    """What one top-level request will write. Safe to use from many threads."""
+
+    __slots__ = ("_lock", "_pending", "durable")
+
+    def __init__(self) -> None:
+        self._pending: dict[tuple[str, bytes], bytes] = {}
+        self._lock = threading.Lock()
+        self.durable = False
+        """Set to have everything of this batch on the disk when ``commit`` returns."""
+
+    def put(self, table: str, key: bytes, value: bytes) -> None:
+        """Add or replace an entry."""
+        with self._lock:
+            self._pending[table, key] = value
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        """Return an entry of this batch, or None."""
+        return self._pending.get((table, key))
+
+    def has(self, table: str, key: bytes) -> bool:
+        """Say whether this batch holds an entry."""
+        return (table, key) in self._pending
+
+    def items(self, table: str, prefix: bytes) -> list[tuple[bytes, bytes]]:
+        """Return this batch's entries of a table whose key begins with ``prefix``, by key."""
+        with self._lock:
+            return sorted((k, v) for (t, k), v in self._pending.items() if t == table and k.startswith(prefix))
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def commit(self, store: Store) -> None:
+        """Write everything: at most one synced transaction, then one of the rest; then be empty.
+
+        Raises:
+            StoreError: the store cannot take it; the batch still holds everything.
+        """
+        with self._lock:
+            if self._pending:
+                store.write([(t, k, v) for (t, k), v in self._pending.items()], durable=self.durable)
+                self._pending = {}
+
+
+@dataclass(frozen=True, slots=True)
+class CachedResult:
+    """The result of an earlier step: message ID, status word, its record, and whether it was a bare value."""
+
+    result: str
+    status: str
+    record: bytes
+    literal: bool
+
+
+class Cache:
+    """The messages and results of a store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._kept: dict[bytes, Value] = {}  # content read lately, by unsigned ID
+
+    # -- writing ---------------------------------------------------------------------------
+
+    def put(self, item: Value, batch: Batch) -> str:
+        """Add a message, list or binary to a batch; return its unsigned ID.
+
+        A signed message is reduced to what its signatures cover (ao-core 9.1). If it had more
+        keys, the whole is kept too, under its combined ID; see :meth:`reference`.
+
+        Raises:
+            MessageError: the value cannot be kept (numbers and atoms alone, too deep).
+        """
+        if type(item) is Message and item.commitments:
+            return self._put_signed(item, batch, 0)[0]
+        return b64u(self._put(item, batch, 0))
+
+    def reference(self, item: Message, batch: Batch) -> str:
+        """Put a message and return the ID under which exactly this message is read again.
+
+        That is the unsigned ID if there are no commitments, the signed ID if its signatures verify
+        and cover every key, else the combined ID: the sum of the content's and all commitments' IDs.
+        """
+        if not item.commitments:
+            return b64u(self._put(item, batch, 0))
+        return self._put_signed(item, batch, 0)[1]
+
+    def _put(self, item: Value, batch: Batch, depth: int) -> bytes:
+        """Put something without looking at commitments; return its unsigned ID (32 bytes)."""
+        kind = type(item)
+        if kind is Message:
+            name = _content_id(item)  # type: ignore[arg-type]
+        elif kind is tuple:
+            name = b64u_decode(commitments.unsigned_id(item))  # type: ignore[arg-type]
+        elif kind is bytes:
+            name = sha256(item)  # type: ignore[arg-type]
+        else:
+            raise CodecError(f"a {kind.__name__} alone has no ID", hint="Put it under a key of a message.")
+        known = batch.has("messages", name) or self._store.get("messages", name) is not None
+        ambiguous = kind is Message and _may_smuggle(item)  # type: ignore[arg-type]
+        if known and (ambiguous or not self._has("ambiguous", name, batch)):
+            return name
+        if depth > MAX_DEPTH:
+            raise SizeError(f"a message nested more than {MAX_DEPTH} deep cannot be kept")
+        batch.put("messages", name, canonical.encode(self._shallow(item, batch, depth)))
+        if ambiguous:
+            batch.put("ambiguous", name, b"\x01")
+        elif known:
+            batch.put("ambiguous", name, b"\x00")
+            self._kept.pop(name, None)
+        return name
+
+    def _has(self, table: str, key: bytes, batch: Batch) -> bool:
+        found = batch.get(table, key) or self._store.get(table, key)
+        return found == b"\x01"
+
+    def _shallow(self, item: Value, batch: Batch, depth: int) -> Value:
+        """Return the value with nested messages and lists put, and replaced by links."""
+        if isinstance(item, Message):
+            items = item.raw_items()
+            for member in items.values():
+                if type(member) is Message or type(member) is tuple:
+                    return Message.make({key: self._link(child, batch, depth) for key, child in items.items()})
+            return Message.make(dict(items)) if item.commitments else item
+        if isinstance(item, tuple):
+            return tuple([self._link(child, batch, depth) for child in item])
+        return item
+
+    def _link(self, child: Value, batch: Batch, depth: int) -> Value:
+        if type(child) is Message and child.commitments:
+            self._put_signed(child, batch, depth + 1)
+            return Link(commitments.signed_id(child))
+        if type(child) is Message or type(child) is tuple:
+            return Link(b64u(self._put(child, batch, depth + 1)))
+        return child
+
+    def _put_signed(self, item: Message, batch: Batch, depth: int) -> tuple[str, str]:
+        """Put a message and its commitments; return its unsigned ID and its reference."""
+        own = {name: fields for name, fields in item.commitments.items() if not _derivable(fields)}
+        if not own:
+            name = b64u(self._put(item, batch, depth))
+            return name, name
+        covers = {name: frozenset(committed_list(fields)) for name, fields in own.items()}
+        union: frozenset[str] = frozenset().union(*covers.values())
+        reduced = _only(item, union)
+        content = self._put(reduced, batch, depth)
+        genuine = True
+        for name, fields in own.items():
+            part = content if covers[name] == union else self._put(_only(item, covers[name]), batch, depth)
+            genuine &= self._put_commitment(item, name, fields, part, batch)
+        pairs = [(content if covers[name] == union else _content_id(_only(item, covers[name])), name) for name in own]
+        signed = [pair for pair in pairs if "committer" in own[pair[1]]] or pairs
+        if genuine:
+            self._put_alias(_sum([name for _, name in signed]), content, signed, batch)
+        if genuine and len(reduced) == len(item) and len(signed) == len(pairs):
+            reference = _sum([name for _, name in signed])
+        else:
+            reference = None
+        whole = content if len(reduced) == len(item) else self._put(item, batch, depth)
+        if all(_fits(name, fields) for name, fields in own.items()):
+            combined = _sum([*own, b64u(whole)])
+            self._put_alias(combined, whole, pairs, batch)
+            reference = reference or combined
+        return b64u(content), b64u(reference or whole)
+
+    def _put_commitment(self, item: Message, name: str, fields: Message, content: bytes, batch: Batch) -> bool:
+        """Keep one commitment beside its content; say whether it verifies. One that does gets an alias."""
+        key = content + key_bytes(name)
+        if batch.has("commitments", key) or self._store.get("commitments", key) is not None:
+            alias = _raw_id(name)
+            return alias is not None and (batch.has("aliases", alias) or self._store.get("aliases", alias) is not None)
+        batch.put("commitments", key, canonical.encode(Message.make(dict(fields.raw_items()))))
+        try:
+            genuine = _fits(name, fields) and commitments.verify(item, ids=[name])
+        except HyperpyError:
+            genuine = False
+        if genuine:
+            self._put_alias(_raw_id(name), content, [(content, name)], batch)
+        return genuine
+
+    def _put_alias(self, alias: bytes | None, content: bytes, names: list[tuple[bytes, str]], batch: Batch) -> None:
+        if alias is None or alias == content:
+            return
+        if batch.has("aliases", alias) or self._store.get("aliases", alias) is not None:
+            return
+        packed = msgpack.packb([content, [[owner, key_bytes(name)] for owner, name in names]], use_bin_type=True)
+        batch.put("aliases", alias, packed)
+
+    # -- reading ---------------------------------------------------------------------------
+
+    def read(self, ref: str, batch: Batch | None = None, *, exact: bool = False) -> Value:
+        """Return what an ID names: a message (nested ones as links), a list or a binary.
+
+        Under a signed or combined ID: exactly those commitments. Under an unsigned ID: every
+        commitment that was ever stored with this content; with ``exact``, as links and replay
+        need it, none.
+
+        Raises:
+            MessageNotFound: it is not here.
+            Corrupt: what is stored under the ID has another one.
+        """
+        name = _raw_id(ref)
+        if name is None:
+            raise MessageNotFound(f"this node holds no message {ref[:100]}")
+        item = self._content(name, batch)
+        if item is not None:
+            if exact or type(item) is not Message:
+                return item
+            return self._with_all(item, name, batch)
+        alias = (batch.get("aliases", name) if batch is not None else None) or self._store.get("aliases", name)
+        if alias is None:
+            raise MessageNotFound(f"this node holds no message {ref}")
+        content, pairs = msgpack.unpackb(alias, raw=False)
+        item = self._content(content, batch)
+        if type(item) is not Message:
+            raise MessageNotFound(f"this node no longer holds the content of {ref}")
+        return item.with_commitments({key_text(cid): self._commitment(owner + cid, batch) for owner, cid in pairs})
+
+    def has(self, ref: str) -> bool:
+        """Say whether an ID can be read."""
+        name = _raw_id(ref)
+        return name is not None and self._holds(name, None)
+
+    def _holds(self, name: bytes, batch: Batch | None) -> bool:
+        for table in ("messages", "aliases"):
+            if (batch is not None and batch.has(table, name)) or self._store.get(table, name) is not None:
+                return True
+        return False
+
+    def load(self, ref: str) -> Value:
+        """Return what a link names, exactly."""
+        return self.read(ref, exact=True)
+
+    def _content(self, name: bytes, batch: Batch | None) -> Value | None:
+        if batch is not None:
+            pending = batch.get("messages", name)
+            if pending is not None:
+                return self._decode(pending, name, lambda ref: self.read(ref, batch, exact=True))
+        kept = self._kept.get(name)
+        if kept is not None:
+            return kept
+        data = self._store.get("messages", name)
+        if data is None:
+            return None
+        item = self._decode(data, name, self.load)
+        if len(data) <= _KEPT_BYTES:
+            if len(self._kept) >= _KEPT:
+                self._kept.clear()
+            self._kept[name] = item
+        return item
+
+    @staticmethod
+    def _decode(data: bytes, name: bytes, loader: object) -> Value:
+        """Return stored content with links that load; check that it is what its ID promises."""
+        try:
+            item = canonical.decode(data)
+            if type(item) is Message:
+                made = {k: Link(v.id, loader) if type(v) is Link else v for k, v in item.raw_items().items()}  # type: ignore[arg-type]
+                item = Message.make(made)
+                got = _content_id(item)
+            elif type(item) is tuple:
+                item = tuple([Link(v.id, loader) if type(v) is Link else v for v in item])  # type: ignore[arg-type]
+                got = b64u_decode(commitments.unsigned_id(item))
+            else:
+                got = sha256(item) if isinstance(item, bytes) else b""
+        except CodecError as error:
+            raise Corrupt(f"a stored message was damaged: {error.message}", expected=b64u(name)) from None
+        if got != name:
+            raise Corrupt("a stored message was damaged", expected=b64u(name), got=b64u(got))
+        return item
+
+    def _with_all(self, item: Message, name: bytes, batch: Batch | None) -> Message:
+        """Return the message with every commitment stored beside it."""
+        rows = dict(self._store.scan("commitments", name))
+        if batch is not None:
+            rows.update(batch.items("commitments", name))
+        if not rows:
+            return item
+        return item.with_commitments({key_text(key[32:]): _fields(data) for key, data in rows.items()})
+
+    def _commitment(self, key: bytes, batch: Batch | None) -> Message:
+        data = batch.get("commitments", key) if batch is not None else None
+        if data is None:
+            data = self._store.get("commitments", key)
+        if data is None:
+            raise Corrupt(f"the commitment {key_text(key[32:])} is gone")
+        return _fields(data)
+
+    # -- results ---------------------------------------------------------------------------
+
+    def result_key(self, base: Message, request: Message, implementation: str) -> bytes:
+        """Return the key of a cached result (32 bytes).
+
+        It covers everything the device can see: all keys of both messages, with the path and what
+        no signature covers, their commitments, and the device's code. Not the IDs: they leave
+        out keys and can be made to collide.
+        """
+        return sha256(_visible(base) + _visible(request) + key_bytes(implementation))
+
+    def result(self, key: bytes, batch: Batch | None = None) -> CachedResult | None:
+        """Return the result kept under a key of :meth:`result_key`; None if it or its message is gone."""
+        data = (batch.get("results", key) if batch is not None else None) or self._store.get("results", key)
+        if data is None:
+            return None
+        name, status, record, literal = msgpack.unpackb(data, raw=False)
+        if not self._holds(name, batch):
+            return None
+        return CachedResult(b64u(name), status, record, literal)
+
+    def put_result(
+        self, key: bytes, item: Message, status: str, record: bytes, batch: Batch, *, literal: bool = False
+    ) -> None:
+        """Keep a step's result, itself put already or now, under a key of :meth:`result_key`."""
+        name = native(self.reference(item, batch))
+        batch.put("results", key, msgpack.packb([name, status, record, literal], use_bin_type=True))
+
+
+def _content_id(item: Message) -> bytes:
+    """Return the unsigned ID (32 bytes) of a message's items, whatever commitments it has."""
+    known = item.memo.get("content-id")
+    if known is None:
+        bare = Message.make(dict(item.raw_items())) if item.commitments else item
+        known = item.memo["content-id"] = b64u_decode(commitments.unsigned_id(bare))
+    return known  # type: ignore[no-any-return]
+
+
+def _raw_id(ref: str) -> bytes | None:
+    """Return the 32 bytes of an ID in either form, or None if the text is no such ID."""
+    try:
+        raw = native(ref)
+    except CodecError:
+        return None
+    return raw if len(raw) == 32 else None
+
+
+def _only(item: Message, names: frozenset[str]) -> Message:
+    """Return the message with those keys only, and no commitments."""
+    return Message.make({key: child for key, child in item.raw_items().items() if key in names})
+
+
+def _derivable(fields: Message) -> bool:
+    """Say whether a commitment is the unsigned one, which everybody can compute again."""
+    return fields.get("keyid") == b"constant:ao" and "committer" not in fields
+
+
+def _fits(name: str, fields: Message) -> bool:
+    """Say whether a commitment's ID is computed from its signature, as all types do (ao-core 3.3)."""
+    signature = fields.get("signature")
+    raw = _raw_id(name)
+    if not isinstance(signature, bytes) or raw is None:
+        return False
+    try:
+        decoded = b64u_decode(signature)
+    except CodecError:
+        return False
+    return raw in (sha256(decoded), decoded)
+
+
+def _sum(names: list[str]) -> bytes | None:
+    """Return the sum of IDs (ao-core 3.4), or None if one is no ID or they are too many."""
+    if not 0 < len(names) <= MAX_SUMMED:
+        return None
+    total = bytes(32)
+    for name in names:
+        raw = _raw_id(name)
+        if raw is None:
+            return None
+        total = accumulate_256(total, raw)
+    return total
+
+
+def _may_smuggle(item: Message) -> bool:
+    """Say whether other items than these may have the same unsigned ID.
+
+    A key or value can end a line of the signature base and begin another, and some keys are
+    the codec's own words.
+    """
+    items = item.raw_items()
+    if not _OWN_WORDS.isdisjoint(items):
+        return True
+    for key, child in items.items():
+        if '"' in key or "\n" in key or "+link" in key or (type(child) is bytes and b'\n"' in child):
+            return True
+    return False
+
+
+def _fields(data: bytes) -> Message:
+    """Return the fields of a stored commitment."""
+    try:
+        found = canonical.decode(data)
+    except CodecError as error:
+        raise Corrupt(f"a stored commitment was damaged: {error.message}") from None
+    if type(found) is not Message:
+        raise Corrupt("a stored commitment was damaged")
+    return found
+
+
+def _visible(item: Message) -> bytes:
+    """Return a digest of all keys and commitments of a message."""
+    known = item.memo.get("visible")
+    if known is None:
+        whole: Mapping[str, Value] = {"items": _plain(item, 0)}
+        known = item.memo["visible"] = sha256(canonical.encode(Message.make(dict(whole))))
+    return known  # type: ignore[no-any-return]
+
+
+def _plain(item: Value, depth: int) -> Value:
+    """Return a value with each message as the list of its items and its commitments, at every depth."""
+    if depth > MAX_DEPTH:
+        raise SizeError(f"a message nested more than {MAX_DEPTH} deep cannot be kept")
+    if type(item) is Message:
+        items = Message.make({key: _plain(child, depth + 1) for key, child in item.raw_items().items()})
+        if not item.commitments:
+            return items
+        signed = {name: _plain(fields, depth + 1) for name, fields in item.commitments.items()}
+        return (items, Message.make(signed))
+    if type(item) is tuple:
+        return (b"list", *[_plain(child, depth + 1) for child in item])
+    return item

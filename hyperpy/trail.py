@@ -1,0 +1,292 @@
+"""The trail: one record per step, which is what replay and audit read (design 3).
+
+A record's bytes are canonical (:mod:`hyperpy.codecs.canonical`) and its ID is their SHA-256.
+Messages are named by ID; the record holds none.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+
+from hyperpy.codecs import canonical
+from hyperpy.encoding import b64u, key_bytes, key_text, native, sha256
+from hyperpy.errors import CodecError, Corrupt
+from hyperpy.message import Message, Value
+from hyperpy.store.base import Store
+
+if TYPE_CHECKING:
+    from hyperpy.cache import Batch
+
+VERSION = 1
+_AGES = (1 << 64) - 1
+_TEXTS = (
+    ("base", "base"),
+    ("request", "request"),
+    ("result", "result"),
+    ("status", "status"),
+    ("device", "device"),
+    ("key", "key"),
+    ("implementation", "implementation"),
+    ("hashpath-before", "hashpath_before"),
+    ("hashpath-after", "hashpath_after"),
+    ("attested-by", "attested_by"),
+)
+_DIGESTS = (("parent", "parent"), ("origin", "origin"), ("cached-from", "cached_from"))
+_NAMES = frozenset({"v", "oracles", *(name for name, _ in _TEXTS + _DIGESTS)})
+_ORACLE = ("device", "key", "request", "result", "status")
+
+
+@dataclass(frozen=True, slots=True)
+class Oracle:
+    """The outcome of a sub-step that cannot be made again; replay injects it."""
+
+    device: str
+    key: str
+    request: str
+    result: str
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One step (record v1). Absent texts and digests are empty, and null in the bytes.
+
+    Attributes:
+        parent: record ID of the enclosing step; empty at top level.
+        origin: SHA-256 of the raw request as cleaned at ingress.
+        base, request: ID of the message: signed if it is signed, else unsigned.
+        result: unsigned ID; literals are wrapped as ``{ao-result: body, body: X}``.
+        status: word of the outcome: ``ok``, an error's, or ``cancelled`` (then without result).
+        implementation: digest of the device's code.
+        cached_from: record that the result was taken from.
+        oracles: outcomes of sub-steps that cannot be made again, in order.
+        attested_by: who vouches for a step that is not recomputed.
+    """
+
+    base: str
+    request: str
+    result: str
+    status: str
+    device: str
+    key: str
+    implementation: str
+    hashpath_before: str
+    hashpath_after: str
+    parent: bytes = b""
+    origin: bytes = b""
+    cached_from: bytes = b""
+    oracles: tuple[Oracle, ...] = ()
+    attested_by: str = ""
+
+    def encode(self) -> bytes:
+        """Return the canonical bytes."""
+        # Keys in bytewise order, as the canonical form wants them: packed directly.
+        return bytes(
+            msgpack.packb(
+                {
+                    b"attested-by": _text(self.attested_by),
+                    b"base": _text(self.base),
+                    b"cached-from": self.cached_from or None,
+                    b"device": _text(self.device),
+                    b"hashpath-after": _text(self.hashpath_after),
+                    b"hashpath-before": _text(self.hashpath_before),
+                    b"implementation": _text(self.implementation),
+                    b"key": _text(self.key),
+                    b"oracles": [
+                        {
+                            b"device": _text(one.device),
+                            b"key": _text(one.key),
+                            b"request": _text(one.request),
+                            b"result": _text(one.result),
+                            b"status": _text(one.status),
+                        }
+                        for one in self.oracles
+                    ],
+                    b"origin": self.origin or None,
+                    b"parent": self.parent or None,
+                    b"request": _text(self.request),
+                    b"result": _text(self.result),
+                    b"status": _text(self.status),
+                    b"v": VERSION,
+                },
+                use_bin_type=True,
+            )
+        )
+
+    @property
+    def id(self) -> bytes:
+        """The record's ID: SHA-256 of its canonical bytes (32 bytes)."""
+        return sha256(self.encode())
+
+    @classmethod
+    def decode(cls, data: bytes) -> Record:
+        """Return the record of canonical bytes.
+
+        Raises:
+            CodecError: the bytes are not canonical, not a record, or of another version.
+        """
+        fields = canonical.decode(data)
+        if not isinstance(fields, Message) or frozenset(fields.raw_items()) != _NAMES:
+            raise CodecError("not a trail record")
+        version = fields.raw("v")
+        if type(version) is not int or version != VERSION:
+            raise CodecError(f"a trail record of version {version!r}; this hyperpy reads {VERSION}")
+        found: dict[str, Any] = {attribute: _read_text(fields, name) for name, attribute in _TEXTS}
+        for name, attribute in _DIGESTS:
+            found[attribute] = _read_digest(fields, name)
+        return cls(**found, oracles=_read_oracles(fields.raw("oracles")))
+
+
+class Trail:
+    """The records of a store, and what finds them."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._last = 0
+
+    def append(self, record: Record, batch: Batch, *, slot: tuple[str, int] | None = None) -> bytes:
+        """Add a record to a batch and return its ID (32 bytes).
+
+        An equal record is kept once: the same request of the same client, answered the same.
+
+        Args:
+            slot: process ID and slot number, if the step computed a slot.
+        """
+        data = record.encode()
+        name = sha256(data)
+        if batch.has("trail", name) or self._store.get("trail", name) is not None:
+            return name
+        batch.put("trail", name, data)
+        if record.result:
+            batch.put("by-result", native(record.result), name)
+        if record.hashpath_after:
+            newest_first = (_AGES - self._age()).to_bytes(8, "big")
+            batch.put("by-hashpath", hashpath_key(record.hashpath_after) + newest_first, name)
+        if record.parent:
+            batch.put("by-parent", record.parent + self._age().to_bytes(8, "big"), name)
+        if slot is not None:
+            batch.put("by-slot", slot_key(*slot), name)
+        return name
+
+    def put_origin(self, data: bytes, batch: Batch) -> bytes:
+        """Keep a raw request as cleaned at ingress; return its digest (32 bytes)."""
+        digest = sha256(data)
+        if not batch.has("origins", digest) and self._store.get("origins", digest) is None:
+            batch.put("origins", digest, data)
+        return digest
+
+    def origin(self, digest: bytes) -> bytes | None:
+        """Return the raw request of that digest, or None.
+
+        Raises:
+            Corrupt: the stored bytes have another digest.
+        """
+        data = self._store.get("origins", digest)
+        if data is not None and sha256(data) != digest:
+            raise Corrupt("a stored request was damaged", expected=b64u(digest), got=b64u(sha256(data)))
+        return data
+
+    def read(self, name: bytes) -> Record | None:
+        """Return the record of that ID, or None.
+
+        Raises:
+            Corrupt: the stored bytes have another ID.
+        """
+        data = self._store.get("trail", name)
+        if data is None:
+            return None
+        got = sha256(data)
+        if got != name:
+            raise Corrupt("a trail record was damaged", expected=b64u(name), got=b64u(got))
+        return Record.decode(data)
+
+    def by_result(self, result: str) -> Record | None:
+        """Return the newest record with that result ID (unsigned), or None."""
+        name = self._store.get("by-result", native(result))
+        return None if name is None else self.read(name)
+
+    def by_hashpath(self, hashpath: str) -> Record | None:
+        """Return the newest record whose step led to that hashpath, or None."""
+        return next(self.all_by_hashpath(hashpath), None)
+
+    def all_by_hashpath(self, hashpath: str) -> Iterator[Record]:
+        """Yield every record whose step led to that hashpath, newest first: the same path recurs."""
+        for _, name in self._store.scan("by-hashpath", hashpath_key(hashpath)):
+            record = self.read(name)
+            if record is not None and record.hashpath_after == hashpath:
+                yield record
+
+    def by_slot(self, process: str, slot: int) -> Record | None:
+        """Return the record of the step that computed a process's slot, or None."""
+        name = self._store.get("by-slot", slot_key(process, slot))
+        return None if name is None else self.read(name)
+
+    def slots(self, process: str, after: int = -1) -> Iterator[tuple[int, bytes]]:
+        """Yield slot numbers greater than ``after``, in order, with their record IDs."""
+        prefix = slot_key(process, 0)[:-8]
+        start = slot_key(process, after) if after >= 0 else None
+        for key, name in self._store.scan("by-slot", prefix, start):
+            yield int.from_bytes(key[-8:], "big"), name
+
+    def children(self, parent: bytes) -> Iterator[Record]:
+        """Yield the records of a step's recorded sub-steps, oldest first."""
+        for _, name in self._store.scan("by-parent", parent):
+            record = self.read(name)
+            if record is not None:
+                yield record
+
+    def _age(self) -> int:
+        """Return a number greater than all before."""
+        with self._lock:
+            self._last = max(self._last + 1, time.time_ns())
+            return self._last
+
+
+def hashpath_key(hashpath: str) -> bytes:
+    """Return what an entry of the hashpath index begins with (16 bytes)."""
+    return sha256(key_bytes(hashpath))[:16]
+
+
+def slot_key(process: str, slot: int) -> bytes:
+    """Return the key of a slot in the index: the process's ID and 8 bytes."""
+    return native(process) + slot.to_bytes(8, "big")
+
+
+def _text(item: str) -> bytes | None:
+    return item.encode("utf-8", "surrogateescape") if item else None
+
+
+def _read_text(fields: Message, name: str) -> str:
+    item = fields.raw(name)
+    if item is None:
+        return ""
+    if not isinstance(item, bytes) or not item:
+        raise CodecError(f"a trail record's '{name}' must be text or null")
+    return key_text(item)
+
+
+def _read_digest(fields: Message, name: str) -> bytes:
+    item = fields.raw(name)
+    if item is None:
+        return b""
+    if not isinstance(item, bytes) or len(item) != 32:
+        raise CodecError(f"a trail record's '{name}' must be 32 bytes or null")
+    return item
+
+
+def _read_oracles(items: Value | None) -> tuple[Oracle, ...]:
+    if not isinstance(items, tuple):
+        raise CodecError("a trail record's 'oracles' must be a list")
+    found = []
+    for item in items:
+        if not isinstance(item, Message) or sorted(item.raw_items()) != sorted(_ORACLE):
+            raise CodecError("an oracle of a trail record has the wrong fields")
+        found.append(Oracle(**{name: _read_text(item, name) for name in _ORACLE}))
+    return tuple(found)
