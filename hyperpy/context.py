@@ -52,6 +52,7 @@ class Chain:
         batch: collects messages, results and trail records; None turns recording off.
         origin: digest of the cleaned raw request, or empty.
         lookup: whether cached results may answer.
+        linked: whether a bare value gets a hashpath too although nothing is recorded.
         may_sign: whether ``ctx.sign`` may use the node's key (design 5, c).
         given: oracle inputs to be injected instead of running keys that are not deterministic;
             None when serving.
@@ -66,6 +67,7 @@ class Chain:
     given: deque[Oracle] | None = None
     in_flight: set[bytes] = field(default_factory=set)
     may_sign: bool = True
+    linked: bool = False
 
     def spend(self, depth: int) -> None:
         """Account for one step.

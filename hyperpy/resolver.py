@@ -329,9 +329,9 @@ class Resolver:
                 out = out.with_private(hashpath=after)
             elif out.hashpath is not None:
                 out = out.with_private(hashpath=None)
-        if batch is not None:
-            if after is None:
-                after = hashpath.extend(base, request)
+        if after is None and (batch is not None or frame.chain.linked):
+            after = hashpath.extend(base, request)
+        if batch is not None and after is not None:
             self._record(base, request, found, Result(result.status, out), frame, inner, after, cached_from)
         return Result(result.status, out, after)
 
@@ -452,7 +452,17 @@ class Resolver:
         if kept is not None:
             item = kept.with_private(hashpath=record.hashpath_after) if isinstance(kept, Message) else kept
             return Result("ok" if record.status == "ok" else record.status, item, record.hashpath_after)
-        chain = Chain(deadline=deadline, lookup=False, given=deque(record.oracles))
+        return self.rerun(record, deadline)
+
+    def rerun(self, record: Record, deadline: float) -> Result:
+        """Run a recorded step again: same base, same request, recorded answers where it asked others.
+
+        Caches are off and nothing is recorded.
+
+        Raises:
+            MessageNotFound: the base, the request or a recorded answer is gone.
+        """
+        chain = Chain(deadline=deadline, lookup=False, given=deque(record.oracles), linked=True)
         base, request = self.cache.load(record.base), self.cache.load(record.request)
         if isinstance(base, Message):
             base = base.with_private(hashpath=record.hashpath_before)

@@ -1,9 +1,9 @@
 """Helpers for testing devices: a node in memory, without sockets or files.
 
-    from hyperpy.testing import node
+from hyperpy.testing import node
 
-    with node(Calc) as n:
-        assert n.get("/~calc@1.0&a=1/add&b=2")["body"] == 3
+with node(Calc) as n:
+    assert n.get("/~calc@1.0&a=1/add&b=2")["body"] == 3
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from hyperpy import config
 from hyperpy.codecs import canonical
 from hyperpy.commitments import unsigned_id
-from hyperpy.http.wire import Ingress, RawRequest, RawReply, Rules, read, write
+from hyperpy.http.wire import Ingress, RawReply, RawRequest, Rules, read, write
 from hyperpy.keys import RsaKey
 from hyperpy.message import Message, Value
 from hyperpy.node import Node
@@ -47,15 +47,11 @@ class TestNode:
         """Return the reply to a POST."""
         return self.request("POST", path, headers, body)
 
-    def request(
-        self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes = b""
-    ) -> Message:
+    def request(self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes = b"") -> Message:
         """Return the reply message to a request made as if it had come over HTTP."""
         return self.node.handle(self._ingress(method, path, headers, body))
 
-    def http(
-        self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes = b""
-    ) -> RawReply:
+    def http(self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes = b"") -> RawReply:
         """Return the reply as HTTP carries it."""
         ingress = self._ingress(method, path, headers, body)
         return write(self.node.handle(ingress), ingress.wants)
