@@ -26,7 +26,6 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from hyperpy import hashpath, normalise, path
@@ -34,10 +33,10 @@ from hyperpy.actors import ActorSystem
 from hyperpy.cache import Cache
 from hyperpy.commitments import unsigned_id
 from hyperpy.context import Chain, Frame, Services, device_error
+from hyperpy.dispatch import Found, find
 from hyperpy.encoding import key_text
 from hyperpy.errors import (
     Busy,
-    DeviceNotFound,
     DeviceReentered,
     DeviceTimeout,
     HyperpyError,
@@ -48,12 +47,11 @@ from hyperpy.errors import (
 )
 from hyperpy.message import NOT_FOUND, As, Link, Message, Resolve, Value, list_to_map, value
 from hyperpy.recorder import Draft, Recorder, unwrap, wrap
-from hyperpy.registry import Loaded, Registry
-from hyperpy.sdk import KeySpec, Result, wire_name
+from hyperpy.registry import Registry
+from hyperpy.sdk import Result
 from hyperpy.trail import Record, Trail
 from hyperpy.watchdog import Watchdog
 
-MESSAGE = "message@1.0"
 _PASSING = (Busy, DeviceTimeout)
 
 
@@ -67,15 +65,6 @@ class StepHook(Protocol):
     """The operator's hook after each top-level step; returns the result to go on with."""
 
     def __call__(self, base: Message, request: Message, result: Result) -> Result: ...
-
-
-@dataclass(slots=True)
-class _Found:
-    """Stage 5's answer."""
-
-    device: Loaded
-    spec: KeySpec
-    name: str
 
 
 class Resolver:
@@ -196,7 +185,7 @@ class Resolver:
         only = normalise.says(control, "only-if-cached")
         if not (only or (address and chain.lookup and chain.given is None and not normalise.says(control, "no-cache"))):
             return self._compute(base, request, name, frame, address)
-        found = self._find(base, name)
+        found = find(self.registry, base, name)
         if not found.spec.deterministic:
             if only:
                 raise NotCached("there is no cached result for this request")
@@ -237,7 +226,7 @@ class Resolver:
 
     def _compute(self, base: Message, request: Message, name: str, frame: Frame, address: str | None) -> Result:
         """Stages 5 to 10: run the key, or, for a base given by hashpath, follow the trail."""
-        found = self._find(base, name)
+        found = find(self.registry, base, name)
         inner = Frame(self, frame.chain, frame.depth + 1, found.spec)
         if frame.chain.given is not None and frame.depth > 0 and not found.spec.deterministic:
             return self._inject(found, request, frame.chain)
@@ -259,7 +248,7 @@ class Resolver:
             result = self.many(result.value.messages, inner)
         return self._finish(base, request, found, result, frame, inner, b"")
 
-    def _execute(self, found: _Found, base: Message, request: Message, inner: Frame) -> Result:
+    def _execute(self, found: Found, base: Message, request: Message, inner: Frame) -> Result:
         """Stage 6. Whatever a device raises becomes a HyperpyError."""
         started = time.perf_counter() if self.observers else 0.0
         spec, device = found.spec, found.device.spec
@@ -297,7 +286,7 @@ class Resolver:
             for observer in self.observers:
                 observer(device.name, found.name, status, time.perf_counter() - started, base.hashpath)
 
-    def _in_actor(self, found: _Found, base: Message, request: Message, run: Any, inner: Frame) -> Any:
+    def _in_actor(self, found: Found, base: Message, request: Message, run: Any, inner: Frame) -> Any:
         device = found.device.spec
         group = base.get(device.one_per or "", request.get(device.one_per or "", b""))
         label = key_text(group) if isinstance(group, bytes) else unsigned_id(group)
@@ -313,7 +302,7 @@ class Resolver:
         self,
         base: Message,
         request: Message,
-        found: _Found,
+        found: Found,
         result: Result,
         frame: Frame,
         inner: Frame,
@@ -339,7 +328,7 @@ class Resolver:
         self,
         base: Message,
         request: Message,
-        found: _Found,
+        found: Found,
         result: Result,
         frame: Frame,
         inner: Frame,
@@ -380,7 +369,7 @@ class Resolver:
             )
 
     def _fail(
-        self, error: HyperpyError, base: Message, request: Message, found: _Found, frame: Frame, inner: Frame
+        self, error: HyperpyError, base: Message, request: Message, found: Found, frame: Frame, inner: Frame
     ) -> None:
         """Record a step that ended in an error; the error is its result."""
         if frame.chain.batch is None:
@@ -389,43 +378,6 @@ class Resolver:
         outcome = Message.make({"status": error.status, "body": body})
         after = hashpath.extend(base, request)
         self._record(base, request, found, Result(_word(error.status), outcome), frame, inner, after, b"")
-
-    # -- stage 5 ----------------------------------------------------------------------------
-
-    def _find(self, base: Message, name: str) -> _Found:
-        """Return device and key: handler, own key, default, then message@1.0 (ao-core 7.5)."""
-        at = base.raw("device")
-        if at is None:
-            loaded = self.registry.lookup(MESSAGE)
-        elif isinstance(at, bytes):
-            loaded = self.registry.lookup(key_text(at))
-        else:
-            raise DeviceNotFound("the key 'device' must name a device", hint="Set it to text such as message@1.0.")
-        spec = loaded.spec
-        found = spec.keys.get(name) or spec.keys.get(wire_name(name))
-        if spec.handler is not None or spec.default is not None or spec.exports is not None:
-            found = self._found_special(loaded, found, base, wire_name(name))
-        if found is not None:
-            return _Found(loaded, found, name)
-        if spec.name == MESSAGE:
-            raise KeyNotFound(f"the message has no key '{name}'")
-        fallback = self.registry.lookup(MESSAGE)
-        own = fallback.spec.keys.get(wire_name(name)) or fallback.spec.default
-        assert own is not None
-        return _Found(fallback, own, name)
-
-    @staticmethod
-    def _found_special(loaded: Loaded, found: KeySpec | None, base: Message, norm: str) -> KeySpec | None:
-        spec = loaded.spec
-        if norm in spec.excludes:
-            return None
-        if spec.exports is not None:
-            allowed = spec.exports(loaded.instance, base)
-            if allowed is not None and norm not in {wire_name(item) for item in allowed}:
-                return None
-        if norm == "info":
-            return found
-        return spec.handler or found or spec.default
 
     # -- reading, trail and replay ----------------------------------------------------------
 
@@ -468,7 +420,7 @@ class Resolver:
             base = base.with_private(hashpath=record.hashpath_before)
         return self.step(base, request, Frame(self, chain, 0, None))
 
-    def _inject(self, found: _Found, request: Message, chain: Chain) -> Result:
+    def _inject(self, found: Found, request: Message, chain: Chain) -> Result:
         """Answer a key that is not deterministic with its recorded result."""
         assert chain.given is not None
         if not chain.given:

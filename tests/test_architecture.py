@@ -15,7 +15,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("commitments", "path", "path_scope"),
     ("hashpath", "store"),
     ("sdk", "trail", "cache", "capabilities"),
-    ("actors", "registry", "watchdog", "metrics"),
+    ("actors", "registry", "dispatch", "watchdog", "metrics"),
     ("resolver", "context", "normalise", "recorder", "reply", "http.wire", "http.client"),
     ("settings", "storage", "timers", "node"),
     ("http.server", "client", "testing", "demo", "bench", "cli"),
