@@ -12,7 +12,7 @@ import types
 import typing
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, overload
 
 from hyperpy.errors import ConfigError, ParameterError
 from hyperpy.message import Atom, Link, Message, Resolve, Value, as_text, list_to_map
@@ -171,6 +171,10 @@ def _mark(function: F, **marks: Any) -> F:
     return function
 
 
+@overload
+def key(function: F, /) -> F: ...
+@overload
+def key(*, name: str | None = None, deterministic: bool = True, reentrant: bool = False) -> Callable[[F], F]: ...
 def key(
     function: Callable[..., Any] | None = None,
     /,
@@ -194,6 +198,10 @@ def key(
     return mark(function) if function is not None else mark
 
 
+@overload
+def handler(function: F, /) -> F: ...
+@overload
+def handler(*, deterministic: bool = True, reentrant: bool = False) -> Callable[[F], F]: ...
 def handler(
     function: Callable[..., Any] | None = None, /, *, deterministic: bool = True, reentrant: bool = False
 ) -> Any:
@@ -205,6 +213,10 @@ def handler(
     return mark(function) if function is not None else mark
 
 
+@overload
+def default(function: F, /) -> F: ...
+@overload
+def default(*, deterministic: bool = True, reentrant: bool = False) -> Callable[[F], F]: ...
 def default(
     function: Callable[..., Any] | None = None, /, *, deterministic: bool = True, reentrant: bool = False
 ) -> Any:
