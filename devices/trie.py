@@ -20,7 +20,8 @@ _NOT_SET = _ROOT_ONLY | {"path", "set-mode", "cache-control"}
 _DEPTH = 48
 """Nodes on a path. Stores keep at most 64 levels, and the trie lies in a message itself."""
 _NO_LABEL = frozenset(
-    {HERE, "device", "hashpath", "commitments", "path", "ao-types", "ao-ids", "content-digest", "unsigned_id"}
+    {b"node-value", b"device", b"hashpath", b"commitments", b"path", b"ao-types", b"ao-ids", b"content-digest"}
+    | {b"unsigned_id"}
 )
 
 
@@ -163,15 +164,22 @@ def _branch(label: bytes, item: Value, depth: int = 0, *, node: bool = False) ->
     """Return the edge to a value or a node. A label with a meaning of its own in messages is cut in two."""
     if depth > _DEPTH:
         raise SizeError("the key cannot be stored in a trie", hint="Use a key without '+link' and 'priv' in it.")
-    text = key_text(label)
-    at = 1 if text in _NO_LABEL or text.startswith("priv") else -5 if text.endswith("+link") else 0
-    if at < 0:
-        at = max(1, len(label) + at)
+    at = _cut(label)
     if at:
         return {key_text(label[:at]): Message.make(_branch(label[at:], item, depth + 1, node=node))}
     if isinstance(item, Message) and not node:
         item = Message.make({HERE: item})
-    return {text: item}
+    return {key_text(label): item}
+
+
+def _cut(label: bytes) -> int:
+    """Return where a label must be cut so that its first part is an ordinary key; 0 for nowhere."""
+    head = label
+    while head.endswith(b"+link"):
+        head = head[:-5]
+    if head in _NO_LABEL or head.startswith(b"priv"):
+        return 1
+    return 0 if head == label else max(1, len(head))
 
 
 def _removed(node: Message, rest: bytes, *, root: bool = True) -> Message:
