@@ -277,7 +277,7 @@ def _is_info(request: Message) -> bool:
     return request.text("path", "").lstrip("/").startswith("~meta@1.0/info")
 
 
-def open_node(config: Config, *, read_only: bool = False) -> Node:
+def open_node(config: Config, *, readonly: bool = False) -> Node:
     """Return the node of a configuration: its wallet, operator and store made if absent.
 
     Raises:
@@ -286,9 +286,7 @@ def open_node(config: Config, *, read_only: bool = False) -> Node:
     wallet = Path(config.meta.wallet)
     key = RsaKey.load(wallet) if wallet.exists() else RsaKey.create(wallet)
     operator = config.meta.operator or _operator_address(wallet.with_name("operator.json"))
-    store = LmdbStore(
-        Path(config.store.dir), durable=config.store.durable, quota=config.store.quota, read_only=read_only
-    )
+    store = LmdbStore(Path(config.store.dir), durable=config.store.durable, quota=config.store.quota, readonly=readonly)
     try:
         return Node(config, key=key, store=store, operator=operator, devices=config.devices.files)
     except BaseException:

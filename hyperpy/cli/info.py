@@ -110,7 +110,7 @@ def trail(
     from hyperpy.trail import Record, Trail
 
     made = settings(None, store, None, [])
-    opened = LmdbStore(Path(made.store.dir), read_only=True)
+    opened = LmdbStore(Path(made.store.dir), readonly=True)
     try:
         kept = Trail(opened)
         record = kept.by_hashpath(ref) if "/" in ref else (kept.by_result(ref) or kept.by_hashpath(ref))

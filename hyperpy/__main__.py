@@ -1,0 +1,5 @@
+"""Runs the command line: ``python -m hyperpy``."""
+
+from hyperpy.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Measures what operations cost in CPU time. ``hyperpy bench`` prints the table."""
