@@ -104,7 +104,7 @@ def _json(found: Value, link: LinkTo | None, depth: int) -> Any:
     if isinstance(found, bool):
         return "true" if found else "false"
     if isinstance(found, Atom):
-        return str(found)
+        return sfv.atom_text(found).decode("ascii")
     if isinstance(found, int):
         if found.bit_length() > _MAX_BITS:
             raise SizeError(f"an integer has more than {sfv.MAX_DIGITS} digits")

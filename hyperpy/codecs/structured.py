@@ -156,8 +156,8 @@ class _DecodePlan(NamedTuple):
     is_list: bool
 
 
-_TYPES_TEXT = re.compile(rb'(?:[a-z0-9._%/?&-]+="[a-z-]+"(?:, (?!$)|$))+')
-_TYPES_ENTRY = re.compile(r'([^=]+)="([^"]+)"(?:, )?')
+_TYPES_TEXT = re.compile(rb'(?:[a-z0-9._%/?&-]*="[a-z-]+"(?:, (?!$)|$))+')
+_TYPES_ENTRY = re.compile(r'([^=]*)="([^"]+)"(?:, )?')
 _decode_plans: dict[Any, _DecodePlan] = {}
 
 
