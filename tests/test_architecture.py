@@ -12,13 +12,13 @@ ROOT = Path(__file__).resolve().parents[1]
 ROWS: tuple[tuple[str, ...], ...] = (
     ("errors", "encoding", "message"),
     ("codecs", "keys", "keys_ans104", "config"),
-    ("commitments", "path", "path_scope"),
+    ("commitments", "path", "path_format", "path_parts", "path_scope", "path_text"),
     ("hashpath", "store"),
     ("sdk", "trail", "cache", "capabilities"),
     ("actors", "registry", "dispatch", "watchdog", "metrics"),
     ("resolver", "context", "normalise", "recorder", "reply", "http.wire", "http.client"),
     ("settings", "storage", "timers", "node"),
-    ("http.server", "client", "testing", "demo", "bench", "cli"),
+    ("http.server", "client", "testing", "demo", "bench", "cli", "__main__"),
 )
 """Row by row, what a module may import: rows above it in this table, and its own row."""
 
