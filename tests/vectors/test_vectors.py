@@ -65,6 +65,8 @@ def test_file(name: str) -> None:
     finally:
         close()
     if failures:
+        if len({line.partition(": ")[2] for line in failures}) == 1:
+            pytest.fail(f"all {len(failures)} failed cases: {failures[0]}", pytrace=False)
         more = [f"... and {len(failures) - SHOWN} more"] if len(failures) > SHOWN else []
         pytest.fail(
             f"{len(failures)} of {len(cases)} cases failed\n" + "\n".join(failures[:SHOWN] + more), pytrace=False
