@@ -10,8 +10,7 @@ where they must be inline. The caller chooses (see :func:`is_bundle`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from hyperpy import keys_ans104
@@ -19,19 +18,26 @@ from hyperpy.codecs import ans104_build as build
 from hyperpy.codecs.ans104_build import DEVICE, LINK, committed_names
 from hyperpy.codecs.ans104_item import (
     Item,
-    Order,
-    decode_tags,
-    deep_hash,
     encode_bundle,
-    encode_tags,
     parse,
     parse_bundle,
 )
-from hyperpy.codecs.ans104_read import UNSIGNED_TYPE, message, read
-from hyperpy.codecs.structured import Tabm
-from hyperpy.encoding import b64u_decode, key_text
+from hyperpy.codecs.ans104_read import UNSIGNED_TYPE, message, read, retyped
+from hyperpy.codecs.ans104_restore import (
+    Fields,
+    commitments_of,
+    content,
+    from_tabm,
+    is_bundle,
+    orders,
+    restored,
+    signature_of,
+    text,
+)
+from hyperpy.codecs.ans104_tags import decode_tags, deep_hash, encode_tags
+from hyperpy.codecs.structured import Tabm, parse_types
 from hyperpy.errors import CodecError, InvalidSignature, SizeError
-from hyperpy.keys_ans104 import TYPE_OF_NAME, as_signer
+from hyperpy.keys_ans104 import as_signer
 
 __all__ = [
     "Item",
@@ -52,8 +58,6 @@ __all__ = [
     "to_tabm",
     "verify",
 ]
-
-Fields = Mapping[str, "bytes | Tabm"]
 
 
 # -- item to message -------------------------------------------------------------------------
@@ -100,7 +104,7 @@ def _committed_children(tabm: Tabm) -> Iterator[Tabm]:
 
 def verify(tabm: Tabm) -> None:
     """Check every ANS-104 commitment of a TABM; raise InvalidSignature if one does not hold."""
-    for name, fields in _commitments(tabm).items():
+    for name, fields in commitments_of(tabm).items():
         if not item_verify(tabm, fields, name):
             raise InvalidSignature(f"the ANS-104 commitment {name[:43]!a} does not fit the message")
 
@@ -108,109 +112,12 @@ def verify(tabm: Tabm) -> None:
 # -- message to item -------------------------------------------------------------------------
 
 
-def from_tabm(tabm: Tabm, commitment_id: str | None = None) -> Item:
-    """Return the item of a TABM: as it was signed if it has an ANS-104 commitment, else unsigned.
-
-    The signature is put back, not checked: a message that changed gives an item that does not verify.
-
-    Args:
-        commitment_id: which of several commitments.
-
-    Raises:
-        CodecError: what was committed is no longer there, or there are several commitments and
-            none is named, or a key cannot be a tag.
-        SizeError: a limit is passed.
-    """
-    return _item(tabm, 0, commitment_id)
-
-
 def encode(tabm: Tabm, commitment_id: str | None = None) -> bytes:
     """Return the bytes of :func:`from_tabm`."""
     return from_tabm(tabm, commitment_id).encode()
 
 
-def _item(tabm: Tabm, depth: int, commitment_id: str | None = None, order: Order = "little") -> Item:
-    found = _commitments(tabm)
-    if commitment_id is not None:
-        if commitment_id not in found:
-            raise CodecError("the message has no ANS-104 commitment of that ID")
-        return _restored(tabm, found[commitment_id], depth)
-    signed = [fields for fields in found.values() if fields.get("type") != UNSIGNED_TYPE]
-    if len(signed) > 1:
-        raise CodecError("an item has one signer; the message has several ANS-104 commitments")
-    if signed:
-        return _restored(tabm, signed[0], depth)
-    for name, fields in found.items():
-        item = _unsigned(tabm, fields, depth, order)
-        if item is not None and item.id == name:
-            return item
-    return _content(tabm, build.fresh(tabm), order, depth)
-
-
-def _content(tabm: Tabm, plan: build.Plan, order: Order, depth: int) -> Item:
-    """Return the unsigned item of a plan, unsigned bundles inside it in the same byte order."""
-    return build.content(tabm, plan, lambda child, at: _item(child, at, order=order), order, depth)
-
-
-def _commitments(tabm: Tabm) -> dict[str, Tabm]:
-    """Return the ANS-104 commitments of a TABM."""
-    found = tabm.get("commitments", {})
-    if type(found) is not dict or not all(type(one) is dict for one in found.values()):
-        raise CodecError("commitments must be a map of maps")
-    return {name: one for name, one in found.items() if one.get("commitment-device") == DEVICE}  # type: ignore[union-attr, misc]
-
-
-def _orders(fields: Fields) -> tuple[Order, ...]:
-    return ("little", "big") if is_bundle(fields) else ("little",)
-
-
-def _unsigned(tabm: Tabm, fields: Fields, depth: int, order: Order) -> Item | None:
-    """Return the content an unsigned commitment describes, or None if its keys are gone."""
-    try:
-        return _content(tabm, build.committed(tabm, fields), order, depth)
-    except CodecError:
-        return None
-
-
-def _restored(tabm: Tabm, fields: Fields, depth: int = 0) -> Item:
-    """Return the signed item of a commitment; of two byte orders of a bundle the one that fits."""
-    kind, owner, signature = _signature(fields)
-    plan = build.committed(tabm, fields)
-    made: list[Item] = []
-    for order in _orders(fields):
-        bare = _content(tabm, plan, order, depth)
-        item = replace(bare, signature_type=kind, owner=owner, signature=signature)
-        if len(_orders(fields)) == 1 or item.verify():
-            return item
-        made.append(item)
-    return made[0]
-
-
-def _signature(fields: Fields) -> tuple[int, bytes, bytes]:
-    """Return (signature type, owner, signature) of a signed commitment; CodecError if malformed."""
-    kind = TYPE_OF_NAME.get(_text(fields, "type"))
-    scheme, _, key = _text(fields, "keyid").partition(":")
-    if kind is None or scheme != "publickey":
-        raise CodecError("the commitment has no type or key of ANS-104")
-    owner, signature = b64u_decode(key), b64u_decode(_text(fields, "signature"))
-    if len(owner) != kind.owner_size or len(signature) != kind.signature_size:
-        raise CodecError("the commitment's key or signature has a wrong size")
-    return kind.number, owner, signature
-
-
-def _text(fields: Fields, name: str) -> str:
-    value = fields.get(name, b"")
-    if type(value) is not bytes:
-        raise CodecError(f"a commitment's {name} must be text")
-    return key_text(value)
-
-
 # -- commitments -----------------------------------------------------------------------------
-
-
-def is_bundle(fields: Fields) -> bool:
-    """Say whether a commitment covers nested messages themselves rather than their IDs."""
-    return fields.get("bundle") == b"true"
 
 
 def committer(fields: Fields) -> str | None:
@@ -221,7 +128,7 @@ def committer(fields: Fields) -> str | None:
     """
     if fields.get("type") == UNSIGNED_TYPE:
         return None
-    kind, owner, _ = _signature(fields)
+    kind, owner, _ = signature_of(fields)
     return keys_ans104.address_of(kind, owner)
 
 
@@ -234,8 +141,14 @@ def sign(tabm: Tabm, key: Any) -> Tabm:
     Raises:
         CodecError, SizeError: the message does not fit into an item.
     """
-    item = from_tabm({name: value for name, value in tabm.items() if name != "commitments"})
-    return to_tabm(item.sign(as_signer(key)))
+    return to_tabm(_bare(tabm).sign(as_signer(key)))
+
+
+def _bare(tabm: Tabm) -> Item:
+    """Return the unsigned item of all keys of a TABM, in the form of its unsigned commitment if it has one."""
+    unsigned = {name: one for name, one in commitments_of(tabm).items() if one.get("type") == UNSIGNED_TYPE}
+    bare: Tabm = {**tabm, "commitments": unsigned}  # type: ignore[dict-item]
+    return from_tabm(bare)
 
 
 def item_commit(tabm: Tabm, key: Any = None) -> tuple[str, Tabm]:
@@ -247,7 +160,7 @@ def item_commit(tabm: Tabm, key: Any = None) -> tuple[str, Tabm]:
     Args:
         key: an RsaKey or a signer of keys_ans104; None for an unsigned commitment.
     """
-    item = from_tabm({name: value for name, value in tabm.items() if name != "commitments"})
+    item = _bare(tabm)
     if key is not None:
         item = item.sign(as_signer(key))
     return item.id, read(item).fields
@@ -274,29 +187,43 @@ def _holds(tabm: Tabm, fields: Fields, commitment_id: str | None) -> bool:
         return False
     if fields.get("type") == UNSIGNED_TYPE:
         plan = build.committed(tabm, fields)
-        items = (_content(tabm, plan, order, 0) for order in _orders(fields))
+        items = (content(tabm, plan, order, 0) for order in orders(fields))
         unsigned = next((item for item in items if commitment_id in (None, item.id)), None)
         if unsigned is None:
             return False
         item = unsigned
     else:
-        item = _restored(tabm, fields)
+        item = restored(tabm, fields)
         if not item.verify() or commitment_id not in (None, item.id):
             return False
-        if "committer" in fields and _text(fields, "committer") != item.address:
+        if "committer" in fields and text(fields, "committer") != item.address:
             return False
     found = read(item)
     covered = set(committed_names(found.fields))
-    return all(name in covered and _same(tabm, found.tabm, name) for name in committed_names(fields))
+    names = [name for name in committed_names(fields) if name != "ao-types"]
+    return covered.issuperset(names) and _agree(tabm, found.tabm, names)
 
 
-def _same(ours: Tabm, theirs: Tabm, name: str) -> bool:
-    for key in (name, name + LINK):
-        left, right = ours.get(key), theirs.get(key)
-        if type(left) is dict and type(right) is dict:
-            names = (left.keys() | right.keys()) - {"commitments"}
-            if not all(_same(left, right, child) for child in names):
-                return False
-        elif left != right:
+def _agree(ours: Tabm, theirs: Tabm, names: Iterable[str]) -> bool:
+    """Say whether two TABMs have the same typed values under ``names``."""
+    ours, theirs = retyped(ours), retyped(theirs)
+    our_types, their_types = _types(ours), _types(theirs)
+    for name in names:
+        if our_types.get(name) != their_types.get(name):
             return False
-    return True
+        for key in (name, name + LINK):
+            left, right = ours.get(key), theirs.get(key)
+            if type(left) is dict and type(right) is dict:
+                children = (left.keys() | right.keys()) - {"commitments", "ao-types"}
+                if not _agree(left, right, children):
+                    return False
+            elif left != right:
+                return False
+    return our_types.get(".") == their_types.get(".")
+
+
+def _types(tabm: Tabm) -> dict[str, str]:
+    text = tabm.get("ao-types", b"")
+    if type(text) is not bytes:
+        raise CodecError("ao-types must be text")
+    return parse_types(text) if text else {}

@@ -14,8 +14,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from hyperpy.codecs.ans104_item import MAX_DEPTH, MAX_MEMBERS, MAX_SIGNED_NAME, MAX_VALUE, Item, Order, Tag
+from hyperpy.codecs.ans104_item import MAX_MEMBERS, Item, Order
 from hyperpy.codecs.ans104_item import encode_bundle as join_bundle
+from hyperpy.codecs.ans104_tags import MAX_DEPTH, MAX_SIGNED_NAME, MAX_VALUE, Tag
 from hyperpy.codecs.structured import Tabm
 from hyperpy.encoding import b64u, b64u_decode, bytewise, key_bytes, key_text
 from hyperpy.errors import CodecError, SizeError
@@ -147,18 +148,18 @@ def committed(tabm: Tabm, fields: Mapping[str, bytes | Tabm]) -> Plan:
     """
     target, anchor = _committed_field(fields, "field-target"), _committed_field(fields, "field-anchor")
     bundled, named = fields.get("bundle", b"false") == b"true", "bundle-map" in fields
-    names = [_held(tabm, name) for name in committed_names(fields)]
-    tags = original_tags(fields)
+    tags, names = original_tags(fields), committed_names(fields)
     if tags is None:
-        return _sorted_out(tabm, names, target, anchor, bundled, named)
-    shown = {tag_name(name).removesuffix(LINK) for name, _ in tags}
-    shown |= {name for name, value in (("target", target), ("anchor", anchor)) if value}
+        return _sorted_out(tabm, [_held(tabm, name) for name in names], target, anchor, bundled, named)
     if bundled:
-        return Plan(tags, b"", tuple(n for n in names if n not in shown), named, True, target, anchor)
+        shown = {tag_name(name).removesuffix(LINK) for name, _ in tags}
+        shown |= {name for name, value in (("target", target), ("anchor", anchor)) if value}
+        members = tuple(_held(tabm, name) for name in names if name not in shown)
+        return Plan(tags, b"", members, named, True, target, anchor)
     key = next((key_text(value) for name, value in tags if tag_name(name) == "ao-data-key"), "data")
-    data = tabm[key] if key in names else b""
+    data = tabm.get(key) if key in names else b""
     if type(data) is not bytes:
-        raise CodecError("the data of an item that is no bundle must be bytes")
+        raise CodecError("the data of an item that is no bundle must be there, as bytes")
     return Plan(tags, data, None, False, True, target, anchor)
 
 

@@ -1,4 +1,4 @@
-"""ANS-104 data items as bytes: layout, tags, deep hash, IDs, bundles (ao-core 13.4, v0.9-final 4.1).
+"""ANS-104 data items as bytes: layout, IDs, signatures, bundles (ao-core 13.4, v0.9-final 4.1).
 
     01 00 | signature | owner | flag [target 32] | flag [anchor 32] | tag count u64 LE
           | tag bytes u64 LE | Avro tags | data
@@ -12,127 +12,22 @@ An item without owner and signature (all zero) is unsigned: both fields are ``b"
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Final, Literal, TypeAlias, Union
+from typing import Final, Literal, TypeAlias
 
 from hyperpy import keys_ans104
+from hyperpy.codecs.ans104_tags import MAX_SIGNED_NAME, MAX_TAGS, Tag, check_tags, decode_tags, deep_hash, encode_tags
 from hyperpy.encoding import b64u, sha256
 from hyperpy.errors import CodecError, SizeError
 from hyperpy.keys_ans104 import RSA, TYPES, Signer
 
-MAX_TAGS: Final = 128
-MAX_NAME: Final = 3072
-"""Longest tag name that parses, in bytes; one that verifies has at most MAX_SIGNED_NAME."""
-MAX_SIGNED_NAME: Final = 1024
-MAX_VALUE: Final = 3072
 MAX_MEMBERS: Final = 10_000
 """Items in one bundle, at most."""
-MAX_DEPTH: Final = 32
-"""Lists inside lists of a deep hash, and bundles inside bundles, at most."""
-
-Tag: TypeAlias = tuple[bytes, bytes]
-Chunk: TypeAlias = Union[bytes, Sequence["Chunk"]]
 Order: TypeAlias = Literal["little", "big"]
 
 _ZERO_OWNER = bytes(512)
-
-
-# -- deep hash -------------------------------------------------------------------------------
-
-
-def _sha384(data: bytes) -> bytes:
-    return hashlib.sha384(data).digest()
-
-
-def _blob(data: bytes) -> bytes:
-    return _sha384(_sha384(b"blob%d" % len(data)) + _sha384(data))
-
-
-def deep_hash(chunk: Chunk, _depth: int = 0) -> bytes:
-    """Return the 48-byte deep hash of nested lists of bytes.
-
-    Raises:
-        SizeError: nested deeper than MAX_DEPTH.
-    """
-    if isinstance(chunk, (bytes, bytearray, memoryview)):
-        return _blob(bytes(chunk))
-    if _depth > MAX_DEPTH:
-        raise SizeError(f"a deep hash nests deeper than {MAX_DEPTH}")
-    found = _sha384(b"list%d" % len(chunk))
-    for member in chunk:
-        found = _sha384(found + deep_hash(member, _depth + 1))
-    return found
-
-
-# -- tags ------------------------------------------------------------------------------------
-
-
-def _zigzag(number: int) -> bytes:
-    number <<= 1
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
-def encode_tags(tags: Sequence[Tag]) -> bytes:
-    """Return the Avro form of tags; no tags are no bytes.
-
-    Raises:
-        SizeError: more than MAX_TAGS, or a name or value past its limit.
-    """
-    if not tags:
-        return b""
-    if len(tags) > MAX_TAGS:
-        raise SizeError(f"an item has {len(tags)} tags; {MAX_TAGS} is the limit")
-    parts = [_zigzag(len(tags))]
-    for name, value in tags:
-        if len(name) > MAX_NAME or len(value) > MAX_VALUE:
-            raise SizeError("a tag's name or value is too long")
-        parts += (_zigzag(len(name)), name, _zigzag(len(value)), value)
-    parts.append(b"\0")
-    return b"".join(parts)
-
-
-def _read_length(raw: bytes, at: int) -> tuple[int, int]:
-    """Return (non-negative number, next offset) of a zigzag integer of at most 3 bytes."""
-    number = shift = 0
-    for byte in raw[at : at + 3]:
-        number |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:
-            if number & 1:
-                raise CodecError("a tag has a negative length")
-            return number >> 1, at + shift // 7
-    raise CodecError("the tags end too early, or a length is too large")
-
-
-def decode_tags(raw: bytes) -> tuple[Tag, ...]:
-    """Return the tags of an Avro text, as bytes, in order.
-
-    Raises:
-        CodecError: malformed, not in the shortest form, or bytes are left over.
-        SizeError: more than MAX_TAGS, or a name or value past its limit.
-    """
-    if not raw:
-        return ()
-    count, at = _read_length(raw, 0)
-    if count > MAX_TAGS:
-        raise SizeError(f"an item has {count} tags; {MAX_TAGS} is the limit")
-    texts: list[bytes] = []
-    for _ in range(2 * count):
-        size, at = _read_length(raw, at)
-        texts.append(raw[at : at + size])
-        at += size
-    tags = tuple(zip(texts[::2], texts[1::2], strict=True))
-    if encode_tags(tags) != raw:  # also: cut off, trailing bytes, several blocks, long varints
-        raise CodecError("the tags are cut off, or not in the shortest Avro form")
-    return tags
 
 
 # -- items -----------------------------------------------------------------------------------
@@ -188,15 +83,15 @@ class Item:
         """Return the item signed.
 
         Raises:
-            SizeError: a tag name is too long to verify.
+            SizeError: a limit of the tags is passed; names of signed items have at most MAX_SIGNED_NAME bytes.
         """
-        if any(len(name) > MAX_SIGNED_NAME for name, _ in self.tags):
-            raise SizeError(f"a signed item's tag names have at most {MAX_SIGNED_NAME} bytes")
+        check_tags(self.tags, MAX_SIGNED_NAME)
         bare = replace(self, signature_type=signer.signature_type, owner=signer.owner, signature=b"")
         return replace(bare, signature=signer.sign(bare.digest))
 
     def encode(self) -> bytes:
         """Return the item's bytes; SizeError past a limit of the tags."""
+        check_tags(self.tags)
         kind = TYPES[self.signature_type]
         tags = encode_tags(self.tags)
         return b"".join(

@@ -5,8 +5,9 @@ the data the key ``ao-data-key`` names, else ``data``. What a key cannot say is 
 commitment, so that the item's exact bytes can be made again:
 
 * ``original-tags`` where names have capitals, are repeated, hide behind a field, or stand in an
-  order that ``committed`` does not give. (The references leave it out for repeated lower-case
-  names, and then cannot verify the item.)
+  order that ``committed`` does not give, or where a typed value has another text than this node
+  would write. (The references leave it out for repeated lower-case names, and then cannot verify
+  the item.)
 * a bundle becomes nested messages only if it is written exactly as this codec writes bundles;
   else it stays bytes, under the data's key.
 
@@ -20,8 +21,11 @@ import json
 from typing import Final, NamedTuple
 
 from hyperpy.codecs import ans104_build as build
+from hyperpy.codecs import structured
 from hyperpy.codecs.ans104_build import BINARY_TAGS, BUNDLE_TAGS, DEVICE, LINK, MANIFEST_TAGS, tag_name
-from hyperpy.codecs.ans104_item import MAX_DEPTH, Item, Order, Tag, parse, parse_bundle
+from hyperpy.codecs.ans104_item import Item, Order, parse, parse_bundle
+from hyperpy.codecs.ans104_tags import MAX_DEPTH, Tag
+from hyperpy.codecs.sfv import escape_key
 from hyperpy.codecs.structured import Tabm
 from hyperpy.encoding import b64u, bytewise, key_bytes, key_text
 from hyperpy.errors import CodecError, SizeError
@@ -71,6 +75,8 @@ def read(item: Item, depth: int = 0) -> Read:
         raise CodecError("ao-data-key names a key that cannot hold data")
     covered = [*members, *(name.removesuffix(LINK) for name in shown)]
     tabm |= members
+    if "ao-types" in shown:
+        tabm["ao-types"] = _lower_types(shown["ao-types"][0])
     for name, value in (("anchor", item.anchor), ("target", item.target)):
         if value:
             tabm[name] = b64u(value).encode("ascii")
@@ -100,6 +106,30 @@ def _shown(item: Item, tags: list[tuple[str, bytes]], bundled: bool) -> dict[str
             continue
         shown.setdefault(name, []).append(value)
     return shown
+
+
+def _lower_types(text: bytes) -> bytes:
+    """Return an ``ao-types`` text whose keys are in lower case, as those of the message are."""
+    try:
+        types = structured.parse_types(text)
+    except CodecError:  # whoever reads the message's types will say so
+        return text
+    if all(key == key.lower() for key in types):
+        return text
+    lower = {key.lower(): name for key, name in types.items()}
+    return ", ".join(f'{escape_key(key)}="{lower[key]}"' for key in bytewise(lower)).encode("ascii")
+
+
+def retyped(tabm: Tabm) -> Tabm:
+    """Return a TABM's own keys as they are written again after typing; as given if they cannot be."""
+    if "ao-types" not in tabm:
+        return tabm
+    flat: Tabm = {key: value for key, value in tabm.items() if type(value) is bytes and not key.endswith(LINK)}
+    try:
+        written = structured.encode(structured.decode(flat))
+    except (CodecError, SizeError):
+        return tabm
+    return {**{key: value for key, value in tabm.items() if key not in flat}, **written}
 
 
 def _joined(values: list[bytes]) -> bytes:
@@ -137,8 +167,10 @@ def _fields(item: Item, tags: list[tuple[str, bytes]], covered: list[str], bundl
 def _settle(item: Item, tabm: Tabm, fields: Tabm, members: dict[str, bytes | Tabm] | None) -> tuple[bool, bool]:
     """Add ``original-tags`` if the item cannot be rebuilt without; return (exact, lossy)."""
     names = [tag_name(name) for name, _ in item.tags]
-    special = any(name in ("anchor", "target", "data") for name in names) or any(
-        name != key_text(raw) for name, (raw, _) in zip(names, item.tags, strict=True)
+    special = (
+        retyped(tabm) != tabm
+        or any(name in ("anchor", "target", "data") for name in names)
+        or any(name != key_text(raw) for name, (raw, _) in zip(names, item.tags, strict=True))
     )
     if not special and not item.signed:
         plan = build.fresh(tabm)

@@ -59,11 +59,13 @@ def peer(node_script: Any) -> Peer:
 
 
 def _text(rng: random.Random, longest: int) -> str:
-    return "".join(rng.choice("abcXYZ-_09 \"\\,é中😀") for _ in range(rng.randint(0, longest)))
+    return "".join(rng.choice('abcXYZ-_09 "\\,é中😀') for _ in range(rng.randint(0, longest)))
 
 
 def _name(rng: random.Random) -> str:
-    return rng.choice(["Action", "Data-Protocol", "type", "Variant", "x", "anchor", "Target", "data", ""]) + _text(rng, 8)
+    return rng.choice(["Action", "Data-Protocol", "type", "Variant", "x", "anchor", "Target", "data", ""]) + _text(
+        rng, 8
+    )
 
 
 def _content(rng: random.Random) -> tuple[Item, dict[str, Any]]:

@@ -13,8 +13,9 @@ from outcome import Outcome, verdict
 
 from hyperpy import commitments
 from hyperpy.codecs import ans104, structured
-from hyperpy.codecs.ans104_build import BINARY_TAGS, BUNDLE_TAGS, bundle
-from hyperpy.codecs.ans104_item import Item, Tag
+from hyperpy.codecs.ans104_build import BUNDLE_TAGS, bundle
+from hyperpy.codecs.ans104_item import Item
+from hyperpy.codecs.ans104_tags import MAX_VALUE, Tag
 from hyperpy.encoding import b64u_decode
 from hyperpy.errors import MessageNotFound
 from hyperpy.keys import RsaKey
@@ -76,12 +77,12 @@ def _content(name: str, ours: Item, found: Any) -> list[str]:
 
 def _item_case(header: Any, want: rules.Expected) -> list[str]:
     case = want.case
-    raw = schema.value({"$b64": case["serialized_b64"]})
+    raw = _bytes(case["serialized_b64"])
     item, unsigned = ans104.parse(raw), _item(case["tx"])
     problems = _content("normalized", unsigned, case["normalized"])
     problems += _content("signed_tx", item, case["signed_tx"])
     problems += differs("serialized", item.encode(), raw)
-    problems += differs("signature_data", item.digest, schema.value({"$b64": case["signature_data_b64"]}))
+    problems += differs("signature_data", item.digest, _bytes(case["signature_data_b64"]))
     problems += differs("id", item.id.encode(), case["id"].encode())
     problems += differs("unsigned_id", unsigned.unsigned_id.encode(), case["unsigned_id"].encode())
     problems += differs("verify", item.verify(), case["verify"])
@@ -107,21 +108,19 @@ def _sign_again(header: Any, unsigned: Item, theirs: Item) -> list[str]:
     key = next((one for one in _keys(header) if one.modulus == theirs.owner), None)
     if key is None:
         return ["the signer's key is not in the header"]
-    tabm = structured.encode(structured.decode(ans104.to_tabm(unsigned)))  # type: ignore[arg-type]
+    tabm = structured.encode(structured.decode(ans104.to_tabm(unsigned)))
     signed = ans104.from_tabm(ans104.sign(tabm, key))
     return differs("own signature", (signed.verify(), signed.digest), (True, theirs.digest))
 
 
 def _plain(tabm: Any) -> Value:
-    """Return a TABM as message, ``committed`` lists without their type."""
+    """Return a TABM as message, ``committed`` without its type and ``commitments`` as a key."""
     if not isinstance(tabm, dict):
-        return tabm  # type: ignore[no-any-return]
-    listed = (
-        {"committed": {k: v for k, v in tabm["committed"].items() if k != "ao-types"}} if "committed" in tabm else {}
-    )
-    return Message({"" + key: _plain(value) for key, value in {**tabm, **listed}.items() if key != "commitments"}) | (
-        {"~commitments": _plain(tabm["commitments"])} if "commitments" in tabm else {}
-    )
+        return bytes(tabm)
+    items = {"~commitments" if key == "commitments" else key: value for key, value in tabm.items()}
+    if "committed" in items:
+        items["committed"] = {key: value for key, value in items["committed"].items() if key != "ao-types"}
+    return Message({key: _plain(value) for key, value in items.items()})
 
 
 def _message_case(header: Any, want: rules.Expected) -> list[str]:
@@ -142,7 +141,7 @@ def _message_case(header: Any, want: rules.Expected) -> list[str]:
     ours = encoded()
     raw = ours.encode()
     problems = _content("tx", ours, case["tx"]["ok"])
-    problems += differs("serialized", raw, schema.value({"$b64": case["serialized"]["ok"]}))
+    problems += differs("serialized", raw, _bytes(case["serialized"]["ok"]))
     work: Callable[[], Any] = lambda: normal(_loaded(structured.decode(ans104.decode(raw)), known))  # noqa: E731
     return problems + attempt("back", work, case["back"], lambda found: normal(schema.value(found)))
 
@@ -167,10 +166,15 @@ def _deep_hash(header: Any, want: rules.Expected) -> list[str]:
 
 def _tags(header: Any, want: rules.Expected) -> list[str]:
     tags = tuple((schema.value(name), schema.value(value)) for name, value in want.case["tags"])
-    problems = attempt(
-        "encoded", lambda: ans104.encode_tags(tags), want.case["encoded"], lambda x: schema.value({"$b64": x})
-    )
+    problems = attempt("encoded", lambda: ans104.encode_tags(tags), want.case["encoded"], _bytes)
+    if max((len(text) for tag in tags for text in tag), default=0) > MAX_VALUE:
+        problem = refused(lambda: ans104.decode_tags(ans104.encode_tags(tags)))
+        return [*problems, problem] if problem else problems
     return problems + differs("decoded", ans104.decode_tags(ans104.encode_tags(tags)), tags)
+
+
+def _bytes(text: str) -> bytes:
+    return bytes(schema.value({"$b64": text}))
 
 
 _OPERATIONS: dict[str, Callable[[Any, rules.Expected], list[str]]] = {
