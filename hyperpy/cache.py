@@ -359,10 +359,9 @@ class Cache:
 
 def _content_id(item: Message) -> bytes:
     """Return the unsigned ID (32 bytes) of a message's items, whatever commitments it has."""
-    known = item.memo.get("content-id")
+    known = item.memo.get("content-digest")
     if known is None:
-        bare = Message.make(dict(item.raw_items())) if item.commitments else item
-        known = item.memo["content-id"] = b64u_decode(commitments.unsigned_id(bare))
+        known = item.memo["content-digest"] = b64u_decode(commitments.content_id(item))
     return known  # type: ignore[no-any-return]
 
 

@@ -134,7 +134,7 @@ class Node:
         if self.settings.setting("initialized") is False and not _is_info(request):
             raise ConfigError("Node must be initialized before use.", hint="POST to /~meta@1.0/info first.")
         batch = Batch()
-        request = self._strip_reply_signatures(request)
+        request = reply.without_reply_signatures(request, self.settings.reply_signers())
         if request.commitments:
             self.cache.put(request, batch)
         chain = self.chain(batch, deadline, ingress)
@@ -193,10 +193,6 @@ class Node:
         if not self.config.http.sign or commitments.committers(made):
             return made
         return commitments.commit(made, self._key, tag=made.hashpath)
-
-    def _strip_reply_signatures(self, request: Message) -> Message:
-        """Drop commitments that only say "this node answered so" (design 5, b)."""
-        return commitments.without_reply_signatures(request, self.settings.reply_signers())
 
     def _run_path(self, text: str) -> None:
         """Resolve a path on the node's own account, for timers; errors go to the log."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+from hyperpy import commitments
 from hyperpy.errors import HyperpyError, KeyNotFound
-from hyperpy.message import NOT_FOUND, Atom, Message, Value, as_text
+from hyperpy.message import NOT_FOUND, Atom, Message, Value, as_text, committed_list
 from hyperpy.recorder import wrap
 from hyperpy.sdk import Result
 
@@ -68,3 +71,24 @@ def of_error(error: HyperpyError) -> Message:
     body: Value = NOT_FOUND if isinstance(error, KeyNotFound) else error.message.encode("utf-8", "replace")
     made = Message({"ao-result": "body", "body": body, "status": error.status})
     return made.with_private(error=error)
+
+
+def without_reply_signatures(message: Message, signers: Collection[str]) -> Message:
+    """Return a message without the commitments that only say "this node answered so" (design 5, b).
+
+    Such is a commitment by one of ``signers`` (the node, its schedulers and authorities) that covers an
+    integer ``status``; in ANS-104 items, whose tags have no types, any ``status``.
+    """
+    if not message.commitments:
+        return message
+    whole = isinstance(message.raw("status"), int)
+    kept = {
+        name: fields
+        for name, fields in message.commitments.items()
+        if not (
+            commitments.committer_of(fields) in signers
+            and "status" in committed_list(fields)
+            and (whole or fields.get("commitment-device") == b"ans104@1.0")
+        )
+    }
+    return message if len(kept) == len(message.commitments) else message.with_commitments(kept)
