@@ -14,7 +14,10 @@ MESSAGE = "message@1.0"
 """The identity device: the device of messages that name none, and the fallback of all others."""
 
 
-@dataclass(slots=True)
+_KEPT = 256
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
     """The device, its key, and the name the key was asked for by."""
 
@@ -36,6 +39,16 @@ def find(registry: Registry, base: Message, name: str) -> Found:
         loaded = registry.lookup(key_text(at))
     else:
         raise DeviceNotFound("the key 'device' must name a device", hint="Set it to text such as message@1.0.")
+    known = loaded.found.get(name)
+    if known is not None:
+        return known
+    made = _find(registry, loaded, base, name)
+    if loaded.spec.exports is None and made.device is loaded and len(loaded.found) < _KEPT:
+        loaded.found[name] = made
+    return made
+
+
+def _find(registry: Registry, loaded: Loaded, base: Message, name: str) -> Found:
     spec = loaded.spec
     found = spec.keys.get(name) or spec.keys.get(wire_name(name))
     if spec.handler is not None or spec.default is not None or spec.exports is not None:

@@ -76,6 +76,9 @@ class Node:
             trail=self.trail,
         )
         self.resolver.observers.append(self.metrics.step)
+        self.metrics.gauge(
+            "hyperpy_device_threads_stopped", "Device calls stopped past their deadline.", lambda: self.watchdog.stopped
+        )
         self.timers = Timers(self._run_path)
         self._lend: dict[str, Any] = {
             "node": self.settings,

@@ -14,7 +14,7 @@ import importlib.util
 import sys
 import threading
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points, version
 from pathlib import Path
 from types import ModuleType
@@ -40,12 +40,16 @@ BUNDLED: dict[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A device ready to run: its spec, who brought it and the digest of its code."""
+    """A device ready to run: its spec, who brought it and the digest of its code.
+
+    ``found`` keeps which key answers which name; see :mod:`hyperpy.dispatch`.
+    """
 
     spec: DeviceSpec
     owner: str
     implementation: str
     instance: Any
+    found: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def bundled(self) -> bool:

@@ -58,7 +58,7 @@ _PASSING = (Busy, DeviceTimeout)
 class Observer(Protocol):
     """Hears of every step after it ended: metrics, logs, the console."""
 
-    def __call__(self, device: str, key: str, status: str, seconds: float, hashpath: str | None) -> None: ...
+    def __call__(self, device: str, key: str, status: str, base: Message) -> None: ...
 
 
 class StepHook(Protocol):
@@ -250,50 +250,48 @@ class Resolver:
 
     def _execute(self, found: Found, base: Message, request: Message, inner: Frame) -> Result:
         """Stage 6. Whatever a device raises becomes a HyperpyError."""
-        started = time.perf_counter() if self.observers else 0.0
-        spec, device = found.spec, found.device.spec
-        ident = threading.get_ident()
-
-        def run(instance: Any) -> Any:
-            here = threading.get_ident()
-            before = self._running.get(here)
-            self._running[here] = inner.chain.deadline
-            try:
-                return spec.call(instance, found.name, base, request, inner)
-            finally:
-                self._running[here] = before
-
-        status = "ok"
+        loaded, status = found.device, "ok"
         try:
-            if device.one_per is None:
-                out = run(found.device.instance)
+            if loaded.spec.one_per is None:
+                out = self._run(loaded.instance, found, base, request, inner)
             else:
-                out = self._in_actor(found, base, request, run, inner)
-            result = out if type(out) is Result else Result("ok", value(out))
-            status = result.status
-            return result
+                out = self._in_actor(found, base, request, inner)
+            if type(out) is Result:
+                status = out.status
+                return out
+            return Result("ok", value(out))
         except HyperpyError as error:
             status = str(error.status)
             if error.device is None:
-                error.device, error.key, error.hashpath = device.name, found.name, base.hashpath
+                error.device, error.key, error.hashpath = loaded.spec.name, found.name, base.hashpath
             raise
         except BaseException as error:
             status = "500"
-            if isinstance(error, KeyboardInterrupt) and ident == threading.main_thread().ident:
+            if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
                 raise
-            raise device_error(error, device.name, found.name) from None
+            raise device_error(error, loaded.spec.name, found.name) from None
         finally:
             for observer in self.observers:
-                observer(device.name, found.name, status, time.perf_counter() - started, base.hashpath)
+                observer(loaded.spec.name, found.name, status, base)
 
-    def _in_actor(self, found: Found, base: Message, request: Message, run: Any, inner: Frame) -> Any:
+    def _run(self, instance: Any, found: Found, base: Message, request: Message, inner: Frame) -> Any:
+        """Call the key on this thread, marked for the watchdog as inside device code."""
+        here = threading.get_ident()
+        before = self._running.get(here)
+        self._running[here] = inner.chain.deadline
+        try:
+            return found.spec.call(instance, found.name, base, request, inner)
+        finally:
+            self._running[here] = before
+
+    def _in_actor(self, found: Found, base: Message, request: Message, inner: Frame) -> Any:
         device = found.device.spec
         group = base.get(device.one_per or "", request.get(device.one_per or "", b""))
         label = key_text(group) if isinstance(group, bytes) else unsigned_id(group)
         return self.actors.call(
             (device.name, label),
             lambda: self.registry.make(found.device),
-            run,
+            lambda instance: self._run(instance, found, base, request, inner),
             deadline=inner.chain.deadline,
             reentrant=found.spec.reentrant,
         )

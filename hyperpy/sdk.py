@@ -87,13 +87,34 @@ class Parameter:
     type: str
     default: Any = _MISSING
 
+    def bind(self, key: str, base: Message, request: Message) -> Any:
+        """Return the parameter's value: from the request, then the base, then the default."""
+        item = request.get(self.wire)
+        if item is None:
+            item = base.get(self.wire)
+        if item is None:
+            if self.default is _MISSING:
+                raise ParameterError(
+                    f"{key}: parameter '{self.wire}' ({self.type}) is missing",
+                    name=self.wire,
+                    hint=f"Add it to the path, for example {key}&{self.wire}=VALUE.",
+                )
+            return self.default
+        try:
+            return self.convert(item)
+        except (ValueError, TypeError, ParameterError) as error:
+            detail = f" ({error})" if isinstance(error, ParameterError) else ""
+            raise ParameterError(
+                f"{key}: parameter '{self.wire}' must be {self.type}, not {_show(item)}{detail}", name=self.wire
+            ) from None
+
 
 @dataclass(frozen=True, slots=True)
 class KeySpec:
     """One exported key: how to call its method and what it promises."""
 
     name: str
-    method: str
+    function: Callable[..., Any]
     parameters: tuple[Parameter, ...]
     injected: tuple[str, ...]
     deterministic: bool
@@ -103,31 +124,11 @@ class KeySpec:
 
     def call(self, instance: Any, key: str, base: Message, request: Message, ctx: Context) -> Any:
         """Bind the parameters and call the method on ``instance``."""
-        found: dict[str, Any] = {}
-        for name in self.injected:
-            found[name] = base if name == "base" else request if name == "request" else ctx if name == "ctx" else key
+        given = {"base": base, "request": request, "ctx": ctx, "key": key}
+        found: dict[str, Any] = {name: given[name] for name in self.injected}
         for parameter in self.parameters:
-            item = request.get(parameter.wire)
-            if item is None:
-                item = base.get(parameter.wire)
-            if item is None:
-                if parameter.default is _MISSING:
-                    raise ParameterError(
-                        f"{key}: parameter '{parameter.wire}' ({parameter.type}) is missing",
-                        name=parameter.wire,
-                        hint=f"Add it to the path, for example {key}&{parameter.wire}=VALUE.",
-                    )
-                found[parameter.name] = parameter.default
-                continue
-            try:
-                found[parameter.name] = parameter.convert(item)
-            except (ValueError, TypeError, ParameterError) as error:
-                raise ParameterError(
-                    f"{key}: parameter '{parameter.wire}' must be {parameter.type}, not {_show(item)}"
-                    + (f" ({error})" if isinstance(error, ParameterError) else ""),
-                    name=parameter.wire,
-                ) from None
-        return getattr(instance, self.method)(**found)
+            found[parameter.name] = parameter.bind(key, base, request)
+        return self.function(instance, **found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,7 +318,7 @@ def _key_spec(attribute: str, function: Callable[..., Any], marks: dict[str, Any
         parameters.append(Parameter(name, wire_name(name), convert, label, fallback))
     return KeySpec(
         name=marks["name"] or wire_name(attribute),
-        method=attribute,
+        function=function,
         parameters=tuple(parameters),
         injected=tuple(injected),
         deterministic=marks["deterministic"],
