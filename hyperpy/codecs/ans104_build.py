@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from hyperpy.codecs.ans104_item import MAX_MEMBERS, Item, Order
 from hyperpy.codecs.ans104_item import encode_bundle as join_bundle
-from hyperpy.codecs.ans104_tags import MAX_DEPTH, MAX_SIGNED_NAME, MAX_VALUE, Tag
+from hyperpy.codecs.ans104_tags import MAX_DEPTH, MAX_SIGNED_NAME, MAX_VALUE, Tag, check_tags
 from hyperpy.codecs.structured import Tabm
 from hyperpy.encoding import b64u, b64u_decode, bytewise, key_bytes, key_text
 from hyperpy.errors import CodecError, SizeError
@@ -59,6 +59,19 @@ def tag_name(name: bytes) -> str:
         return name.decode("utf-8").lower()
     except UnicodeDecodeError:
         raise CodecError("a tag's name is not UTF-8") from None
+
+
+_HIDDEN = frozenset({"ao-data-key", "commitments", "unsigned_id", "content-digest"})
+
+
+def unusable(name: str) -> bool:
+    """Say whether no message may have the key, so that only ``original-tags`` can hold it."""
+    return name in _HIDDEN or name.startswith("priv")
+
+
+def shows(name: str) -> bool:
+    """Say whether a tag of that name becomes a key. The data's place is not for tags."""
+    return name != "data" and not unusable(name.removesuffix(LINK))
 
 
 def _name_bytes(key: str) -> bytes:
@@ -151,13 +164,13 @@ def committed(tabm: Tabm, fields: Mapping[str, bytes | Tabm]) -> Plan:
     tags, names = original_tags(fields), committed_names(fields)
     if tags is None:
         return _sorted_out(tabm, [_held(tabm, name) for name in names], target, anchor, bundled, named)
+    shown = {name.removesuffix(LINK) for name in (tag_name(raw) for raw, _ in tags) if shows(name)}
+    shown |= {name for name, value in (("target", target), ("anchor", anchor)) if value}
     if bundled:
-        shown = {tag_name(name).removesuffix(LINK) for name, _ in tags}
-        shown |= {name for name, value in (("target", target), ("anchor", anchor)) if value}
         members = tuple(_held(tabm, name) for name in names if name not in shown)
         return Plan(tags, b"", members, named, True, target, anchor)
     key = next((key_text(value) for name, value in tags if tag_name(name) == "ao-data-key"), "data")
-    data = tabm.get(key) if key in names else b""
+    data = tabm.get(key) if key in names and key not in shown else b""
     if type(data) is not bytes:
         raise CodecError("the data of an item that is no bundle must be there, as bytes")
     return Plan(tags, data, None, False, True, target, anchor)
@@ -231,6 +244,7 @@ def content(tabm: Tabm, plan: Plan, child: ChildItem, order: Order = "little", d
         CodecError: a bundle misses a message that is only linked.
         SizeError: a limit of tags, items or depth is passed.
     """
+    check_tags(plan.tags)
     if plan.members is None:
         return Item(target=plan.target, anchor=plan.anchor, tags=plan.tags, data=plan.data)
     if depth >= MAX_DEPTH:
@@ -246,6 +260,7 @@ def content(tabm: Tabm, plan: Plan, child: ChildItem, order: Order = "little", d
         items.append((name, made))
     data, manifest = bundle([(name, item, item.encode()) for name, item in items], plan.named, order)
     tags = plan.tags if plan.original else (*BUNDLE_TAGS, *_map_tag(manifest), *plan.tags)
+    check_tags(tags)
     return Item(target=plan.target, anchor=plan.anchor, tags=tags, data=data)
 
 

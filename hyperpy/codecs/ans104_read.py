@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 
 from hyperpy.codecs import ans104_build as build
 from hyperpy.codecs import structured
-from hyperpy.codecs.ans104_build import BINARY_TAGS, BUNDLE_TAGS, DEVICE, LINK, MANIFEST_TAGS, tag_name
+from hyperpy.codecs.ans104_build import BINARY_TAGS, BUNDLE_TAGS, DEVICE, LINK, MANIFEST_TAGS, tag_name, unusable
 from hyperpy.codecs.ans104_item import Item, Order, parse, parse_bundle
 from hyperpy.codecs.ans104_tags import MAX_DEPTH, Tag
 from hyperpy.codecs.sfv import escape_key
@@ -33,9 +33,8 @@ from hyperpy.keys_ans104 import TYPES
 
 UNSIGNED_TYPE: Final = b"unsigned-sha256"
 _LIST_TYPE: Final = b'.="list"'
-_HIDDEN = frozenset({"ao-data-key", "commitments", "unsigned_id", "content-digest"})
 _BUNDLE_FIELDS = ("bundle-format", "bundle-version", "bundle-map")
-_NO_DATA_KEYS = frozenset({"", "ao-types", "target", "anchor", *_HIDDEN}) - {"data"}
+_NO_DATA_KEYS = frozenset({"", "ao-types", "target", "anchor"})
 
 
 class Read(NamedTuple):
@@ -49,8 +48,6 @@ class Read(NamedTuple):
     """Whether a message of the keys alone stands for the item."""
     lossy: bool
     """Whether it does so although its bytes differ: ``ao-data-key`` of an unsigned item without data."""
-    order: Order | None
-    """How an unsigned bundle writes sizes; None where that does not matter."""
 
 
 class _Bundle(NamedTuple):
@@ -71,7 +68,7 @@ def read(item: Item, depth: int = 0) -> Read:
     shown = _shown(item, tags, bundled is not None)
     tabm: Tabm = {name: values[0] if len(values) == 1 else _joined(values) for name, values in shown.items()}
     members: dict[str, bytes | Tabm] = bundled.members if bundled else {data_key: item.data} if item.data else {}
-    if not bundled and members and (data_key in _NO_DATA_KEYS or data_key.startswith("priv") or LINK in data_key[-5:]):
+    if not bundled and members and (data_key in _NO_DATA_KEYS or unusable(data_key) or data_key.endswith(LINK)):
         raise CodecError("ao-data-key names a key that cannot hold data")
     covered = [*members, *(name.removesuffix(LINK) for name in shown)]
     tabm |= members
@@ -85,7 +82,8 @@ def read(item: Item, depth: int = 0) -> Read:
         raise CodecError("two parts of an item have the same name")
     fields = _fields(item, tags, covered, bundled is not None)
     exact, lossy = _settle(item, tabm, fields, bundled and bundled.members)
-    return Read(tabm, fields, exact, lossy, None if item.signed or bundled is None else bundled.order)
+    exact = exact and not (bundled and bundled.order == "big")
+    return Read(tabm, fields, exact, lossy)
 
 
 def message(found: Read, item: Item) -> Tabm:
@@ -100,7 +98,7 @@ def _shown(item: Item, tags: list[tuple[str, bytes]], bundled: bool) -> dict[str
     shown: dict[str, list[bytes]] = {}
     for name, value in tags:
         bare = name.removesuffix(LINK)
-        if name == "data" or _unusable(bare) or (bundled and name in _BUNDLE_FIELDS):
+        if not build.shows(name) or (bundled and name in _BUNDLE_FIELDS):
             continue
         if (bare == "target" and item.target) or (bare == "anchor" and item.anchor):
             continue
@@ -234,19 +232,14 @@ def _bundle(item: Item, tags: list[tuple[str, bytes]], depth: int) -> _Bundle | 
             members[name] = part.data
             continue
         found = read(part, depth + 1)
-        if found.order not in (None, order) or found.lossy:
+        if found.lossy:
             return None
         members[name] = message(found, part)
     taken = {name.removesuffix(LINK) for name, _ in tags}
     taken |= {name for name, value in (("target", item.target), ("anchor", item.anchor)) if value}
-    if any(name in taken or name.endswith(LINK) or _unusable(name) for name in members):
+    if any(name in taken or name.endswith(LINK) or unusable(name) for name in members):
         return None
     return _Bundle(members, order)
-
-
-def _unusable(name: str) -> bool:
-    """Say whether no message may have the key."""
-    return name in _HIDDEN or name.startswith("priv")
 
 
 def _named_members(manifest_id: str, inner: list[tuple[Item, bytes]]) -> list[tuple[str, Item, bytes]] | None:

@@ -6,7 +6,7 @@ big-endian as the September 2025 reference wrote it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TypeAlias, Union
 
@@ -43,7 +43,7 @@ def from_tabm(tabm: Tabm, commitment_id: str | None = None) -> Item:
     return _item(tabm, 0, commitment_id)
 
 
-def _item(tabm: Tabm, depth: int, commitment_id: str | None = None, order: Order = "little") -> Item:
+def _item(tabm: Tabm, depth: int, commitment_id: str | None = None) -> Item:
     found = commitments_of(tabm)
     if commitment_id is not None:
         if commitment_id not in found:
@@ -55,15 +55,15 @@ def _item(tabm: Tabm, depth: int, commitment_id: str | None = None, order: Order
     if signed:
         return restored(tabm, signed[0], depth)
     for name, fields in found.items():
-        item = _unsigned(tabm, fields, depth, order)
-        if item is not None and item.id == name:
-            return item
-    return content(tabm, build.fresh(tabm), order, depth)
+        for item in _unsigned(tabm, fields, depth):
+            if item.id == name:
+                return item
+    return content(tabm, build.fresh(tabm), "little", depth)
 
 
 def content(tabm: Tabm, plan: build.Plan, order: Order, depth: int) -> Item:
-    """Return the unsigned item of a plan, unsigned bundles inside it in the same byte order."""
-    return build.content(tabm, plan, lambda child, at: _item(child, at, order=order), order, depth)
+    """Return the unsigned item of a plan; ``order`` is that of its own bundle."""
+    return build.content(tabm, plan, _item, order, depth)
 
 
 def commitments_of(tabm: Tabm) -> dict[str, Tabm]:
@@ -78,14 +78,16 @@ def orders(fields: Fields) -> tuple[Order, ...]:
     return ("little", "big") if is_bundle(fields) else ("little",)
 
 
-def _unsigned(tabm: Tabm, fields: Fields, depth: int, order: Order) -> Item | None:
-    """Return the content an unsigned commitment describes, or None if the message has other keys now."""
+def _unsigned(tabm: Tabm, fields: Fields, depth: int) -> Iterator[Item]:
+    """Give what an unsigned commitment may describe; nothing if the message has other keys now."""
     if {name.removesuffix(LINK) for name in tabm} - {"commitments"} != set(committed_names(fields)):
-        return None
+        return
     try:
-        return content(tabm, build.committed(tabm, fields), order, depth)
+        plan = build.committed(tabm, fields)
+        for order in orders(fields):
+            yield content(tabm, plan, order, depth)
     except CodecError:
-        return None
+        return
 
 
 def restored(tabm: Tabm, fields: Fields, depth: int = 0) -> Item:
