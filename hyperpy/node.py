@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -59,7 +60,15 @@ class Node:
         self.trail = Trail(store)
         self.metrics = Metrics()
         self.watchdog = Watchdog()
-        self.actors = ActorSystem()
+        actors = config.actors
+        self.actors = ActorSystem(
+            mailbox=actors.mailbox,
+            max_actors=actors.most,
+            idle_s=actors.idle,
+            start_s=actors.start,
+            restarts=actors.restarts,
+            period_s=actors.period,
+        )
         self._key = key
         self._closed = threading.Event()
         self.registry = Registry(devices, override=config.devices.override, start=self._start_device)
@@ -89,6 +98,7 @@ class Node:
             "metrics": self.metrics,
         }
         self.watchdog.start()
+        sys.setswitchinterval(0.0005)
 
     def close(self) -> None:
         """Stop actors and timers, then close the store. Safe to call twice."""
@@ -152,6 +162,12 @@ class Node:
         made = self._signed(made)
         batch.commit(self.store)
         return made
+
+    def reload(self, file: Path) -> tuple[str, ...]:
+        """Load a device file again and let go of the actors of its devices; return their names."""
+        names = self.registry.add_file(file)
+        self.actors.retire(lambda actor: actor[0] in names)
+        return names
 
     def chain(self, batch: Batch | None, deadline: float | None = None, ingress: Ingress | None = None) -> Chain:
         """Return a fresh chain with this node's limits."""

@@ -58,12 +58,12 @@ def serve(
         server.start()
         print(f"hyperpy is ready at {server.url} (address {node.address})", flush=True)
         try:
-            _wait(stop, node.registry, [Path(name) for name in made.devices.files] if reload else [])
+            _wait(stop, node, [Path(name) for name in made.devices.files] if reload else [])
         finally:
             server.stop()
 
 
-def _wait(stop: threading.Event, registry: Any, files: list[Path]) -> None:
+def _wait(stop: threading.Event, node: Any, files: list[Path]) -> None:
     """Wait for a signal; meanwhile load device files again when they change."""
     seen = {path: path.stat().st_mtime_ns for path in files}
     while not stop.wait(0.3 if files else None):
@@ -75,7 +75,7 @@ def _wait(stop: threading.Event, registry: Any, files: list[Path]) -> None:
             if now != seen[path]:
                 seen[path] = now
                 try:
-                    names = registry.add_file(path)
+                    names = node.reload(path)
                     err.print(f"loaded {path}: {', '.join(names)}")
                 except ConfigError as error:
                     err.print(f"not loaded, the old device stays: {error.diagnostics()}", markup=False)
