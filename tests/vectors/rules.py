@@ -106,6 +106,19 @@ def _keep_link(case: Case) -> Case:
     return {**case, "json_bundle": case["json"], "back": {"ok": {**others, **links}}}
 
 
+def _repeated_tags(case: Case) -> bool:
+    names = [name for name, _ in case["tx"]["$tx"]["tags"]] if case["op"] == "ans104_item" else []
+    return len(set(names)) < len(names) and all(isinstance(name, str) and name == name.lower() for name in names)
+
+
+def _keep_tags(case: Case) -> Case:
+    tags = {str(n): {"name": name, "value": value} for n, (name, value) in enumerate(case["tx"]["$tx"]["tags"], 1)}
+    for holder in (case["tabm"]["ok"], case["msg"]):
+        for commitment in holder["commitments"].values():
+            commitment["original-tags"] = tags
+    return {**case, "msg_verify": {"ok": {"$atom": "true"}}}
+
+
 OWN: tuple[OwnRule, ...] = (
     OwnRule(
         "unknown-atom-accepted",
@@ -130,6 +143,14 @@ OWN: tuple[OwnRule, ...] = (
         "link, which says the same and can be followed elsewhere.",
         _unloadable,
         _keep_link,
+    ),
+    OwnRule(
+        "repeated-tags-kept",
+        "codecs",
+        "The reference forgets how often and where a lower-case tag name was repeated, and then cannot verify the "
+        "item it just read. We keep the tags, as it does itself for names with capitals.",
+        _repeated_tags,
+        _keep_tags,
     ),
 )
 OWN_NAMES = frozenset(rule.name for rule in OWN)

@@ -125,11 +125,11 @@ def _plain(tabm: Any) -> Value:
 
 def _message_case(header: Any, want: rules.Expected) -> list[str]:
     case, item = want.case, schema.value(want.case["msg"])
-    known: dict[str, Value] = {}
+    known: dict[str, structured.Tabm] = {}
 
     def link(child: Message | tuple[Value, ...]) -> str:
         name = commitments.signed_id(child)
-        known[name] = child
+        known[name] = structured.encode(child, link=link)
         return name
 
     def encoded() -> Item:
@@ -146,12 +146,12 @@ def _message_case(header: Any, want: rules.Expected) -> list[str]:
     return problems + attempt("back", work, case["back"], lambda found: normal(schema.value(found)))
 
 
-def _loaded(found: Value, known: dict[str, Value]) -> Value:
-    """Return a value with its links loaded from the children that were linked."""
+def _loaded(found: Value, known: dict[str, structured.Tabm]) -> Value:
+    """Return a value with its links read from the children that were linked."""
     if isinstance(found, Link):
         if found.id not in known:
             raise MessageNotFound(found.id)
-        return _loaded(known[found.id], known)
+        return _loaded(structured.decode(known[found.id]), known)
     if isinstance(found, tuple):
         return tuple(_loaded(one, known) for one in found)
     if isinstance(found, Message):
