@@ -7,7 +7,7 @@ from typing import Any
 from hyperpy import commitments, device, key
 from hyperpy.encoding import is_id
 from hyperpy.errors import KeyNotFound, ParameterError
-from hyperpy.message import UNDEFINED, UNSET, As, Atom, Message, Value, as_text
+from hyperpy.message import UNDEFINED, UNSET, As, Atom, Link, Message, Value, as_text
 from hyperpy.sdk import Context, default
 
 _NOT_SET = frozenset(
@@ -62,10 +62,9 @@ class MessageDevice:
         """List the keys that all selected commitments cover."""
         chosen, ids = _selection(request)
         target = _target(base, request)
-        names = commitments.committed(
-            target, committers=chosen or ("none" if ids else "all"), ids=ids, raw=_flag(request, "raw")
-        )
-        return tuple(name.encode("utf-8", "surrogateescape") for name in names)
+        names = commitments.committed(target, committers=chosen or ("none" if ids else "all"), ids=ids)
+        raw = _flag(request, "raw")
+        return tuple((_linked(target, name) if raw else name).encode("utf-8", "surrogateescape") for name in names)
 
     @key
     def verify(self, base: Message, request: Message) -> bool:
@@ -185,6 +184,11 @@ def _names(item: Value | None) -> Any:
         return [as_text(name) for name in item]
     text = as_text(item)
     return text if text in ("all", "none") else [text]
+
+
+def _linked(target: Message, name: str) -> str:
+    """Return the name under which a key is committed: a map's or list's ID is, as ``K+link``."""
+    return name + "+link" if isinstance(target.raw(name), (Link, Message, tuple)) else name
 
 
 def _flag(request: Message, name: str) -> bool:

@@ -13,6 +13,9 @@ from hyperpy.errors import DeviceError, KeyNotFound, ParameterError
 from hyperpy.message import UNSET, Atom, Message, Value, as_text
 from hyperpy.sdk import Context, Result
 
+_PREVIOUS = Atom("dev_message")
+"""What ``previous-device`` always holds. The reference reads the device of the message after it has set
+that to its message device; the value is part of the IDs of stack results (resolve vectors)."""
 _NO_ENTRIES = frozenset({"path", "hashpath", "device", "commitments", "ao-types"})
 
 
@@ -85,7 +88,7 @@ def _transform(base: Message, name: str, ctx: Context) -> Message | None:
     if found is None:
         return None
     changes: dict[str, Value] = {"device": found, "device-key": name.encode("utf-8", "surrogateescape")}
-    _remember(changes, "previous-device", base.get("device"))
+    changes["previous-device"] = _PREVIOUS
     for side in ("input", "output"):
         _remember(changes, f"previous-{side}-prefix", base.get(f"{side}-prefix"))
         _remember(changes, f"{side}-prefix", _prefix(base.get(f"{side}-prefixes"), name))

@@ -34,7 +34,7 @@ def as_base(resolver: Resolver, item: As, frame: Frame) -> Message:
             own = rest | {"device": device} if device else rest
             inner = _listed(resolver.step(own, own | {"path": at}, frame).value)
         else:
-            inner = rest
+            return rest if "device" in rest or not device else rest | {"device": device}
     elif isinstance(inner, bytes):
         inner = _listed(resolver.read(key_text(inner), frame))
     else:
@@ -84,7 +84,7 @@ def plain(resolver: Resolver, item: Value, frame: Frame) -> Value:
         result = resolver.many(item.messages, frame.nested())
         if result.status != "ok":
             raise KeyNotFound(f"a sub-path ended with status '{result.status}'")
-        return result.value
+        return as_base(resolver, result.value, frame) if isinstance(result.value, As) else result.value
     return item.load() if isinstance(item, Link) else item
 
 

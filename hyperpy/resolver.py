@@ -34,7 +34,7 @@ from hyperpy.cache import Cache
 from hyperpy.commitments import unsigned_id
 from hyperpy.context import Chain, Frame, Services, device_error
 from hyperpy.dispatch import Found, find
-from hyperpy.encoding import key_text
+from hyperpy.encoding import is_id, key_text
 from hyperpy.errors import (
     Busy,
     DeviceReentered,
@@ -144,7 +144,7 @@ class Resolver:
         try:
             address = None
             if type(base) is not Message:  # 1
-                if isinstance(base, bytes):  # 2
+                if isinstance(base, bytes) and is_id(base):  # 2
                     address = key_text(base)
                     found = self._addressed(address, request, frame)
                     if isinstance(found, Result):

@@ -158,6 +158,7 @@ class DeviceSpec:
                 },
             }
             for name, spec in self.keys.items()
+            if name != "commitments"  # as a key of any message it holds signatures
         }
         return Message({"name": self.name, "doc": self.doc, "keys": keys})
 
