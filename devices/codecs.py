@@ -8,18 +8,14 @@ says ``bundle``. ``commit``, ``verify`` and ``committed`` are message@1.0's.
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 from hyperpy import device, key
 from hyperpy.codecs import ans104, flat, httpsig, json, structured
 from hyperpy.codecs.structured import LinkTo, Tabm
 from hyperpy.commitments import commit, http_form, signed_id
 from hyperpy.encoding import key_bytes, key_text
 from hyperpy.errors import CodecError, KeyNotFound, ParameterError
-from hyperpy.message import Message, Value, as_text
+from hyperpy.message import Link, Message, Value, as_text
 from hyperpy.sdk import Context, Result
-
-_M = TypeVar("_M", bound=Message)
 
 
 @device("structured@1.0")
@@ -34,7 +30,7 @@ class Structured:
     @key(name="to")
     def decode(self, base: Message, ctx: Context) -> Value:
         """Return the message with the values typed as ``ao-types`` says."""
-        return structured.decode(structured.encode(base, link=signed_id), loader=ctx.resolve)
+        return structured.decode(structured.encode(_still_linked(base)), loader=ctx.resolve)
 
 
 @device("httpsig@1.0")
@@ -95,7 +91,7 @@ class Flat:
     @key(name="from")
     def decode(self, base: Message, ctx: Context) -> Value:
         """Return the message with keys split at ``/`` into maps."""
-        tabm = structured.encode(base, link=signed_id)
+        tabm = structured.encode(_still_linked(base))
         texts = {name: item for name, item in tabm.items() if isinstance(item, bytes)}
         if len(texts) != len(tabm):
             raise CodecError("flat: a flat message holds no maps")
@@ -185,6 +181,15 @@ class Ans104:
 
 def _link(bundle: bool) -> LinkTo | None:
     return None if bundle else signed_id
+
+
+def _still_linked(item: Message) -> Message:
+    """Return the message with links that an encoder writes as ``K+link`` rather than loads."""
+    items: dict[str, Value] = {}
+    for name, found in item.raw_items().items():
+        inner = _still_linked(found) if isinstance(found, Message) else found
+        items[name] = Link(inner.id) if isinstance(inner, Link) else inner
+    return Message.make(items, item.commitments)
 
 
 def _plain(tabm: Tabm) -> Message:

@@ -115,3 +115,9 @@ def alice() -> RsaKey:
 def mallory() -> RsaKey:
     """Another throw-away key."""
     return RsaKey.generate(2048)
+
+
+@pytest.fixture(scope="session")
+def arweave() -> RsaKey:
+    """A throw-away key of the size that ANS-104 asks for."""
+    return RsaKey.generate(4096)
