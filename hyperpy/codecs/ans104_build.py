@@ -74,6 +74,13 @@ def shows(name: str) -> bool:
     return name != "data" and not unusable(name.removesuffix(LINK))
 
 
+def holds_data(key: str) -> bool:
+    """Say whether ``ao-data-key`` may name the key."""
+    if key in ("", "ao-types", "target", "anchor") or unusable(key) or key.endswith(LINK):
+        return False
+    return not any("\ud800" <= char <= "\udfff" for char in key)  # those stand for bytes that are no UTF-8
+
+
 def _name_bytes(key: str) -> bytes:
     try:
         return key.encode("utf-8")
@@ -160,15 +167,16 @@ def committed(tabm: Tabm, fields: Mapping[str, bytes | Tabm]) -> Plan:
         CodecError: a committed key is missing or does not fit the item, or the fields are malformed.
     """
     target, anchor = _committed_field(fields, "field-target"), _committed_field(fields, "field-anchor")
-    bundled, named = fields.get("bundle", b"false") == b"true", "bundle-map" in fields
+    bundled = fields.get("bundle") == b"true"
+    named = "bundle-map" in fields if "bundle-format" in fields else None  # S keeps neither in the commitment
     tags, names = original_tags(fields), committed_names(fields)
     if tags is None:
         return _sorted_out(tabm, [_held(tabm, name) for name in names], target, anchor, bundled, named)
     shown = {name.removesuffix(LINK) for name in (tag_name(raw) for raw, _ in tags) if shows(name)}
     shown |= {name for name, value in (("target", target), ("anchor", anchor)) if value}
     if bundled:
-        members = tuple(_held(tabm, name) for name in names if name not in shown)
-        return Plan(tags, b"", members, named, True, target, anchor)
+        members, is_named = _in_order([_held(tabm, name) for name in names if name not in shown], named)
+        return Plan(tags, b"", members, is_named, True, target, anchor)
     key = next((key_text(value) for name, value in tags if tag_name(name) == "ao-data-key"), "data")
     data = tabm.get(key) if key in names and key not in shown else b""
     if type(data) is not bytes:
@@ -189,6 +197,8 @@ def _data_key(tabm: Tabm, names: Sequence[str]) -> str:
     held = frozenset(names)
     named = tabm["ao-data-key"] if "ao-data-key" in held else None
     if type(named) is bytes:
+        if not holds_data(key_text(named)):
+            raise CodecError("ao-data-key names a key that cannot hold data")
         return key_text(named)
     if "data" not in held and "data+link" not in held and type(tabm.get("body") if "body" in held else None) is bytes:
         return "body"
@@ -223,11 +233,16 @@ def _sorted_out(
         return Plan(tuple(tags), data, None, False, False, target, anchor)
     if data_key in names and data_key not in members:
         members.append(data_key)
+    order, is_named = _in_order(members, named)
+    return Plan(tuple(tags), b"", order, is_named, False, target, anchor)
+
+
+def _in_order(members: Sequence[str], named: bool | None) -> tuple[tuple[str, ...], bool]:
+    """Return a bundle's keys in order, and whether it has a manifest; lists (keys ``1..n``) need none."""
     numbers = [str(n) for n in range(1, len(members) + 1)]
     as_list = sorted(members) == sorted(numbers)
     is_named = not as_list if named is None else named
-    order = numbers if as_list and not is_named else bytewise(members)
-    return Plan(tuple(tags), b"", tuple(order), is_named, False, target, anchor)
+    return tuple(numbers if as_list and not is_named else bytewise(members)), is_named
 
 
 # -- the item --------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ Tags that no message key may have (``commitments``, ``priv...``, ``unsigned_id``
 from __future__ import annotations
 
 import json
+from collections.abc import Container
 from typing import Final, NamedTuple
 
 from hyperpy.codecs import ans104_build as build
@@ -34,7 +35,6 @@ from hyperpy.keys_ans104 import TYPES
 UNSIGNED_TYPE: Final = b"unsigned-sha256"
 _LIST_TYPE: Final = b'.="list"'
 _BUNDLE_FIELDS = ("bundle-format", "bundle-version", "bundle-map")
-_NO_DATA_KEYS = frozenset({"", "ao-types", "target", "anchor"})
 
 
 class Read(NamedTuple):
@@ -67,9 +67,7 @@ def read(item: Item, depth: int = 0) -> Read:
     data_key = next((key_text(value) for name, value in tags if name == "ao-data-key"), "data")
     shown = _shown(item, tags, bundled is not None)
     tabm: Tabm = {name: values[0] if len(values) == 1 else _joined(values) for name, values in shown.items()}
-    members: dict[str, bytes | Tabm] = bundled.members if bundled else {data_key: item.data} if item.data else {}
-    if not bundled and members and (data_key in _NO_DATA_KEYS or unusable(data_key) or data_key.endswith(LINK)):
-        raise CodecError("ao-data-key names a key that cannot hold data")
+    members = bundled.members if bundled else _data(item, data_key, shown, depth)
     covered = [*members, *(name.removesuffix(LINK) for name in shown)]
     tabm |= members
     if "ao-types" in shown:
@@ -91,6 +89,16 @@ def message(found: Read, item: Item) -> Tabm:
     if not item.signed and found.exact:
         return found.tabm
     return {**found.tabm, "commitments": {item.id: found.fields}}
+
+
+def _data(item: Item, key: str, shown: Container[str], depth: int) -> dict[str, bytes | Tabm]:
+    """Return the data under its key. Empty data has no key; but in a bundle a named key keeps it."""
+    if item.data:
+        if not build.holds_data(key):
+            raise CodecError("ao-data-key names a key that cannot hold data")
+        return {key: item.data}
+    named = depth > 0 and not item.signed and key != "data" and build.holds_data(key) and key not in shown
+    return {key: b""} if named else {}
 
 
 def _shown(item: Item, tags: list[tuple[str, bytes]], bundled: bool) -> dict[str, list[bytes]]:
