@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 from hyperpy.codecs import sfv, structured
 from hyperpy.codecs.structured import MAX_DEPTH, MAX_KEYS, LinkTo, Loader
 from hyperpy.errors import CodecError, SizeError
-from hyperpy.message import NULL, As, Atom, Link, Message, Resolve, Value, list_to_map
+from hyperpy.message import NULL, UNDEFINED, As, Atom, Link, Message, Resolve, Value, list_to_map
 
 _MAX_BITS: Final = 14_283  # an integer of 4,300 digits has at most this many bits
 
@@ -47,6 +47,8 @@ def _plain(item: Message | tuple[Value, ...], link: LinkTo | None, depth: int) -
     if isinstance(item, tuple):
         if any(type(x) is As or type(x) is Resolve for x in item):
             raise CodecError("a list holds a control object, which has no text")
+        if any(type(x) is Atom and x == UNDEFINED for x in item):
+            raise CodecError("a list holds the atom undefined, which counts as a hole")
         if not any(_needs_key(x, link) for x in item):
             return [_json(x, link, depth) for x in item]
         return _object(Message.make(list_to_map(item)), link, depth, {".": '.="list"'})
