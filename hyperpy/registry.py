@@ -183,6 +183,11 @@ class Registry:
             return [item.instance for item in reversed(self._loaded.values()) if item.instance is not None]
 
 
+def bundled_spec(name: str) -> DeviceSpec:
+    """Return the spec of a bundled device, without a node."""
+    return spec_of(_bundled_class(name, BUNDLED[name])())
+
+
 def _constant(cls: type) -> Callable[[], type]:
     return lambda: cls
 

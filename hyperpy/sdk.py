@@ -122,6 +122,11 @@ class KeySpec:
     doc: str
     role: Literal["key", "handler", "default"] = "key"
 
+    @property
+    def own(self) -> bool:
+        """Whether the device wrote this key itself (every device gets an ``info``)."""
+        return self.function is not _describe
+
     def call(self, instance: Any, key: str, base: Message, request: Message, ctx: Context) -> Any:
         """Bind the parameters and call the method on ``instance``."""
         given = {"base": base, "request": request, "ctx": ctx, "key": key}

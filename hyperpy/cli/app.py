@@ -31,12 +31,18 @@ DeviceFiles = Annotated[list[Path], typer.Option("--device", help="Python file w
 Url = Annotated[str | None, typer.Option("--url", help="Ask the node at this URL.")]
 
 
-def main() -> None:
-    """Run the command line. Exit codes: 0 done, 1 the operation failed, 2 wrong usage."""
+def register_all() -> None:
+    """Add every verb, once."""
     from hyperpy.cli import bench, devices, info, node, store, wallet
 
-    for part in (node, devices, wallet, info, store, bench):
-        part.register(app)
+    if not app.registered_commands:
+        for part in (node, devices, wallet, info, store, bench):
+            part.register(app)
+
+
+def main() -> None:
+    """Run the command line. Exit codes: 0 done, 1 the operation failed, 2 wrong usage."""
+    register_all()
     try:
         app()
     except HyperpyError as error:

@@ -22,13 +22,20 @@ def register(app: typer.Typer) -> None:
     app.add_typer(new, name="new")
 
 
-def devices(device: DeviceFiles = [], json: Json = False) -> None:  # noqa: B006
+def devices(
+    device: DeviceFiles = [],  # noqa: B006
+    json: Json = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the page docs/devices.md.")] = False,
+) -> None:
     """List the devices of this installation.
 
     Example: hyperpy devices
     """
     from hyperpy.registry import Registry
 
+    if markdown:
+        print(page(), end="")
+        return
     registry = Registry(device)
     rows = {name: registry.owner(name) for name in registry.names()}
     if json:
@@ -38,6 +45,34 @@ def devices(device: DeviceFiles = [], json: Json = False) -> None:  # noqa: B006
     for name, owner in rows.items():
         table.add_row(name, owner)
     out.print(table)
+
+
+def page() -> str:
+    """Return docs/devices.md: every bundled device with its keys, from the code."""
+    from hyperpy.registry import BUNDLED, bundled_spec
+
+    lines = [
+        "# Bundled devices",
+        "",
+        "Made by `hyperpy devices --markdown`; a test compares. Keys marked * are not deterministic: their steps are",
+        "attested, not recomputed. Every device also answers `info`; other keys fall to `message@1.0`.",
+        "",
+    ]
+    for name in sorted(set(BUNDLED) - {"stack-transformer@1.0"}):
+        spec = bundled_spec(name)
+        lines += [f"## {name}", "", spec.doc.split("\n\n")[0].replace("\n", " "), ""]
+        keys = [*spec.keys.values()]
+        rows = [(key.name, key) for key in sorted(keys, key=lambda key: key.name) if key.name != "info" or key.own]
+        rows += [("any key", spec.handler)] if spec.handler else []
+        rows += [("other keys", spec.default)] if spec.default else []
+        if rows:
+            lines += ["| key | parameters | does |", "|---|---|---|"]
+        for label, key in rows:
+            parameters = ", ".join(f"`{item.wire}` {item.type}" for item in key.parameters)
+            star = "" if key.deterministic else " *"
+            lines.append(f"| `{label}`{star} | {parameters} | {key.doc.split(chr(10))[0].replace('|', '/')} |")
+        lines.append("")
+    return "\n".join(lines)
 
 
 def new_device(
