@@ -7,7 +7,7 @@ from typing import Any
 
 from hyperpy.codecs.structured import as_commitment
 from hyperpy.commitments import unsigned_id
-from hyperpy.errors import HyperpyError, MessageError
+from hyperpy.errors import HyperpyError
 from hyperpy.message import Message, same
 
 
@@ -58,10 +58,3 @@ def normal(item: Any) -> Any:
             continue
         kept[name] = as_commitment(name, commitment)
     return inner.with_commitments(kept)
-
-
-def plain_committed(commitments: Any) -> dict[str, Message]:
-    """Return commitments with ``committed`` as lists; MessageError if one is no message."""
-    if not isinstance(commitments, (dict, Message)):
-        raise MessageError("commitments must be a map")
-    return {name: as_commitment(name, one) for name, one in commitments.items()}
