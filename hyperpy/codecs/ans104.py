@@ -15,6 +15,7 @@ from typing import Any
 
 from hyperpy import keys_ans104
 from hyperpy.codecs import ans104_build as build
+from hyperpy.codecs import structured
 from hyperpy.codecs.ans104_build import DEVICE, LINK, committed_names
 from hyperpy.codecs.ans104_item import (
     Item,
@@ -35,18 +36,21 @@ from hyperpy.codecs.ans104_restore import (
     text,
 )
 from hyperpy.codecs.ans104_tags import decode_tags, deep_hash, encode_tags
-from hyperpy.codecs.structured import Tabm, parse_types
+from hyperpy.codecs.structured import LinkTo, Loader, Tabm, parse_types
 from hyperpy.errors import CodecError, InvalidSignature, SizeError
 from hyperpy.keys_ans104 import as_signer
+from hyperpy.message import Message, Value
 
 __all__ = [
     "Item",
     "committer",
     "decode",
+    "decode_message",
     "decode_tags",
     "deep_hash",
     "encode",
     "encode_bundle",
+    "encode_message",
     "encode_tags",
     "from_tabm",
     "is_bundle",
@@ -115,6 +119,46 @@ def verify(tabm: Tabm) -> None:
 def encode(tabm: Tabm, commitment_id: str | None = None) -> bytes:
     """Return the bytes of :func:`from_tabm`."""
     return from_tabm(tabm, commitment_id).encode()
+
+
+def decode_message(raw: bytes, *, loader: Loader | None = None) -> Message:
+    """Return the bytes of an item as message, verified as :func:`decode` does.
+
+    Args:
+        loader: goes into the links of the message.
+
+    Raises:
+        CodecError: malformed, or a list.
+        SizeError, InvalidSignature: see :func:`decode`.
+    """
+    found = structured.decode(decode(raw), loader=loader)
+    if not isinstance(found, Message):
+        raise CodecError("the item is a list; a message must be a map of keys")
+    return found
+
+
+def encode_message(msg: Message, *, link: LinkTo | None = None) -> bytes:
+    """Return a message as the bytes of an item: as it was signed, else unsigned.
+
+    Args:
+        link: names nested messages by their IDs. Without it an unsigned message becomes a bundle,
+            and a signed one may have nested messages as links only. One that was signed as a
+            bundle stays one.
+
+    Raises:
+        CodecError, SizeError: see :func:`from_tabm`.
+        MessageNotFound: a bundle needs a linked message that is not at hand.
+    """
+    fields = [one for one in msg.commitments.values() if one.get("commitment-device") == DEVICE and "signature" in one]
+    if any(one.get("bundle") == b"true" for one in fields):
+        link = None
+    elif fields and link is None:
+        link = _not_linked
+    return encode(structured.encode(msg, link=link))
+
+
+def _not_linked(child: Message | tuple[Value, ...]) -> str:
+    raise CodecError("the item was signed over the ID of a nested message, which must be given as a link")
 
 
 # -- commitments -----------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from hyperpy.encoding import b64u, b64u_decode
 from hyperpy.errors import CodecError, ConfigError, InvalidSignature, SizeError
 from hyperpy.keys import RsaKey
 from hyperpy.keys_ans104 import Ed25519Signer, EthereumSigner, RsaSigner, Signer, SolanaSigner, base58, ethereum_address
+from hyperpy.message import Message
 
 SEED = bytes(range(32))
 SIGNER = Ed25519Signer(SEED)
@@ -185,6 +186,25 @@ def test_the_raw_anchor_of_the_older_generation_verifies() -> None:
     assert ans104.item_verify(stored, older, item.id)
     assert ans104.encode(stored) == item.encode()
     assert not ans104.item_verify(stored, {**older, "field-anchor": SEED[1:]}, item.id)
+
+
+def test_messages_to_bytes_and_back() -> None:
+    child = Message({"x": 1})
+    linked: Any = ans104.sign({"k+link": ID, "n": b"1", "ao-types": b'n="integer"'}, SIGNER)
+    raw = ans104.encode(linked)
+    message = ans104.decode_message(raw, loader=lambda name: child)
+    assert (message["n"], message["k"]) == (1, child)
+    assert ans104.encode_message(message) == raw
+    inline = Message.make({**message.raw_items(), "k": child}, message.commitments)
+    assert ans104.encode_message(inline, link=lambda one: ID.decode()) == raw
+    with pytest.raises(CodecError):
+        ans104.encode_message(inline)
+    bundled = ans104.encode_message(Message({"k": child}))
+    assert ans104.decode_message(bundled) == {"k": {"x": 1}}
+    signed = ans104.encode(ans104.sign(structured.encode(Message({"k": child})), SIGNER))
+    assert ans104.encode_message(ans104.decode_message(signed), link=lambda one: ID.decode()) == signed
+    with pytest.raises(CodecError):
+        ans104.decode_message(ans104.encode(structured.encode((b"a", b"b"))))
 
 
 # -- bundles ---------------------------------------------------------------------------------
