@@ -29,7 +29,7 @@ from hyperpy.errors import (
     StoreError,
 )
 from hyperpy.keys import RsaKey
-from hyperpy.message import Message, as_text
+from hyperpy.message import Message, as_text, value
 from hyperpy.sdk import Context
 
 _MOST = 10_000
@@ -185,7 +185,7 @@ class Secret:
 
     def _folder(self) -> Path | None:
         text = self._node.setting("secrets-dir")
-        return Path(as_text(text)) if text is not None else None
+        return Path(as_text(value(text))) if text is not None else None
 
 
 def _recognised(access: Message, request: Message, ctx: Context) -> bool:

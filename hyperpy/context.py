@@ -52,6 +52,8 @@ class Chain:
         batch: collects messages, results and trail records; None turns recording off.
         origin: digest of the cleaned raw request, or empty.
         lookup: whether cached results may answer.
+        hashpaths: whether results get hashpaths; hooks run without (ao-core 10.6), and their requests
+            hold parsed paths, which have no ID.
         linked: whether a bare value gets a hashpath too although nothing is recorded.
         may_sign: whether ``ctx.sign`` may use the node's key (design 5, c).
         given: oracle inputs to be injected instead of running keys that are not deterministic;
@@ -68,6 +70,7 @@ class Chain:
     in_flight: set[bytes] = field(default_factory=set)
     may_sign: bool = True
     linked: bool = False
+    hashpaths: bool = True
 
     def spend(self, depth: int) -> None:
         """Account for one step.

@@ -242,7 +242,9 @@ class Node:
         return reply.of_result(Result("ok", body)) if body is not None else made
 
     def _hook(self, event: str, handlers: Sequence[Message], request: Message, chain: Chain) -> Message:
-        quiet = Chain(deadline=chain.deadline, steps_left=chain.steps_left, max_depth=chain.max_depth)
+        quiet = Chain(
+            deadline=chain.deadline, steps_left=chain.steps_left, max_depth=chain.max_depth, hashpaths=False
+        )
         for handler in handlers:
             call = request | {
                 "path": handler.get("path", event.encode()),

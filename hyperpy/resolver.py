@@ -307,6 +307,8 @@ class Resolver:
         cached_from: bytes,
     ) -> Result:
         """Stages 9 and 10."""
+        if not frame.chain.hashpaths:
+            return result
         batch = frame.chain.batch
         out = result.value
         after = None

@@ -70,8 +70,14 @@ class Bench:
         )
 
     def step(self, base: Any, request: Any = None, **private: Any) -> Result:
-        """Resolve and return the result, status and all."""
-        chain = Chain(deadline=time.monotonic() + 30)
+        """Resolve and return the result, status and all; ``private`` goes into the request's private part."""
+        return self._resolve(Chain(deadline=time.monotonic() + 30), base, request, private)
+
+    def hook(self, base: Any, request: Any) -> Result:
+        """Resolve as the node runs its hooks: without hashpaths."""
+        return self._resolve(Chain(deadline=time.monotonic() + 30, hashpaths=False), base, request, {})
+
+    def _resolve(self, chain: Chain, base: Any, request: Any, private: dict[str, Any]) -> Result:
         asked = None if request is None else value(request if isinstance(request, str) else Message(request))
         if private and isinstance(asked, Message):
             asked = asked.with_private(**private)
