@@ -55,7 +55,8 @@ class HyperpyError(Exception):
 
     def diagnostics(self) -> str:
         """Return the message and the next step, as one paragraph."""
-        return f"{self.message} {self.hint or self.advice}".strip()
+        stop = "" if self.message[-1:] in ("", ".", "!", "?", ":") else "."
+        return f"{self.message}{stop} {self.hint or self.advice}".strip()
 
 
 class MessageError(HyperpyError):
@@ -74,7 +75,7 @@ class CodecError(MessageError):
 class PathError(MessageError):
     """The caller's path does not parse; ``offset`` is where in the decoded path."""
 
-    advice = "See docs/concepts.md for the path grammar."
+    advice = "See docs/paths.md for the path grammar."
 
     def __init__(self, message: str, *, offset: int = 0, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)

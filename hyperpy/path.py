@@ -94,7 +94,10 @@ def _decoded(text: Value | str | None, limits: Limits) -> str:
     if text is None:
         return ""
     if isinstance(text, str):
-        raw = key_bytes(text)
+        try:
+            raw = key_bytes(text)
+        except UnicodeEncodeError as error:
+            raise PathError("the path is not UTF-8 text", offset=error.start) from None
     elif type(text) is bytes:
         raw = text
     else:

@@ -53,7 +53,9 @@ def write(members: Sequence[Value]) -> Message:
     path, keys = _write(members, 0)
     items: dict[str, Any] = {"path": path.replace("%", "%25").encode("utf-8")}
     for key, value in keys.items():
-        if type(value) is int:
+        if f"{key}+integer" in keys or f"{key}+resolve" in keys:
+            items[key] = value
+        elif type(value) is int:
             items[f"{key}+integer"] = sfv.integer_text(value)
         elif type(value) is Resolve:
             items[f"{key}+resolve"] = f"/{_sub_path(value, 1)}".encode()
@@ -91,11 +93,13 @@ def _write(members: Sequence[Value], depth: int) -> tuple[str, dict[str, Value]]
         raise SizeError(f"sub-paths are nested deeper than {MAX_DEPTH}")
     slots = [_slot(member, number, depth) for number, member in enumerate(understood(members))]
     receivers = [slot for slot in slots if slot.receives]
-    keys = _alike(receivers) if not depth or not slots[0].has_text else {}
+    keys = _alike(receivers)
+    if depth and slots[0].has_text:  # no base needs them: inline reads better
+        keys = {key: value for key, value in keys.items() if not _fits_inline(key, value)}
     shared = frozenset(keys)
     for slot in slots:
         for key in bytewise(slot.keys):
-            if key not in shared:
+            if not slot.receives or key not in shared:
                 _place(slot, key, slot.keys[key], keys, depth)
     return "/" + "/".join(slot.text for slot in slots if slot.has_text), keys
 
@@ -139,7 +143,7 @@ def _is_plain(key: str, value: Value) -> bool:
 
 def _place(slot: _Slot, key: str, value: Value, keys: dict[str, Value], depth: int) -> None:
     """Write one key of one member: beside the path as ``N.key``, or inline; at depth inline first."""
-    scoped = slot.receives and "." not in key and key != "method" and _is_plain(key, value)
+    scoped = slot.receives and "." not in key and (key != "method" or depth > 0) and _is_plain(key, value)
     if scoped and not (depth and slot.has_text):
         keys[f"{slot.number}.{key}"] = value
         return
@@ -153,6 +157,14 @@ def _place(slot: _Slot, key: str, value: Value, keys: dict[str, Value], depth: i
         keys[f"{slot.number}.{key}"] = value
 
 
+def _fits_inline(key: str, value: Value) -> bool:
+    try:
+        _inline(key, True if isinstance(value, Resolve) else value, 0)
+    except PathError:
+        return False
+    return True
+
+
 def _inline(key: str, value: Value, depth: int) -> str:
     """Return ``key=value`` as it stands inside a part."""
     if _NO_KEY.search(key) or (value is not True and ("+" in key or " " in key)):
@@ -163,7 +175,7 @@ def _inline(key: str, value: Value, depth: int) -> str:
         return f"{key}=({_sub_path(value, depth + 1)})"
     kind, text = (None, _text(value)) if isinstance(value, bytes) else _typed(value)
     if _NEEDS_QUOTES.search(text):
-        if not _QUOTABLE.fullmatch(text):
+        if not _QUOTABLE.fullmatch(text) or (text[0] == "(" and text[-1] == ")" and len(text) > 1):
             raise PathError(f"the value of '{shown(key)}' cannot be quoted inside a path", hint=_HINT)
         text = f'"{text}"'
     return f"{key}+{kind}={text}" if kind else f"{key}={text}"
