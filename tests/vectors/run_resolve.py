@@ -75,9 +75,16 @@ def _resolver() -> Resolver:
         if not _rig:
             store = MemoryStore()
             cache, trail, actors = Cache(store), Trail(store), ActorSystem()
-            services = Services(fetch=_forbidden, sign=_forbidden, config={})
-            parts = {"services": services, "watchdog": Watchdog(), "trail": trail}
-            _rig.append((Resolver(Registry(), cache, Recorder(cache, trail), actors, **parts), actors))
+            made = Resolver(
+                Registry(),
+                cache,
+                Recorder(cache, trail),
+                actors,
+                services=Services(fetch=_forbidden, sign=_forbidden, config={}),
+                watchdog=Watchdog(),
+                trail=trail,
+            )
+            _rig.append((made, actors))
         return _rig[0][0]
 
 
