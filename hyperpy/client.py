@@ -1,0 +1,82 @@
+"""A client for AO-Core nodes: requests out, verified messages back.
+
+from hyperpy.client import Client
+
+with Client("http://localhost:8734") as client:
+    print(client.get("/~calculator@1.0&a=1/add&b=2")["body"])   # 3
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from hyperpy import commitments
+from hyperpy.errors import InvalidSignature
+from hyperpy.http.client import Connection, parse_url
+from hyperpy.keys import RsaKey
+from hyperpy.message import Message
+
+
+class Client:
+    """Talks to one node.
+
+    Args:
+        url: such as ``http://localhost:8734``; a path is put before that of every request.
+        key: signs every request, its path and method included.
+        signed_by: an address that must have signed every reply that is no error; None accepts
+            unsigned replies too. Signatures that are there are always verified.
+        timeout: seconds to wait for a reply.
+    """
+
+    def __init__(
+        self, url: str, key: RsaKey | None = None, *, signed_by: str | None = None, timeout: float = 60.0
+    ) -> None:
+        self._origin, self._prefix = parse_url(url)
+        self._key = key
+        self._signed_by = signed_by
+        self._connection = Connection(timeout=timeout)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._connection.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def get(self, path: str, keys: Mapping[str, Any] | None = None) -> Message:
+        """Return the reply to a GET of a path; ``keys`` go along as headers.
+
+        The reply is a message with an integer ``status``, whatever that is; ``reply.hashpath`` is
+        what the node signed as its hashpath.
+
+        Raises:
+            UpstreamError: the node cannot be reached.
+            InvalidSignature: a signature on the reply does not verify, or ``signed_by`` is missing.
+        """
+        return self.request("GET", path, keys)
+
+    def post(self, path: str, message: Mapping[str, Any] | None = None) -> Message:
+        """Return the reply to a POST of a message; raises as :meth:`get`."""
+        return self.request("POST", path, message)
+
+    def request(self, method: str, path: str, message: Mapping[str, Any] | None = None) -> Message:
+        """Return the reply to any request; raises as :meth:`get`."""
+        own = Message(message or {}) | {"path": self._prefix + path, "method": method}
+        if self._key is not None:
+            own = commitments.commit(own, self._key)
+        reply = self._connection.exchange(self._origin, own)
+        status = reply.get("status")
+        worked = isinstance(status, int) and status < 400
+        if worked and self._signed_by is not None and self._signed_by not in self.signers(reply):
+            raise InvalidSignature(f"the reply is not signed by {self._signed_by}")
+        return reply
+
+    @staticmethod
+    def signers(reply: Message) -> tuple[str, ...]:
+        """Return the addresses that signed a reply (their signatures were verified)."""
+        return commitments.committers(reply)

@@ -1,0 +1,281 @@
+"""The ASGI application: bytes in, a worker thread, bytes out (design 2.2, 2.4, 5).
+
+This module alone is asynchronous. The event loop receives the request within its limits, hands it
+to one of a bounded number of threads, and sends the reply; parsing, verifying, resolving and
+signing happen in the thread. A request that waits longer than its deadline is answered 504 while
+its thread may still finish and keep what it computed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeAlias
+
+from hyperpy.config import Config
+from hyperpy.context import device_error
+from hyperpy.errors import Busy, DeviceTimeout, HyperpyError, SizeError
+from hyperpy.http.form import Ingress, RawReply, RawRequest, Rules, Wants
+from hyperpy.http.wire import answer_at_edge, read, write, write_error
+from hyperpy.message import Message
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+log = logging.getLogger("hyperpy.http")
+_SLACK: Final = 0.25
+"""Seconds the node gets to notice the deadline by itself before the loop answers."""
+
+
+class Answers(Protocol):
+    """What the application needs of a node."""
+
+    def handle(self, ingress: Ingress, *, deadline: float | None = None) -> Message:
+        """Answer one request; never raises."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What the server accepts. Sizes in bytes, times in seconds.
+
+    Attributes:
+        queue: requests that may wait for a thread; more are answered 503.
+        in_flight: bytes of all bodies being received or answered; more are answered 503.
+        idle: longest pause between two pieces of a body.
+        receive: longest time for a whole body.
+    """
+
+    body: int = 64 << 20
+    header: int = 64 << 10
+    headers: int = 256 << 10
+    path: int = 64 << 10
+    deadline: float = 30.0
+    threads: int = 64
+    queue: int = 1024
+    in_flight: int = 512 << 20
+    idle: float = 15.0
+    receive: float = 300.0
+
+    @classmethod
+    def of(cls, config: Config) -> Bounds:
+        """Return the bounds of a node."""
+        limits = config.limits
+        return cls(
+            body=limits.body,
+            header=limits.header,
+            headers=limits.headers,
+            path=limits.path,
+            deadline=limits.deadline,
+            threads=config.http.threads,
+            in_flight=max(512 << 20, 2 * limits.body),
+        )
+
+
+class _Refused(Exception):
+    """The request is answered before it reaches a thread, and its connection closed."""
+
+    def __init__(self, status: int, error: HyperpyError) -> None:
+        super().__init__(error.message)
+        self.status = status
+        self.error = error
+
+
+class App:
+    """An ASGI application that answers with one node; what is not given, the node's settings say."""
+
+    def __init__(
+        self,
+        node: Answers,
+        *,
+        bounds: Bounds | None = None,
+        rules: Rules | None = None,
+        default_request: str | None = None,
+    ) -> None:
+        config = getattr(node, "config", None) or Config()
+        self.bounds = bounds or Bounds.of(config)
+        self._node = node
+        self._rules = rules or Rules.of(config)
+        self._default_request = default_request or config.http.default_request
+        self._pool = ThreadPoolExecutor(self.bounds.threads, thread_name_prefix="hyperpy-http")
+        self._waiting = 0
+        self._bytes = 0
+
+    def close(self) -> None:
+        """Let running requests end, and take no more."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI scope: a request, or the server's lifespan."""
+        if scope["type"] == "http":
+            await self._http(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.monotonic()
+        body = _Body(self, self.bounds)
+        try:
+            raw = _head(scope, self.bounds)
+            raw = RawRequest(raw.method, raw.target, raw.headers, await body.receive(raw, receive), raw.peer)
+            reply = answer_at_edge(raw, self._default_request) or await self._answer(raw)
+        except _Refused as refused:
+            raw = RawRequest(str(scope["method"]), scope.get("raw_path") or b"")
+            reply = write_error(refused.error, _plain_wants(scope), status=refused.status)
+            reply.headers.append((b"connection", b"close"))
+        finally:
+            body.release()
+        await _send(reply, raw.method, send)
+        path = raw.target.partition(b"?")[0][:200].decode("ascii", "backslashreplace")
+        log.info("%s %s %d %.1f ms", raw.method, path, reply.status, (time.monotonic() - started) * 1e3)
+
+    async def _answer(self, raw: RawRequest) -> RawReply:
+        """Have a worker thread answer, within the deadline."""
+        bounds = self.bounds
+        if self._waiting >= bounds.threads + bounds.queue:
+            return write_error(Busy("the node has no free worker"), Wants(head=raw.method == "HEAD"))
+        deadline = time.monotonic() + bounds.deadline
+        self._waiting += 1
+        loop = asyncio.get_running_loop()
+        try:
+            future = self._pool.submit(self._work, raw, deadline)
+        except RuntimeError:
+            self._waiting -= 1
+            return write_error(Busy("the node is stopping"), Wants())
+        future.add_done_callback(lambda _: _threadsafe(loop, self._done))
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(future), bounds.deadline + _SLACK)
+        except TimeoutError:
+            return write_error(DeviceTimeout("the request's deadline passed"), Wants())
+
+    def _done(self) -> None:
+        self._waiting -= 1
+
+    def _work(self, raw: RawRequest, deadline: float) -> RawReply:
+        """Answer one request; runs in a worker thread and never raises."""
+        wants = Wants(head=raw.method == "HEAD")
+        try:
+            if time.monotonic() > deadline:
+                raise DeviceTimeout("the request waited for a worker until its deadline")
+            ingress = read(raw, self._rules)
+            wants = ingress.wants
+            return write(self._node.handle(ingress, deadline=deadline), wants)
+        except HyperpyError as error:
+            return write_error(error, wants_of(raw) if wants.accept == "*/*" else wants)
+        except Exception as error:
+            return write_error(device_error(error, "http", "request"), wants)
+
+
+def wants_of(raw: RawRequest) -> Wants:
+    """Return what the headers alone say of the wanted reply, for requests that do not decode."""
+    accept = b"*/*"
+    codec = None
+    for name, value in raw.headers:
+        if name == b"accept":
+            accept = value
+        elif name == b"require-codec" and b"json" in value:
+            codec = "json@1.0"
+    if codec is None and b"require-codec=json" in raw.target:
+        codec = "json@1.0"
+    return Wants(codec=codec, accept=accept.decode("latin-1"), head=raw.method == "HEAD")
+
+
+def _plain_wants(scope: Scope) -> Wants:
+    return wants_of(RawRequest(str(scope["method"]), b"", tuple(scope["headers"])[:100]))
+
+
+def _threadsafe(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+    try:
+        loop.call_soon_threadsafe(call)
+    except RuntimeError:  # the loop is closed: nobody counts any more
+        call()
+
+
+def _head(scope: Scope, bounds: Bounds) -> RawRequest:
+    """Return the request without its body, within the limits on path and headers."""
+    path = scope.get("raw_path") or str(scope["path"]).encode("utf-8", "surrogateescape")
+    query = scope.get("query_string") or b""
+    target = path + b"?" + query if query else path
+    if len(target) > bounds.path:
+        raise _Refused(414, SizeError(f"the path is longer than {bounds.path} bytes"))
+    headers = tuple([(bytes(name).lower(), bytes(value)) for name, value in scope["headers"]])
+    total = 0
+    for name, value in headers:
+        size = len(name) + len(value)
+        if size > bounds.header:
+            raise _Refused(431, SizeError(f"a header is longer than {bounds.header} bytes"))
+        total += size
+    if total > bounds.headers:
+        raise _Refused(431, SizeError(f"the headers are longer than {bounds.headers} bytes together"))
+    client = scope.get("client")
+    return RawRequest(str(scope["method"]).upper(), target, headers, b"", client[0] if client else "")
+
+
+class _Body:
+    """Receives one body and accounts for its bytes until the request is answered."""
+
+    def __init__(self, app: App, bounds: Bounds) -> None:
+        self._app = app
+        self._bounds = bounds
+        self._held = 0
+
+    def release(self) -> None:
+        """Give the bytes back to the budget."""
+        self._app._bytes -= self._held
+        self._held = 0
+
+    async def receive(self, raw: RawRequest, receive: Receive) -> bytes:
+        """Return the whole body.
+
+        Raises:
+            _Refused: it is too long, comes too slowly, or too many bytes are in flight.
+        """
+        bounds = self._bounds
+        for name, value in raw.headers:
+            if name == b"content-length" and value.isdigit() and int(value[:20]) > bounds.body:
+                raise _Refused(413, SizeError(f"the body is longer than {bounds.body} bytes"))
+        pieces: list[bytes] = []
+        until = time.monotonic() + bounds.receive
+        while True:
+            try:
+                event = await asyncio.wait_for(receive(), min(bounds.idle, max(0.01, until - time.monotonic())))
+            except TimeoutError:
+                raise _Refused(408, DeviceTimeout("the rest of the body did not arrive in time")) from None
+            if event["type"] == "http.disconnect":
+                raise _Refused(400, SizeError("the client went away before its body was complete"))
+            piece = event.get("body", b"")
+            if piece:
+                self._take(len(piece))
+                pieces.append(piece)
+            if not event.get("more_body", False):
+                return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _take(self, count: int) -> None:
+        self._held += count
+        self._app._bytes += count
+        if self._held > self._bounds.body:
+            raise _Refused(413, SizeError(f"the body is longer than {self._bounds.body} bytes"))
+        if self._app._bytes > self._bounds.in_flight:
+            raise _Refused(503, Busy("the node is receiving too much at once"))
+
+
+async def _send(reply: RawReply, method: str, send: Send) -> None:
+    headers = reply.headers
+    if reply.status not in (204, 304):
+        headers = [*headers, (b"content-length", b"%d" % len(reply.body))]
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if method == "HEAD" else reply.body})
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        event = await receive()
+        if event["type"] == "lifespan.startup":
+            await send({"type": "lifespan.startup.complete"})
+        elif event["type"] == "lifespan.shutdown":
+            await send({"type": "lifespan.shutdown.complete"})
+            return

@@ -1,0 +1,255 @@
+"""Reply message to HTTP reply (ao-core 10.4, 10.5, with the repairs of http-clients.md 0).
+
+A key becomes a header where HTTP can carry it there: a lower-case name of at most 64 characters,
+a value without control characters or blanks at its ends and of at most 4096 bytes, at most 90
+headers in all. Every other key goes into the multipart body, which all readers merge back; so no
+header ever holds a line break, and signatures still verify. In replies that are JSON such keys
+are in the body alone.
+
+Errors are short text with the next step, JSON where that was asked for, HTML only for browsers.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from hyperpy import commitments
+from hyperpy.codecs import ans104, flat, httpsig, json, multipart, signature, structured
+from hyperpy.codecs.structured import Tabm
+from hyperpy.encoding import ID_LENGTHS, key_bytes, key_text, ordered
+from hyperpy.errors import CodecError, HyperpyError, KeyNotFound
+from hyperpy.http.form import ANS104, FLAT, HTTPSIG, JSON, RawReply, RawRequest, Wants, codec_of
+from hyperpy.http.members import signature_headers
+from hyperpy.message import NOT_FOUND, Atom, Message, Value, as_text
+
+MAX_HEADERS: Final = 90
+MAX_VALUE: Final = 4096
+_OWN_HEADERS: Final = 14
+"""Headers added to those of the message: CORS, signatures, digest, type, length, date, server."""
+_NAME = re.compile(r"[a-z0-9!#$&'*+.^_`|~-]{1,64}")
+_PART = re.compile(r"[^\x00-\x1f\x7f\"%/\\]+")
+"""A key that is no header name but may name a part of the body."""
+_SAFE: Final = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789._-")
+_UNSAFE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]|\A[ \t]|[ \t]\Z")
+_TRANSPORT: Final = frozenset(
+    {"content-length", "transfer-encoding", "te", "trailer", "upgrade", "keep-alive", "proxy-connection"}
+)
+_KEPT: Final = ("ao-types", "ao-result", "status", "ao-body-key", "content-type", "content-digest")
+"""Headers that stay headers whatever their number: they say how to read the rest."""
+_DROPPED: Final = frozenset({"commitments", "signature", "signature-input"})
+_CONNECTION: Final = frozenset({b"close", b"keep-alive"})
+_BODILESS: Final = frozenset({204, 304})
+_CORS: Final = (
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-allow-methods", b"GET, POST, PUT, DELETE, OPTIONS"),
+    (b"access-control-expose-headers", b"*"),
+)
+
+
+def write(reply: Message, wants: Wants) -> RawReply:
+    """Return the HTTP reply of a message; never raises a HyperpyError.
+
+    A reply that cannot be written in the wanted codec becomes an error that says so.
+    """
+    error = reply.private.get("error")
+    try:
+        made = _written(reply, wants, error if isinstance(error, HyperpyError) else None)
+    except HyperpyError as failed:
+        return write_error(failed, wants)
+    return _finished(made, wants)
+
+
+def answer_at_edge(raw: RawRequest, default_request: str) -> RawReply | None:
+    """Answer what needs no node: ``OPTIONS``, and ``GET /``, which leads elsewhere (10.1). Else None."""
+    if raw.method == "OPTIONS":
+        wanted = dict(raw.headers).get(b"access-control-request-headers", b"*")
+        allowed = wanted if _fits(wanted) else b"*"
+        return RawReply(204, [*_CORS, (b"access-control-allow-headers", allowed)])
+    if raw.method in ("GET", "HEAD") and raw.target == b"/":
+        body = b"Redirecting to default request."
+        found = Message({"status": 307, "location": default_request, "body": body})
+        return write(found, Wants(HTTPSIG))
+    return None
+
+
+def write_error(error: HyperpyError, wants: Wants, *, status: int | None = None) -> RawReply:
+    """Return the HTTP reply of an error, unsigned; ``status`` overrides that of its class."""
+    body: Value = NOT_FOUND if isinstance(error, KeyNotFound) else error.message.encode("utf-8", "replace")
+    reply = Message({"ao-result": "body", "body": body, "status": status or error.status})
+    if _wants_json(wants):
+        made = _json(reply, Wants(JSON))
+    else:
+        made = _text(reply, wants, error)
+    _advise(made, error)
+    return _finished(made, wants)
+
+
+def _written(reply: Message, wants: Wants, error: HyperpyError | None) -> RawReply:
+    codec = wants.codec or (HTTPSIG if "content-type" in reply else codec_of(wants.accept) or HTTPSIG)
+    if error is not None and _wants_json(wants):
+        codec = JSON
+    missing = reply.raw("body") == NOT_FOUND and type(reply.raw("body")) is Atom and _status(reply) == 404
+    if codec == HTTPSIG and not wants.bundle and (error is not None or missing):
+        made = _text(reply, wants, error)
+    elif codec == JSON:
+        made = _json(reply, wants)
+    elif codec == ANS104:
+        link = None if wants.bundle else commitments.signed_id
+        made = RawReply(
+            _status(reply), _typed(b"ans104@1.0", b"application/ans104"), ans104.encode_message(reply, link=link)
+        )
+    elif codec == FLAT:
+        text = flat.serialize(structured.encode(reply, link=commitments.signed_id))
+        made = RawReply(_status(reply), _typed(b"flat@1.0", b"application/flat"), text)
+    else:
+        made = _httpsig(reply, wants)
+    if error is not None:
+        _advise(made, error)
+    return made
+
+
+def _fits(text: bytes) -> bool:
+    return _UNSAFE.search(text) is None and len(text) <= MAX_VALUE
+
+
+def _status(reply: Message) -> int:
+    found = reply.get("status")
+    return found if type(found) is int and 200 <= found <= 599 else 200
+
+
+def _typed(codec: bytes, content_type: bytes) -> list[tuple[bytes, bytes]]:
+    return [(b"codec-device", codec), (b"content-type", content_type)]
+
+
+def _finished(made: RawReply, wants: Wants) -> RawReply:
+    """Add CORS headers the message does not set itself."""
+    names = {name for name, _ in made.headers}
+    made.headers.extend(pair for pair in _CORS if pair[0] not in names)
+    asked = wants.allow_headers
+    if asked is not None and b"access-control-allow-headers" not in names and _fits(asked):
+        made.headers.append((b"access-control-allow-headers", asked))
+    if made.status in _BODILESS:
+        made.body = b""
+    return made
+
+
+# -- httpsig ---------------------------------------------------------------------------------
+
+
+def _httpsig(reply: Message, wants: Wants) -> RawReply:
+    headers, body = http_message(reply, bundle=wants.bundle)
+    return RawReply(_status(reply), headers, body)
+
+
+def http_message(
+    message: Message, *, bundle: bool, reserved: frozenset[str] = frozenset()
+) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Return headers and body of a message in httpsig form, signatures included.
+
+    Args:
+        bundle: nested messages inline, else by ID.
+        reserved: further keys that must not be headers.
+
+    Raises:
+        CodecError: a key that cannot name a part has a value that cannot be a header.
+    """
+    linked = structured.encode(message, link=commitments.signed_id)
+    sent = structured.encode(message) if bundle else linked
+    moved, escaped = _unfit(sent, reserved)
+    form = httpsig.encode({key: found for key, found in sent.items() if key not in moved} if moved else sent)
+    if moved:
+        form = _with_parts(form, sent, moved)
+    headers = [(escaped.get(name) or key_bytes(name), text) for name, text in form.headers.items()]
+    headers.extend(signature_headers(message, linked))
+    return headers, form.body or b""
+
+
+def _unfit(tabm: Tabm, reserved: frozenset[str]) -> tuple[set[str], dict[str, bytes]]:
+    """Return the keys that must go into the body, and the escaped names of some that need not."""
+    named = tabm.get("ao-body-key")
+    inline = key_text(named) if type(named) is bytes else "data" if "body" not in tabm else "body"
+    moved: set[str] = set()
+    escaped: dict[str, bytes] = {}
+    fit = []
+    for key, found in tabm.items():
+        if type(found) is not bytes or len(found) > MAX_VALUE or key == "body" or key == inline or key in _DROPPED:
+            continue
+        bad = _UNSAFE.search(found) is not None or (key == "connection" and found not in _CONNECTION)
+        if _NAME.fullmatch(key) is not None or len(key) in ID_LENGTHS:
+            bad = bad or key in _TRANSPORT or key in reserved
+        elif _PART.fullmatch(key) is not None:
+            bad = True
+        elif bad:
+            raise CodecError(
+                f"the key {key[:64]!a} and its value cannot travel as HTTP headers",
+                hint="Ask for JSON: accept: application/json.",
+            )
+        else:
+            escaped[key] = b"".join([b"%c" % byte if byte in _SAFE else b"%%%02x" % byte for byte in key_bytes(key)])
+        if bad:
+            moved.add(key)
+        else:
+            fit.append(key)
+    excess = len(fit) + _OWN_HEADERS - MAX_HEADERS
+    if excess > 0:
+        moved.update([key for key in reversed(ordered(fit)) if key not in _KEPT and key not in escaped][:excess])
+    return moved, escaped
+
+
+def _with_parts(form: httpsig.HttpForm, tabm: Tabm, moved: Iterable[str]) -> httpsig.HttpForm:
+    """Return an HTTP form with the values of more keys as parts of its body."""
+    inline = key_text(form.headers.get("ao-body-key", b"body"))
+    made = multipart.encode({key: tabm[key] for key in (*form.body_keys, *moved)}, inline)
+    headers = {**form.headers, "content-type": made.content_type, "content-digest": signature.digest_header(made.body)}
+    return httpsig.HttpForm(headers, made.body, made.names)
+
+
+# -- JSON, text, HTML --------------------------------------------------------------------------
+
+
+def _json(reply: Message, wants: Wants) -> RawReply:
+    body = json.encode(reply, link=None if wants.bundle else commitments.signed_id)
+    headers = _typed(b"json@1.0", b"application/json")
+    for key in reply.ordered():
+        found = reply.raw(key)
+        if key in ("body", "data", "content-type", "codec-device", "content-digest") or len(headers) > 70:
+            continue
+        if isinstance(found, (bytes, int, float, Atom)):
+            text = as_text(found).encode("utf-8", "surrogateescape")
+            if _NAME.fullmatch(key) and key not in _TRANSPORT and len(text) <= MAX_VALUE and not _UNSAFE.search(text):
+                headers.append((key_bytes(key), text))
+    return RawReply(_status(reply), headers, body)
+
+
+def _text(reply: Message, wants: Wants, error: HyperpyError | None) -> RawReply:
+    """Return an error as a short text (or page) with the next step."""
+    status = _status(reply)
+    first = error.message if error is not None else "The key was not found."
+    text = first.rstrip() + ("\n" + (error.hint or error.advice) if error is not None else "") + "\n"
+    headers = [(b"status", b"%d" % status)]
+    if "text/html" in wants.accept:
+        page = html.escape(text).replace("\n", "<br>")
+        body = f"<!doctype html><title>{status}</title><h1>{status}</h1><p>{page}</p>\n".encode("utf-8", "replace")
+        return RawReply(status, [*headers, (b"content-type", b"text/html; charset=utf-8")], body)
+    return RawReply(
+        status, [*headers, (b"content-type", b"text/plain; charset=utf-8")], text.encode("utf-8", "replace")
+    )
+
+
+def _wants_json(wants: Wants) -> bool:
+    if wants.codec is not None:
+        return wants.codec == JSON
+    return codec_of(wants.accept) == JSON or ("application/json" in wants.accept and "text/html" not in wants.accept)
+
+
+def _advise(made: RawReply, error: HyperpyError) -> None:
+    """Add the unsigned headers ``hint`` and ``retry-after``."""
+    names = {name for name, _ in made.headers}
+    hint = " ".join((error.hint or error.advice).split()).encode("ascii", "replace")
+    if hint and b"hint" not in names and _UNSAFE.search(hint) is None:
+        made.headers.append((b"hint", hint[:MAX_VALUE]))
+    if error.retry_after is not None and b"retry-after" not in names:
+        made.headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after))))

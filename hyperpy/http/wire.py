@@ -1,0 +1,21 @@
+"""HTTP to messages and back, without sockets: the one import for whoever carries requests."""
+
+from __future__ import annotations
+
+from hyperpy.http.egress import answer_at_edge, write, write_error
+from hyperpy.http.form import DEFAULT_RULES, Ingress, RawReply, RawRequest, Rules, Wants, codec_of
+from hyperpy.http.ingress import read
+
+__all__ = [
+    "DEFAULT_RULES",
+    "Ingress",
+    "RawReply",
+    "RawRequest",
+    "Rules",
+    "Wants",
+    "answer_at_edge",
+    "codec_of",
+    "read",
+    "write",
+    "write_error",
+]
