@@ -27,6 +27,7 @@ from hyperpy.errors import (
     KeyNotFound,
     ParameterError,
     StoreError,
+    Unauthorized,
 )
 from hyperpy.keys import RsaKey
 from hyperpy.message import Message, as_text, value
@@ -62,6 +63,7 @@ class Secret:
     @key(deterministic=False)
     def generate(self, request: Message, ctx: Context) -> Message:
         """Make a key, bind it to the caller, and return its access-control message; ``body`` is the key's ID."""
+        _identified(request)
         if not self._making.acquire(blocking=False):
             raise _busy()
         try:
@@ -193,6 +195,15 @@ def _recognised(access: Message, request: Message, ctx: Context) -> bool:
         return ctx.resolve(access, _plain(request) | {"path": "verify"}) is True
     except HyperpyError:
         return False
+
+
+def _identified(request: Message) -> None:
+    """Refuse callers without credentials: nobody could use a key made for them, and making one is work."""
+    if not any(name in request.private for name in ("secret", "authorization", "cookie")):
+        raise Unauthorized(
+            "generate: the request has no credentials to bind the key to",
+            hint="The request hook auth-hook@1.0 makes keys for callers who log in.",
+        )
 
 
 def _plain(request: Message) -> Message:

@@ -155,9 +155,10 @@ def test_a_hosted_key_signs_for_its_owner_only(bench: Any) -> None:
 
 
 def test_the_default_access_control_is_a_cookie(bench: Any) -> None:
-    access = bench.get(SECRET, {"path": "generate", "keyid": "mine"})
+    (line,) = bench.get(COOKIE, {"path": "generate"}).private["set-cookie"]
+    cookie = line.split(b";")[0]
+    access = bench.get(SECRET, {"path": "generate", "keyid": "mine"}, cookie=cookie)
     assert access["body"] == b"mine"
-    cookie = access.private["set-cookie"][0].split(b";")[0]
     signed = bench.get(SECRET | {"a": 1}, {"path": "commit", "keyid": "mine"}, cookie=cookie)
     assert len(committers(signed)) == 1
 
@@ -209,9 +210,11 @@ def test_wrong_parameters(bench: Any, keys: dict[str, Any]) -> None:
 def test_a_control_that_does_not_commit_is_refused(bench: Any) -> None:
     """message@1.0 could only sign with the node's own key: that binds nothing to the caller."""
     with pytest.raises(DeviceError, match="failed"):
-        bench.get(SECRET, {"path": "generate", "access-control": _control("message@1.0")})
+        bench.get(SECRET, {"path": "generate", "access-control": _control("message@1.0")}, authorization=USER)
     with pytest.raises(ParameterError, match="did not commit"):
-        bench.get(SECRET, {"path": "generate", "access-control": _control("multipass@1.0")})
+        bench.get(SECRET, {"path": "generate", "access-control": _control("multipass@1.0")}, authorization=USER)
+    with pytest.raises(Unauthorized, match="no credentials"):
+        bench.get(SECRET, {"path": "generate"})
 
 
 def test_one_key_is_made_at_a_time(bench: Any) -> None:
