@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import time
@@ -23,7 +24,7 @@ from hyperpy.metrics import Metrics
 from hyperpy.recorder import Recorder
 from hyperpy.registry import Registry
 from hyperpy.resolver import Resolver
-from hyperpy.sdk import DeviceSpec, Result
+from hyperpy.sdk import DeviceSpec, Result, hook_of
 from hyperpy.settings import Settings
 from hyperpy.storage import Storage
 from hyperpy.store.base import Store
@@ -71,6 +72,8 @@ class Node:
         )
         self._key = key
         self._closed = threading.Event()
+        limits = config.limits
+        self._limits = path.Limits(size=limits.path, parts=limits.parts, depth=limits.nesting, keys=10 * limits.keys)
         self.registry = Registry(devices, override=config.devices.override, start=self._start_device)
         self.settings = Settings(config, store, address=key.address, operator=operator, devices=self.registry)
         self.peers = PeerClient(allowed=self.settings.peers)
@@ -108,8 +111,8 @@ class Node:
         self.timers.close()
         self.actors.stop()
         for instance in self.registry.instances():
-            stop = getattr(instance, "stop", None)
-            if callable(stop):
+            stop = hook_of(instance, "stop")
+            if stop is not None:
                 stop()
         self.watchdog.stop()
         self.peers.close()
@@ -148,11 +151,14 @@ class Node:
             raise ConfigError("Node must be initialized before use.", hint="POST to /~meta@1.0/info first.")
         batch = Batch()
         request = reply.without_reply_signatures(request, self.settings.reply_signers())
+        private = dict(ingress.private)
         if request.commitments:
             self.cache.put(request, batch)
-        chain = self.chain(batch, deadline, ingress)
+            private["order"] = request
+        request = request.with_private(**private)
+        chain = self.chain(batch, deadline, ingress, request)
         try:
-            members = self._hooked_request(request, path.parse(request), chain, ingress)
+            members = self._hooked_request(request, path.parse(request, limits=self._limits), chain, ingress)
             result = self.resolver.top(members, chain)
             made = self._hooked_response(request, reply.of_result(result), chain)
         except _Halted as halted:
@@ -169,13 +175,24 @@ class Node:
         self.actors.retire(lambda actor: actor[0] in names)
         return names
 
-    def chain(self, batch: Batch | None, deadline: float | None = None, ingress: Ingress | None = None) -> Chain:
-        """Return a fresh chain with this node's limits."""
+    def chain(
+        self,
+        batch: Batch | None,
+        deadline: float | None = None,
+        ingress: Ingress | None = None,
+        request: Message | None = None,
+    ) -> Chain:
+        """Return a fresh chain with this node's limits.
+
+        Args:
+            ingress: the request it answers; None in this process's own affairs.
+            request: the message of ``ingress``, with its private part.
+        """
         limits = self.config.limits
         may_sign = True
         origin = b""
         if ingress is not None:
-            may_sign = self.config.http.sign_on_request or self.settings.is_operator(ingress.message)
+            may_sign = self.config.http.sign_on_request or (request is not None and self.settings.is_operator(request))
             if batch is not None:
                 origin = self.trail.put_origin(ingress.origin, batch)
         return Chain(
@@ -214,11 +231,19 @@ class Node:
         return commitments.commit(made, self._key, tag=made.hashpath)
 
     def _run_path(self, text: str) -> None:
-        """Resolve a path on the node's own account, for timers; errors go to the log."""
+        """Resolve a path for a timer; errors go to the log.
+
+        Anybody may set a timer, so it signs for nobody but where ``[http] sign-on-request`` lets anybody.
+        """
+        batch = Batch()
+        chain = self.chain(batch)
+        chain.may_sign = self.config.http.sign_on_request
         try:
-            self.resolve(text)
+            self.resolver.top(path.parse(text, limits=self._limits), chain)
         except HyperpyError as error:
             device_error(error, "timers", text)
+        finally:
+            batch.commit(self.store)
 
     # -- hooks (ao-core 10.6) ----------------------------------------------------------------
 
@@ -228,7 +253,7 @@ class Node:
         handlers = self.settings.request_hooks(ingress)
         if not handlers:
             return members
-        event = Message.make({"request": request.with_private(**ingress.private), "body": tuple(members)})
+        event = Message.make({"request": request, "body": tuple(members)})
         outcome = self._hook("request", handlers, event, chain)
         body = outcome.get("body")
         return body if isinstance(body, tuple) else members
@@ -243,7 +268,11 @@ class Node:
 
     def _hook(self, event: str, handlers: Sequence[Message], request: Message, chain: Chain) -> Message:
         quiet = Chain(
-            deadline=chain.deadline, steps_left=chain.steps_left, max_depth=chain.max_depth, hashpaths=False
+            deadline=chain.deadline,
+            steps_left=chain.steps_left,
+            max_depth=chain.max_depth,
+            may_sign=chain.may_sign,
+            hashpaths=False,
         )
         for handler in handlers:
             call = request | {
@@ -269,8 +298,8 @@ class Node:
                 f"device '{spec.name}' asks for {', '.join(missing)}, which the operator has not granted",
                 hint=f'Set [devices.grant] "{spec.name}" = {sorted(spec.needs)} if you trust it.',
             )
-        start = getattr(instance, "start", None)
-        if callable(start):
+        start = hook_of(instance, "start")
+        if start is not None:
             start(**{need: self._lend[need] for need in granted})
 
 
@@ -290,8 +319,11 @@ class _Keys:
         self.sign = sign
 
 
+_INFO = re.compile(r"/*~meta@1\.0/info(/[a-z0-9-]+)?/?([?&].*)?", re.DOTALL)
+
+
 def _is_info(request: Message) -> bool:
-    return request.text("path", "").lstrip("/").startswith("~meta@1.0/info")
+    return _INFO.fullmatch(request.text("path", "")) is not None
 
 
 def open_node(config: Config, *, readonly: bool = False) -> Node:

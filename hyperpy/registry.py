@@ -54,7 +54,7 @@ class Loaded:
     @property
     def bundled(self) -> bool:
         """Whether the device came with hyperpy."""
-        return self.owner.startswith("hyperpy.devices.")
+        return self.owner == BUNDLED.get(self.spec.name)
 
 
 class Registry:

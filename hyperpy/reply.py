@@ -34,7 +34,7 @@ def of_result(result: Result) -> Message:
     item = result.value
     if not isinstance(item, (bytes, int, float, bool, Atom, tuple, Message)):
         item = Message()
-    made = wrap(item)
+    made = unsigned(wrap(item))
     code = status_code(made, result.status)
     if made.raw("status") != code and "status" not in made.committed_keys():
         made = made | {"status": code}
@@ -73,11 +73,23 @@ def of_error(error: HyperpyError) -> Message:
     return made.with_private(error=error)
 
 
+def unsigned(message: Message) -> Message:
+    """Return a message that nobody signed without its unsigned commitments.
+
+    Signing follows the commitments that are there. One that anybody can make, and that leaves keys
+    out, would decide what the node signs; without the ``status``, that is an order, not a reply.
+    """
+    if not message.commitments or commitments.committers(message):
+        return message
+    return message.with_commitments({})
+
+
 def without_reply_signatures(message: Message, signers: Collection[str]) -> Message:
     """Return a message without the commitments that only say "this node answered so" (design 5, b).
 
     Such is a commitment by one of ``signers`` (the node, its schedulers and authorities) that covers an
-    integer ``status``; in ANS-104 items, whose tags have no types, any ``status``.
+    integer ``status``; in ANS-104 items, whose tags have no types, and in the older dialects, which
+    sign texts, any ``status``.
     """
     if not message.commitments:
         return message
@@ -88,7 +100,7 @@ def without_reply_signatures(message: Message, signers: Collection[str]) -> Mess
         if not (
             commitments.committer_of(fields) in signers
             and "status" in committed_list(fields)
-            and (whole or fields.get("commitment-device") == b"ans104@1.0")
+            and (whole or fields.get("commitment-device") == b"ans104@1.0" or "dialect" in fields)
         )
     }
     return message if len(kept) == len(message.commitments) else message.with_commitments(kept)

@@ -307,6 +307,12 @@ def spec_of(cls: type) -> DeviceSpec:
     return spec
 
 
+def hook_of(instance: Any, name: str) -> Callable[..., Any] | None:
+    """Return a device's ``start`` or ``stop`` hook; None if it has none, or if that name is one of its keys."""
+    found = getattr(instance, name, None)
+    return found if callable(found) and not hasattr(found, "__hyperpy_key__") else None
+
+
 def _key_spec(attribute: str, function: Callable[..., Any], marks: dict[str, Any]) -> KeySpec:
     hints = typing.get_type_hints(function)
     parameters: list[Parameter] = []

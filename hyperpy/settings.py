@@ -3,6 +3,10 @@
 Settings come from the configuration; what the operator posts later is kept durably in the store
 and wins. The operator is an address whose private key this process never holds: nothing the node
 signs can change a setting (design 5, a).
+
+An *order* is a request that the operator signed. Its signature must cover the ``path``, so that no
+message signed for another purpose becomes one; only keys it covers change settings, whatever else
+the request's path adds; and each signature is an order once.
 """
 
 from __future__ import annotations
@@ -16,9 +20,10 @@ from typing import Any
 from hyperpy import commitments
 from hyperpy.codecs import canonical
 from hyperpy.config import Config
+from hyperpy.encoding import key_bytes, key_text
 from hyperpy.errors import ConfigError, Forbidden
 from hyperpy.http.wire import Ingress
-from hyperpy.message import Message, Value, as_text, value
+from hyperpy.message import Message, Value, as_text, committed_list, same, value
 from hyperpy.registry import Registry
 from hyperpy.store.base import Store
 
@@ -26,6 +31,8 @@ _NOT_SETTINGS = frozenset(
     {"path", "method", "host", "accept", "accept-bundle", "accept-encoding", "user-agent", "connection", "device"}
     | {"address", "identities", "devices", "ao-peer", "body", "content-type", "content-length"}
 )
+_ORDER = b"\x00order/"
+"""Begins the names, in the table of settings, of orders that were carried out."""
 _RATE_LIMIT = Message({"device": "rate-limit@1.0"})
 _AUTH = Message({"device": "auth-hook@1.0", "path": "request", "secret-provider": {"device": "http-auth@1.0"}})
 
@@ -50,7 +57,15 @@ class Settings(Mapping[str, Any]):
         }
         self._values["operator"] = operator.encode()
         for key, data in store.scan("config"):
-            self._values[key.decode()] = canonical.decode(data)
+            if not key.startswith(_ORDER):
+                self._values[key_text(key)] = canonical.decode(data)
+        self.operator = as_text(self._values["operator"])
+        listed = self.reply_signers(address=False)
+        if config.http.sign_on_request and address in listed:
+            raise ConfigError(
+                "[http] sign-on-request is on and this node's address is a scheduler or authority",
+                hint="Whoever asks could sign assignments. Turn it off.",
+            )
         self._info: Message | None = None
 
     # -- reading ---------------------------------------------------------------------------
@@ -98,19 +113,29 @@ class Settings(Mapping[str, Any]):
     def change(self, request: Message) -> int:
         """Merge a request's keys into the settings; return how many changes there have been.
 
+        Only keys that the operator's signature covers count; see the module's text.
+
         Raises:
-            Forbidden: the operator did not sign it, or ``initialized`` is ``permanent``.
+            Forbidden: the operator did not sign it, it was carried out before, or ``initialized`` is
+                ``permanent``.
         """
         if as_text(self.setting("initialized", True)) == "permanent":
             raise Forbidden("The node message of this machine is already permanent. It cannot be changed.")
-        if not self.is_operator(request):
+        order = request.private.get("order")
+        signatures = self._orders(order)
+        if not signatures:
             raise Forbidden("Unauthorized")
-        changes = {k: v for k, v in request.raw_items().items() if k not in _NOT_SETTINGS}
+        covered = {name for one in signatures.values() for name in committed_list(one)} - _NOT_SETTINGS
+        signed, asked = order.raw_items(), request.raw_items()
+        changes = {k: asked[k] for k in covered if k in asked and k in signed and same(asked[k], signed[k])}
         if "operator" in changes and as_text(changes["operator"]) == self.address:
             raise ConfigError("the operator's address is the node's own", hint="Use another key.")
         with self._lock:
+            names = [_ORDER + key_bytes(name) for name in signatures]
+            if any(self._store.get("config", name) is not None for name in names):
+                raise Forbidden("this order was carried out before", hint="Sign it again to repeat it.")
             count = int(as_text(self.setting("history", 0))) + 1
-            self._save({**changes, "history": count})
+            self._save({**changes, "history": count}, names)
             if "operator" in changes:
                 self.operator = as_text(changes["operator"])
         return count
@@ -120,22 +145,37 @@ class Settings(Mapping[str, Any]):
         with self._lock:
             self._save({name: item})
 
-    def _save(self, changes: Mapping[str, Any]) -> None:
+    def _save(self, changes: Mapping[str, Any], orders: Sequence[bytes] = ()) -> None:
         items = {name: value(item) for name, item in changes.items()}
-        puts = [("config", name.encode("utf-8", "surrogateescape"), canonical.encode(v)) for name, v in items.items()]
-        self._store.write(puts, durable=True)
+        puts = [("config", key_bytes(name), canonical.encode(v)) for name, v in items.items()]
+        self._store.write([*puts, *(("config", name, b"") for name in orders)], durable=True)
         self._values.update(items)
         self._info = None
 
     # -- who may what ----------------------------------------------------------------------
 
     def is_operator(self, request: Message) -> bool:
-        """Say whether the operator signed the request (signatures were verified at ingress)."""
-        return self.operator != self.address and self.operator in commitments.committers(request)
+        """Say whether the request came over HTTP, and the operator signed it and its path.
 
-    def reply_signers(self) -> frozenset[str]:
+        What counts is the request as it was verified at ingress, which the node puts into the private
+        part of each message of its path: a commitment on a message that a path or a device made, or
+        that lay inside another one, was verified by nobody.
+        """
+        return bool(self._orders(request.private.get("order")))
+
+    def _orders(self, order: Any) -> Mapping[str, Message]:
+        """Return the operator's commitments that make a verified request an order, by ID."""
+        if not isinstance(order, Message) or self.operator == self.address:
+            return {}
+        return {
+            name: one
+            for name, one in order.commitments.items()
+            if commitments.committer_of(one) == self.operator and "path" in committed_list(one)
+        }
+
+    def reply_signers(self, *, address: bool = True) -> frozenset[str]:
         """Return the addresses whose signature over a ``status`` is only a reply's (design 5, b)."""
-        known = {self.address}
+        known = {self.address} if address else set()
         for name in ("scheduler", "authority", "schedulers", "authorities"):
             listed = self.setting(name, ())
             known.update(as_text(item) for item in (listed if isinstance(listed, tuple) else (listed,)))

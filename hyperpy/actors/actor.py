@@ -258,7 +258,7 @@ class DeviceActor(pykka.ThreadingActor):
         """Run the object's stop hook; what it raises is logged only."""
         instance, self.instance = self.instance, UNMADE
         stop = getattr(instance, "stop", None)
-        if callable(stop):
+        if callable(stop) and not hasattr(stop, "__hyperpy_key__"):  # a key may be called stop
             try:
                 stop()
             except BaseException as error:
