@@ -20,7 +20,7 @@ from hyperpy import commitments
 from hyperpy.codecs import ans104, flat, httpsig, json, multipart, signature, structured
 from hyperpy.codecs.structured import Tabm
 from hyperpy.encoding import ID_LENGTHS, key_bytes, key_text, ordered
-from hyperpy.errors import CodecError, HyperpyError, KeyNotFound
+from hyperpy.errors import CodecError, HyperpyError, KeyNotFound, NotCached
 from hyperpy.http.form import ANS104, FLAT, HTTPSIG, JSON, RawReply, RawRequest, Wants, codec_of
 from hyperpy.http.members import signature_headers
 from hyperpy.message import NOT_FOUND, Atom, Message, Value, as_text
@@ -246,10 +246,14 @@ def _wants_json(wants: Wants) -> bool:
 
 
 def _advise(made: RawReply, error: HyperpyError) -> None:
-    """Add the unsigned headers ``hint`` and ``retry-after``."""
+    """Add unsigned headers: ``hint``, ``retry-after``, and what goes with some statuses."""
     names = {name for name, _ in made.headers}
     hint = " ".join((error.hint or error.advice).split()).encode("ascii", "replace")
     if hint and b"hint" not in names and _UNSAFE.search(hint) is None:
         made.headers.append((b"hint", hint[:MAX_VALUE]))
+    if isinstance(error, NotCached):
+        made.headers.append((b"cache-status", b"miss"))
+    if error.status == 401 and b"www-authenticate" not in names:
+        made.headers.append((b"www-authenticate", b"Basic"))
     if error.retry_after is not None and b"retry-after" not in names:
         made.headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after))))

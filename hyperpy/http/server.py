@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings, HTTP2Settings
-from granian.server.common import SocketSpec
+from granian.net import SocketSpec  # type: ignore[attr-defined]
 from granian.server.embed import Server as Embedded
 
 from hyperpy.errors import ConfigError
@@ -91,7 +91,7 @@ class Server:
 
     def _interrupt(self) -> None:
         if self._granian is not None:
-            self._granian.stop()
+            self._granian.stop()  # type: ignore[no-untyped-call]
 
     def _run(self) -> None:
         """Run the event loop; the server's own thread."""
