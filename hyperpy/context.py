@@ -56,6 +56,7 @@ class Chain:
             hold parsed paths, which have no ID.
         linked: whether a bare value gets a hashpath too although nothing is recorded.
         may_sign: whether ``ctx.sign`` may use the node's key (design 5, c).
+        readers: addresses whose results may be read by ID or hashpath; None is everybody's.
         given: oracle inputs to be injected instead of running keys that are not deterministic;
             None when serving.
     """
@@ -69,6 +70,7 @@ class Chain:
     given: deque[Oracle] | None = None
     in_flight: set[bytes] = field(default_factory=set)
     may_sign: bool = True
+    readers: frozenset[str] | None = None
     linked: bool = False
     hashpaths: bool = True
 

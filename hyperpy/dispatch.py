@@ -39,7 +39,7 @@ def find(registry: Registry, base: Message, name: str) -> Found:
         loaded = registry.lookup(key_text(at))
     else:
         raise DeviceNotFound("the key 'device' must name a device", hint="Set it to text such as message@1.0.")
-    known = loaded.found.get(name)
+    known: Found | None = loaded.found.get(name)
     if known is not None:
         return known
     made = _find(registry, loaded, base, name)

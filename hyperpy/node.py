@@ -15,7 +15,7 @@ from hyperpy.actors import ActorSystem
 from hyperpy.cache import Batch, Cache
 from hyperpy.config import Config
 from hyperpy.context import Chain, Frame, Services, device_error, ok
-from hyperpy.errors import ConfigError, Forbidden, HyperpyError
+from hyperpy.errors import ConfigError, DeviceTimeout, Forbidden, HyperpyError
 from hyperpy.http.client import PeerClient
 from hyperpy.http.wire import Ingress
 from hyperpy.keys import RsaKey
@@ -31,7 +31,7 @@ from hyperpy.store.base import Store
 from hyperpy.store.lmdb import LmdbStore
 from hyperpy.timers import Timers
 from hyperpy.trail import Trail
-from hyperpy.watchdog import Watchdog
+from hyperpy.watchdog import Interrupted, Watchdog
 
 
 class Node:
@@ -139,6 +139,8 @@ class Node:
             made = self._answer(ingress, deadline)
         except HyperpyError as error:
             made = self._signed(reply.of_error(error))
+        except Interrupted:
+            made = self._signed(reply.of_error(DeviceTimeout("the request's deadline passed")))
         except Exception as error:
             made = self._signed(reply.of_error(device_error(error, "node", "handle")))
         status = made.get("status")
@@ -190,9 +192,11 @@ class Node:
         """
         limits = self.config.limits
         may_sign = True
+        readers = None
         origin = b""
         if ingress is not None:
             may_sign = self.config.http.sign_on_request or (request is not None and self.settings.is_operator(request))
+            readers = self.settings.readers(request)
             if batch is not None:
                 origin = self.trail.put_origin(ingress.origin, batch)
         return Chain(
@@ -202,6 +206,7 @@ class Node:
             steps_left=limits.steps,
             max_depth=limits.recursion,
             may_sign=may_sign,
+            readers=readers,
         )
 
     def resolve(self, target: Any, request: Any = None, *, record: bool = True) -> Value:
@@ -238,6 +243,7 @@ class Node:
         batch = Batch()
         chain = self.chain(batch)
         chain.may_sign = self.config.http.sign_on_request
+        chain.readers = self.settings.readers(None)
         try:
             self.resolver.top(path.parse(text, limits=self._limits), chain)
         except HyperpyError as error:
@@ -272,6 +278,7 @@ class Node:
             steps_left=chain.steps_left,
             max_depth=chain.max_depth,
             may_sign=chain.may_sign,
+            readers=chain.readers,
             hashpaths=False,
         )
         for handler in handlers:

@@ -21,11 +21,8 @@ A chain is a left fold over steps; the first status other than ``ok`` ends it.
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, Protocol
 
 from hyperpy import hashpath, normalise, path
@@ -45,12 +42,14 @@ from hyperpy.errors import (
     NotCached,
     PathError,
 )
+from hyperpy.flights import Flights
 from hyperpy.message import NOT_FOUND, As, Link, Message, Resolve, Value, list_to_map, value
+from hyperpy.privacy import Gate
 from hyperpy.recorder import Draft, Recorder, unwrap, wrap
 from hyperpy.registry import Registry
 from hyperpy.sdk import Result
 from hyperpy.trail import Record, Trail
-from hyperpy.watchdog import Watchdog
+from hyperpy.watchdog import Interrupted, Watchdog
 
 _PASSING = (Busy, DeviceTimeout)
 
@@ -90,14 +89,18 @@ class Resolver:
         self.observers: list[Observer] = []
         self._trail = trail
         self._running = watchdog.running
-        self._flights: dict[bytes, Future[Result]] = {}
-        self._flights_lock = threading.Lock()
+        self._gate = Gate(cache, trail)
+        self._flights: Flights[tuple[Result, Frame]] = Flights()
 
     # -- entry points (ao-core 7.1) --------------------------------------------------------
 
     def top(self, members: Sequence[Value], chain: Chain) -> Result:
-        """Resolve a parsed request at top level: every step is recorded in the chain's batch."""
-        return self.many(members, Frame(self, chain, 0, None))
+        """Resolve a parsed request at top level: every step is recorded in the chain's batch.
+
+        A list between two steps is a message there, with the hashpath of the step that made it
+        (ao-core 10.3, ``force_message``).
+        """
+        return self.many(members, Frame(self, chain, 0, None), forced=True)
 
     def resolve(self, base: Any, request: Any, frame: Frame) -> Result:
         """Resolve a path (``request`` None), or a request on a base."""
@@ -105,7 +108,7 @@ class Resolver:
             return self.many(path.parse(base), frame)
         return self.many((value(base), *_split(value(request))), frame)
 
-    def many(self, members: Sequence[Value], frame: Frame) -> Result:
+    def many(self, members: Sequence[Value], frame: Frame, *, forced: bool = False) -> Result:
         """Fold a sequence of base and requests over :meth:`step`."""
         if not members:
             raise PathError("the path is empty", hint="Name a device and a key: /~message@1.0&a=1/a")
@@ -113,7 +116,10 @@ class Resolver:
             return self._alone(members[0], frame)
         result = Result("ok", members[0])
         for member in members[1:]:
-            result = self.step(result.value, member, frame)
+            base = result.value
+            if forced and type(base) is tuple and result.hashpath is not None:
+                base = Message.make(list_to_map(base), private={"hashpath": result.hashpath})
+            result = self.step(base, member, frame)
             if result.status != "ok":
                 break
         return result
@@ -146,50 +152,50 @@ class Resolver:
             if type(base) is not Message:  # 1
                 if isinstance(base, bytes) and is_id(base):  # 2
                     address = key_text(base)
-                    found = self._addressed(address, request, frame)
-                    if isinstance(found, Result):
-                        return found
-                    base = found
+                    named = self._addressed(address, request, frame)
+                    if isinstance(named, Result):
+                        return named
+                    base = named
                 base = normalise.base(self, base, frame)
             if type(request) is not Message or normalise.has_control(request):
-                base, request = normalise.request(self, base, request, frame)
-                if request is None:
+                base, made = normalise.request(self, base, request, frame)
+                if made is None:
                     return Result("ok", base)
+            else:
+                made = request
             if not isinstance(base, Message):  # 3
                 raise KeyNotFound("a literal value has no keys", hint="Remove the last part of the path.")
-            name = normalise.key_of(request)
-            control = request.raw("cache-control")
+            found = find(self.registry, base, normalise.key_of(made))
+            control = made.raw("cache-control")
             if address is None and control is None:
-                return self._compute(base, request, name, frame, None)
-            return self._cached(base, request, name, frame, address, control)
+                return self._compute(base, made, found, frame, None)[0]
+            return self._cached(base, made, found, frame, address, control)
         finally:
             self._running[ident] = outer
 
     def _addressed(self, address: str, request: Value, frame: Frame) -> Value | Result:
         """Stage 2: return the message of that ID, or the recorded result of hashpath address/part."""
         try:
-            return self.cache.read(address, frame.chain.batch)
+            return self._opened(address, frame)
         except MessageNotFound:
             part = normalise.part(request)
-            record = self._trail.by_hashpath(f"{address}/{part}") if part else None
+            record = self._gate.by_hashpath(f"{address}/{part}", frame.chain.readers) if part else None
             if record is None:
                 where = f", nor a step with hashpath {address}/{part}" if part else ""
                 raise MessageNotFound(f"this node holds no message {address}{where}") from None
             return self.recompute(record, frame.chain.deadline)
 
     def _cached(
-        self, base: Message, request: Message, name: str, frame: Frame, address: str | None, control: Value | None
+        self, base: Message, request: Message, found: Found, frame: Frame, address: str | None, control: Value | None
     ) -> Result:
         """Stages 2, 4 and 11: answer from the cache, or compute once for all who ask."""
         chain = frame.chain
         only = normalise.says(control, "only-if-cached")
-        if not (only or (address and chain.lookup and chain.given is None and not normalise.says(control, "no-cache"))):
-            return self._compute(base, request, name, frame, address)
-        found = find(self.registry, base, name)
-        if not found.spec.deterministic:
-            if only:
-                raise NotCached("there is no cached result for this request")
-            return self._compute(base, request, name, frame, address)
+        if only and not found.spec.deterministic:
+            raise _not_cached()
+        wanted = address and chain.lookup and chain.given is None and not normalise.says(control, "no-cache")
+        if not only and (not wanted or not found.spec.deterministic):
+            return self._compute(base, request, found, frame, address)[0]
         key = self.cache.result_key(base, request, found.device.implementation)
         hit = self.cache.result(key, chain.batch)
         if hit is not None:
@@ -198,44 +204,41 @@ class Resolver:
             inner = Frame(self, chain, frame.depth + 1, None)
             return self._finish(base, request, found, result, frame, inner, hit.record)
         if only:
-            raise NotCached("there is no cached result for this request")
+            raise _not_cached()
+        if chain.batch is None:
+            return self._compute(base, request, found, frame, address)[0]
         if key in chain.in_flight:
-            raise DeviceReentered(f"computing '{name}' needs its own result", hint="Break the cycle.")
-        with self._flights_lock:
-            flight = self._flights.get(key)
-            if flight is None:
-                mine = self._flights[key] = Future()
-        if flight is not None:
-            try:
-                return flight.result(max(0.0, chain.deadline - time.monotonic()))
-            except (FutureTimeout, TimeoutError):
-                raise DeviceTimeout("the deadline passed while waiting for an equal computation") from None
+            raise DeviceReentered(f"computing '{found.name}' needs its own result", hint="Break the cycle.")
         chain.in_flight.add(key)
         try:
-            result = self._compute(base, request, name, frame, address)
-            mine.set_result(result)
-            return result
-        except BaseException as error:
-            mine.set_exception(error)
-            mine.exception()
-            raise
+            (result, inner), here = self._flights.run(
+                key, lambda: self._compute(base, request, found, frame, address), chain.deadline
+            )
         finally:
             chain.in_flight.discard(key)
-            with self._flights_lock:
-                del self._flights[key]
+        if here:
+            return result
+        own = Frame(self, chain, frame.depth + 1, None)
+        own.drafts, own.oracles = inner.drafts, inner.oracles
+        return self._finish(base, request, found, Result(result.status, _public(result.value)), frame, own, b"")
 
-    def _compute(self, base: Message, request: Message, name: str, frame: Frame, address: str | None) -> Result:
-        """Stages 5 to 10: run the key, or, for a base given by hashpath, follow the trail."""
-        found = find(self.registry, base, name)
-        inner = Frame(self, frame.chain, frame.depth + 1, found.spec)
-        if frame.chain.given is not None and frame.depth > 0 and not found.spec.deterministic:
-            return self._inject(found, request, frame.chain)
+    def _compute(
+        self, base: Message, request: Message, found: Found, frame: Frame, address: str | None
+    ) -> tuple[Result, Frame]:
+        """Stages 6 to 10: run the key, or, for a base given by hashpath, follow the trail.
+
+        Returns the result, and the frame that holds what the sub-steps left.
+        """
+        chain = frame.chain
+        inner = Frame(self, chain, frame.depth + 1, found.spec)
+        if chain.given is not None and not found.spec.deterministic:
+            return self._inject(found, request, frame), inner
         try:
             result = self._execute(found, base, request, inner)
         except KeyNotFound as error:
-            record = self._trail.by_hashpath(f"{address}/{name}") if address else None
+            record = self._gate.by_hashpath(f"{address}/{found.name}", chain.readers) if address else None
             if record is not None:
-                return self.recompute(record, frame.chain.deadline)
+                return self.recompute(record, chain.deadline), inner
             self._fail(error, base, request, found, frame, inner)
             raise
         except HyperpyError as error:
@@ -246,7 +249,7 @@ class Resolver:
             result = self.step_hook(base, request, result)
         if isinstance(result.value, Resolve):  # 8
             result = self.many(result.value.messages, inner)
-        return self._finish(base, request, found, result, frame, inner, b"")
+        return self._finish(base, request, found, result, frame, inner, b""), inner
 
     def _execute(self, found: Found, base: Message, request: Message, inner: Frame) -> Result:
         """Stage 6. Whatever a device raises becomes a HyperpyError."""
@@ -281,6 +284,8 @@ class Resolver:
         self._running[here] = inner.chain.deadline
         try:
             return found.spec.call(instance, found.name, base, request, inner)
+        except Interrupted:
+            raise DeviceTimeout("the device ran past its deadline and was stopped") from None
         finally:
             self._running[here] = before
 
@@ -384,12 +389,18 @@ class Resolver:
     def read(self, ref: str, frame: Frame) -> Value:
         """Return the message with that ID, from the store or made again from the trail."""
         try:
-            return self.cache.read(ref, frame.chain.batch)
+            return self._opened(ref, frame)
         except MessageNotFound:
             record = self._trail.by_result(ref)
             if record is None:
                 raise
-            return self.recompute(record, frame.chain.deadline).value
+            made = self.recompute(record, frame.chain.deadline).value
+            return self._gate.opened(ref, made, frame.chain.readers, self.cache.load)
+
+    def _opened(self, ref: str, frame: Frame) -> Value:
+        """Return the message with that ID from the store, if the chain's readers may see it."""
+        item = self.cache.read(ref, frame.chain.batch)
+        return self._gate.opened(ref, item, frame.chain.readers, lambda child: self._opened(child, frame))
 
     def recompute(self, record: Record, deadline: float) -> Result:
         """Return the result of a recorded step: from the store, else by running it again.
@@ -409,20 +420,26 @@ class Resolver:
     def rerun(self, record: Record, deadline: float) -> Result:
         """Run a recorded step again: same base, same request, recorded answers where it asked others.
 
-        Caches are off and nothing is recorded.
+        Caches are off, nothing is recorded and nothing is signed.
 
         Raises:
-            MessageNotFound: the base, the request or a recorded answer is gone.
+            MessageNotFound: the base, the request or a recorded answer is gone, or the step's own key is
+                not deterministic.
         """
-        chain = Chain(deadline=deadline, lookup=False, given=deque(record.oracles), linked=True)
+        chain = Chain(deadline=deadline, lookup=False, given=deque(record.oracles), linked=True, may_sign=False)
         base, request = self.cache.load(record.base), self.cache.load(record.request)
         if isinstance(base, Message):
             base = base.with_private(hashpath=record.hashpath_before)
         return self.step(base, request, Frame(self, chain, 0, None))
 
-    def _inject(self, found: Found, request: Message, chain: Chain) -> Result:
+    def _inject(self, found: Found, request: Message, frame: Frame) -> Result:
         """Answer a key that is not deterministic with its recorded result."""
+        chain = frame.chain
         assert chain.given is not None
+        if frame.depth == 0:
+            raise MessageNotFound(
+                f"{found.device.spec.name}/{found.name} cannot be made again: it is not deterministic"
+            )
         if not chain.given:
             raise MessageNotFound(f"the trail holds no recorded answer for {found.device.spec.name}/{found.name}")
         given = chain.given.popleft()
@@ -448,6 +465,15 @@ def _split(request: Value) -> list[Value]:
     if isinstance(request, Message):
         return [request | {"path": part} for part in parts]
     return parts
+
+
+def _public(item: Value) -> Value:
+    """Return a value without private part: it was another caller's."""
+    return item.with_private(**dict.fromkeys(item.private)) if isinstance(item, Message) else item
+
+
+def _not_cached() -> NotCached:
+    return NotCached("Computed result not available in cache.")
 
 
 def _word(status: int) -> str:

@@ -121,7 +121,7 @@ class Settings(Mapping[str, Any]):
         """
         if as_text(self.setting("initialized", True)) == "permanent":
             raise Forbidden("The node message of this machine is already permanent. It cannot be changed.")
-        order = request.private.get("order")
+        order: Any = request.private.get("order")
         signatures = self._orders(order)
         if not signatures:
             raise Forbidden("Unauthorized")
@@ -172,6 +172,22 @@ class Settings(Mapping[str, Any]):
             for name, one in order.commitments.items()
             if commitments.committer_of(one) == self.operator and "path" in committed_list(one)
         }
+
+    def readers(self, request: Message | None) -> frozenset[str] | None:
+        """Return whose results a request may read; None is everybody's (see :mod:`hyperpy.privacy`).
+
+        Args:
+            request: with its private part, as ``is_operator`` takes it.
+        """
+        if as_text(self.setting("trail-public", True)) != "false":
+            return None
+        order = request.private.get("order") if request is not None else None
+        if not isinstance(order, Message):
+            return frozenset()
+        if self._orders(order):
+            return None
+        bound = [one for one in order.commitments.values() if "path" in committed_list(one)]
+        return frozenset(filter(None, map(commitments.committer_of, bound)))
 
     def reply_signers(self, *, address: bool = True) -> frozenset[str]:
         """Return the addresses whose signature over a ``status`` is only a reply's (design 5, b)."""

@@ -11,9 +11,10 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
-from typing import Any
 
-from hyperpy.errors import DeviceTimeout
+
+class Interrupted(BaseException):
+    """The device ran past its deadline. No Exception, so that ``except Exception`` in a device does not catch it."""
 
 
 class Watchdog:
@@ -50,10 +51,5 @@ class Watchdog:
                     _raise_in(ident)
 
 
-class _Interrupted(DeviceTimeout):
-    def __init__(self, *_: Any) -> None:
-        super().__init__("the device ran past its deadline and was stopped")
-
-
 def _raise_in(ident: int) -> None:
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(_Interrupted))
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(Interrupted))

@@ -15,7 +15,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("commitments", "path", "path_format", "path_parts", "path_scope", "path_text"),
     ("hashpath", "store"),
     ("sdk", "trail", "cache", "capabilities"),
-    ("actors", "registry", "dispatch", "watchdog", "metrics"),
+    ("actors", "registry", "dispatch", "watchdog", "metrics", "flights", "privacy"),
     ("resolver", "context", "normalise", "recorder", "reply", "http.wire", "http.client"),
     ("settings", "storage", "timers", "node"),
     ("http.server", "client", "testing", "demo", "bench", "cli", "__main__"),

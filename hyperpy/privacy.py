@@ -1,0 +1,90 @@
+"""Who may read what was computed: ``[trail] public`` (design 5).
+
+By default whoever holds an ID or a hashpath may read what it names. With ``public = false`` the
+result of a recorded step is for the operator and for those who signed the request of that step
+(and its path: a signature that covers no path fits every path). It is kept from all others where
+
+* the ID is that of a result, whether asked for as a base, in a sub-path or by a device,
+* a hashpath leads to it through the trail,
+* a message that is no result names it by a link.
+
+What somebody signed is a statement to the public: under its signed ID it stays readable. If several
+requests had the same result, the newest decides who reads it by its ID. Whoever can run the step
+again gets its result by doing so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hyperpy import commitments
+from hyperpy.cache import Cache
+from hyperpy.errors import Forbidden, HyperpyError
+from hyperpy.message import Link, Message, Value
+from hyperpy.trail import Record, Trail
+
+
+class Gate:
+    """Decides for a chain's ``readers``: addresses that signed its request, or None for everything."""
+
+    def __init__(self, cache: Cache, trail: Trail) -> None:
+        self._cache = cache
+        self._trail = trail
+
+    def by_hashpath(self, text: str, readers: frozenset[str] | None) -> Record | None:
+        """Return the newest record of a hashpath that the readers may see, or None if there is none at all.
+
+        Raises:
+            Forbidden: there are some, and all belong to others.
+        """
+        found = None
+        for record in self._trail.all_by_hashpath(text):
+            if self._may(record, readers):
+                return record
+            found = record
+        if found is not None:
+            raise _refused()
+        return None
+
+    def opened(self, ref: str, item: Value, readers: frozenset[str] | None, read: Callable[[str], Value]) -> Value:
+        """Return what an ID names as the readers may see it; ``read`` is how its links are followed.
+
+        Raises:
+            Forbidden: it is the result of somebody else's request.
+        """
+        if readers is None:
+            return item
+        record = self._trail.by_result(ref)
+        if record is None:
+            return _gated(item, read)
+        if not self._may(record, readers):
+            raise _refused()
+        return item
+
+    def _may(self, record: Record, readers: frozenset[str] | None) -> bool:
+        if readers is None:
+            return True
+        if not readers:
+            return False
+        try:
+            request = self._cache.load(record.request)
+        except HyperpyError:
+            return False
+        return isinstance(request, Message) and not readers.isdisjoint(commitments.committers(request))
+
+
+def _gated(item: Value, read: Callable[[str], Value]) -> Value:
+    """Return a value whose links are followed by ``read``."""
+    if isinstance(item, tuple):
+        return tuple(Link(one.id, read) if isinstance(one, Link) else one for one in item)
+    if not isinstance(item, Message):
+        return item
+    items = {name: Link(one.id, read) if isinstance(one, Link) else one for name, one in item.raw_items().items()}
+    return Message.make(items, item.commitments, item.private)
+
+
+def _refused() -> Forbidden:
+    return Forbidden(
+        "this node shows results only to the operator and to those who signed the request",
+        hint="Sign the request and its path with the key that asked for the result.",
+    )
