@@ -20,6 +20,7 @@ from hyperpy.config import Config
 from hyperpy.context import device_error
 from hyperpy.errors import Busy, DeviceTimeout, HyperpyError, SizeError
 from hyperpy.http.form import Ingress, RawReply, RawRequest, Rules, Wants
+from hyperpy.http.secrets import scrub_value
 from hyperpy.http.wire import answer_at_edge, read, write, write_error
 from hyperpy.message import Message
 
@@ -130,7 +131,7 @@ class App:
         finally:
             body.release()
         await _send(reply, raw.method, send)
-        path = raw.target.partition(b"?")[0][:200].decode("ascii", "backslashreplace")
+        path = scrub_value(raw.target)[0].partition(b"?")[0][:200].decode("ascii", "backslashreplace")
         log.info("%s %s %d %.1f ms", raw.method, path, reply.status, (time.monotonic() - started) * 1e3)
 
     async def _answer(self, raw: RawRequest) -> RawReply:

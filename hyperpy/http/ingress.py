@@ -18,7 +18,7 @@ from hyperpy.encoding import key_text
 from hyperpy.errors import CodecError, InvalidSignature, ParameterError, SizeError
 from hyperpy.http.form import ANS104, CODECS, DEFAULT_RULES, FLAT, HTTPSIG, JSON, Ingress, RawRequest, Rules, Wants
 from hyperpy.http.form import codec_of as _codec_of
-from hyperpy.http.secrets import Plan, is_credential, plan, scrub
+from hyperpy.http.secrets import Plan, is_credential, may_name_private, plan, scrub, scrub_value
 from hyperpy.message import Message, Value
 
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
@@ -42,6 +42,9 @@ def read(raw: RawRequest, rules: Rules = DEFAULT_RULES) -> Ingress:
     target, private = scrub(raw.target)
     for at, name in todo.private:
         private[name] = values[at]
+    for at in todo.paths:
+        values[at], found = scrub_value(values[at])
+        private.update(found)
     private["peer"] = raw.peer
     query = _query(target) if b"?" in target else {}
     if todo.plain and not raw.body and "codec-device" not in query and "path" not in query:
@@ -58,7 +61,8 @@ def read(raw: RawRequest, rules: Rules = DEFAULT_RULES) -> Ingress:
     wants = _wants((own, query, message.raw_items(), sent), sent, raw.method)
     kept = tuple([(raw.headers[at][0], values[at]) for at in todo.origin])
     method = raw.method.encode("ascii", "replace")
-    origin = canonical.encode(Message.make({"method": method, "target": target, "headers": kept, "body": raw.body}))
+    body = raw.body if not raw.body or not _names_private(raw.body, query, sent) else b""
+    origin = canonical.encode(Message.make({"method": method, "target": target, "headers": kept, "body": body}))
     return Ingress(_finish(message, method, query, sent, target), origin, wants, private)
 
 
@@ -71,11 +75,25 @@ def _finish(
         items["method"] = method
     if "path" not in items:
         items["path"] = sent.get("path", target)
+    elif type(items["path"]) is bytes and scrub(items["path"])[1]:
+        raise ParameterError(
+            "the path inside the message holds a credential",
+            hint="Send it as a header: there the node takes it out before anything is recorded.",
+        )
     if "accept" not in items:
         items["accept"] = query.get("accept", sent.get("accept", b"*/*"))
     if "accept-bundle" not in items:
         items["accept-bundle"] = query.get("accept-bundle", sent.get("accept-bundle", False))
     return Message.make(items, message.commitments)
+
+
+def _names_private(body: bytes, query: Mapping[str, Value], sent: Mapping[str, Any]) -> bool:
+    """Say whether the trail must not keep a body: it is more than one value, and may name private keys."""
+    kind = key_text(sent.get("content-type", b"")).lower()
+    named = "codec-device" in query or "codec-device" in sent
+    if not named and "multipart" not in kind and _codec_of(kind) in (None, HTTPSIG):
+        return False
+    return may_name_private(body)
 
 
 def _wants(sources: tuple[Mapping[str, Any], ...], sent: Mapping[str, Any], method: str) -> Wants:

@@ -32,6 +32,8 @@ _DECODED: Final = frozenset(
 
 _SUSPECT = re.compile(rb"secret|priv|!|%", re.IGNORECASE)
 _NAMED = re.compile(rb"(?:^|[&?/(])(?:[0-9]{1,9}\.)?(?:secret(?:[+ ][^=&/?(]*)?=|priv[^=&/?(]*=|!)", re.IGNORECASE)
+_PRIVATE = re.compile(rb"priv|(?:\\u00|%)(?:70|72|69|76)", re.IGNORECASE)
+"""What a body that names a private key holds, some of its letters escaped or not."""
 _PLAN_BYTES: Final = 2048
 
 
@@ -42,6 +44,7 @@ class Plan(NamedTuple):
         keys: index and key of each header that enters the message.
         private: index and name of each that does not.
         origin: indices of the headers that the trail may keep.
+        paths: indices of the headers whose value holds a path, which may hold credentials in turn.
         plain: nothing needs decoding: no header is special, none comes twice.
         twice: a header that enters the message comes more than once.
     """
@@ -49,6 +52,7 @@ class Plan(NamedTuple):
     keys: tuple[tuple[int, str], ...]
     private: tuple[tuple[int, str], ...]
     origin: tuple[int, ...]
+    paths: tuple[int, ...]
     plain: bool
     twice: bool
 
@@ -75,6 +79,7 @@ def _made(names: tuple[bytes, ...]) -> Plan:
     keys: list[tuple[int, str]] = []
     private: list[tuple[int, str]] = []
     origin: list[int] = []
+    paths: list[int] = []
     plain = True
     for at, raw in enumerate(names):
         name = key_text(raw)
@@ -86,9 +91,11 @@ def _made(names: tuple[bytes, ...]) -> Plan:
         elif name not in _TRANSPORT and name != "content-length":
             keys.append((at, name))
             origin.append(at)
+            if bare in ("path", "referer") or bare.endswith("resolve"):
+                paths.append(at)
             plain = plain and name not in _DECODED and not ("%" in name or name.endswith("+link"))
     twice = len({name for _, name in keys}) < len(keys)
-    return Plan(tuple(keys), tuple(private), tuple(origin), plain and not twice, twice)
+    return Plan(tuple(keys), tuple(private), tuple(origin), tuple(paths), plain and not twice, twice)
 
 
 _cached = lru_cache(maxsize=1024)(_made)
@@ -122,3 +129,20 @@ def scrub(target: bytes) -> tuple[bytes, dict[str, Any]]:
             hint="Send it as a header or a query key: there the node takes it out before anything is recorded.",
         )
     return target, found
+
+
+def scrub_value(path: bytes) -> tuple[bytes, dict[str, Any]]:
+    """Return the value of a header that holds a path or URL, as :func:`scrub` does.
+
+    Where a credential cannot be taken out, nothing is left: a browser sends the URL of the page
+    before as ``referer`` without being asked.
+    """
+    try:
+        return scrub(path)
+    except ParameterError:
+        return b"", {}
+
+
+def may_name_private(body: bytes) -> bool:
+    """Say whether a body, once decoded, may hold keys beginning with ``priv``, which no message keeps."""
+    return _PRIVATE.search(body) is not None
