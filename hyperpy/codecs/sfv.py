@@ -300,7 +300,22 @@ def atom_text(value: str) -> bytes:
 
 
 def _list_value(text: bytes) -> tuple[Value, ...]:
-    return tuple(_from_member(member) for member in parse_list(text))
+    try:
+        return tuple(_from_member(member) for member in parse_list(text))
+    except CodecError:
+        if not text.lstrip(b" ").startswith(b"(ao-type-"):
+            raise
+        return tuple(_unquoted_member(member.strip(b" \t")) for member in text.split(b","))
+
+
+def _unquoted_member(text: bytes) -> Value:
+    """Return a member of a list as ao-core-libs and aoconnect write it: without quotes (http-clients.md 3)."""
+    if not text.startswith(b"(ao-type-"):
+        return text
+    name, separator, rest = text[9:].partition(b") ")
+    if not separator or name in (b"list", b"map"):
+        raise CodecError("an unquoted list member reads '(ao-type-TYPE) text', and TYPE is no list or map")
+    return rest if name == b"binary" else decode_value(key_text(name), rest)
 
 
 def _map_value(text: bytes) -> Message:
