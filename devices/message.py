@@ -7,7 +7,7 @@ from typing import Any
 from hyperpy import commitments, device, key
 from hyperpy.encoding import is_id
 from hyperpy.errors import KeyNotFound, ParameterError
-from hyperpy.message import UNDEFINED, UNSET, As, Atom, Link, Message, Value, as_text
+from hyperpy.message import UNDEFINED, UNSET, As, Atom, Link, Message, Value, as_text, committed_list
 from hyperpy.sdk import Context, default
 
 _NOT_SET = frozenset(
@@ -92,7 +92,7 @@ class MessageDevice:
                 options[name] = request["secret"] if name == "secret" else request.text(name)
         if type in ("unsigned", "hmac-sha256"):
             return commitments.commit(target, None, **options)
-        return ctx.sign(target, **options)
+        return ctx.sign(_without_foreign(target), **options)
 
     @key
     def set(self, base: Message, request: Message, ctx: Context) -> Message:
@@ -122,6 +122,16 @@ class MessageDevice:
     def index(self, base: Message, ctx: Context) -> Value:
         """Return the page a person sees of this message, made by the node's index device."""
         return ctx.resolve(As(str(ctx.config.get("default-index", "hyperbuddy@1.0")), base), "index")
+
+
+def _without_foreign(target: Message) -> Message:
+    """Return the message without commitments over keys it has not: those of the request it is a part of."""
+    kept = {
+        name: one
+        for name, one in target.commitments.items()
+        if all(key in target or key == "ao-types" for key in committed_list(one))
+    }
+    return target if len(kept) == len(target.commitments) else target.with_commitments(kept)
 
 
 def _merge(base: Message, changes: dict[str, Value], explicit: bool, ctx: Context) -> Message:
