@@ -234,7 +234,7 @@ def decode_reply(status: int, headers: Iterable[tuple[bytes, bytes]], body: byte
     else:
         covered = found.get("signature-input", b"")
         kept = {n: v for n, v in found.items() if not _is_transport(n) or b'"%s"' % key_bytes(n) in covered}
-        decoded = structured.decode(httpsig.decode(kept, body or None))
+        decoded = structured.decode(httpsig.decode(kept, body if body or b'"content-digest"' in covered else None))
     if not isinstance(decoded, Message):
         raise CodecError("the reply is a list")
     if decoded.commitments:

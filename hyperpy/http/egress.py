@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Final
 
 from hyperpy import commitments
@@ -30,7 +30,7 @@ MAX_VALUE: Final = 4096
 _OWN_HEADERS: Final = 14
 """Headers added to those of the message: CORS, signatures, digest, type, length, date, server."""
 _NAME = re.compile(r"[a-z0-9!#$&'*+.^_`|~-]{1,64}")
-_PART = re.compile(r"[^\x00-\x1f\x7f\"%/\\]+")
+_PART = re.compile(r"[^\x00-\x1f\x7f\"%/\\]*")
 """A key that is no header name but may name a part of the body."""
 _SAFE: Final = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789._-")
 _UNSAFE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]|\A[ \t]|[ \t]\Z")
@@ -199,10 +199,15 @@ def _unfit(tabm: Tabm, reserved: frozenset[str]) -> tuple[set[str], dict[str, by
     return moved, escaped
 
 
-def _with_parts(form: httpsig.HttpForm, tabm: Tabm, moved: Iterable[str]) -> httpsig.HttpForm:
+def _with_parts(form: httpsig.HttpForm, tabm: Tabm, moved: Collection[str]) -> httpsig.HttpForm:
     """Return an HTTP form with the values of more keys as parts of its body."""
     inline = key_text(form.headers.get("ao-body-key", b"body"))
-    made = multipart.encode({key: tabm[key] for key in (*form.body_keys, *moved)}, inline)
+    entries = {
+        key: found
+        for key, found in tabm.items()
+        if key in moved or key in (inline, "body") or type(found) is not bytes or len(found) > MAX_VALUE
+    }
+    made = multipart.encode({key: found for key, found in entries.items() if key not in _DROPPED}, inline)
     headers = {**form.headers, "content-type": made.content_type, "content-digest": signature.digest_header(made.body)}
     return httpsig.HttpForm(headers, made.body, made.names)
 

@@ -210,7 +210,8 @@ def _verify(message: Message, private: Mapping[str, Any]) -> None:
                 f"the signature covers the credential {name[:64]!a}, which must never be recorded",
                 hint="Sign without it, and send it beside the signed keys.",
             )
-    commitments.check(message)
+    claimed = [name for name, one in message.commitments.items() if "committer" in one]
+    commitments.check(message, ids=claimed)
 
 
 def _texts(sent: Mapping[str, bytes]) -> dict[str, Value]:
@@ -233,7 +234,8 @@ def _httpsig(raw: RawRequest, sent: dict[str, bytes], private: Mapping[str, Any]
     signed = "signature-input" in sent
     if signed:
         sent = {**_derived(sent, raw, target), **sent}
-    body = raw.body if raw.body or "content-digest" in sent else None
+    covers_body = b'"content-digest"' in sent.get("signature-input", b"")
+    body = raw.body if raw.body or covers_body or "content-digest" in sent else None
     decoded = structured.decode(httpsig.decode(sent, body))
     if not isinstance(decoded, Message):
         raise CodecError("the request is a list; a request must be a map of keys")
