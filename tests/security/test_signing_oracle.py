@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from tests.security.attack import INFO, arrive, ask, http, mallory, operator, order, send, sign, text
 
 from hyperpy import commitments, config
 from hyperpy.codecs import ans104, json
@@ -18,6 +17,7 @@ from hyperpy.message import Message, committed_list
 from hyperpy.node import Node
 from hyperpy.store.memory import MemoryStore
 from hyperpy.testing import TestNode, node, wallet
+from tests.security.attack import INFO, arrive, ask, http, mallory, operator, order, send, sign, text
 
 EVIL = mallory().address
 JSON = {"content-type": "application/json"}
