@@ -41,7 +41,7 @@ class RateLimit:
     def _spend(self, peer: str) -> None:
         most = float(self._node.setting("rate-limit-requests", 1000))
         period = float(self._node.setting("rate-limit-period", 60))
-        lowest = float(self._node.setting("rate-limit-min", -1000))
+        lowest = min(-1.0, float(self._node.setting("rate-limit-min", -1000)))
         now = time.monotonic()
         with self._lock:
             tokens, since = self._buckets.pop(peer, (most, now))
