@@ -10,7 +10,8 @@ Three rules keep one client from changing what another one reads:
 
 * what is read under a signed ID holds only keys that its signatures cover;
 * an alias is made only for signatures that verify, except the combined ID of content and
-  commitments, which is computed from both;
+  commitments, which is computed from both; a nested message whose signature does not verify is
+  found through its parent alone;
 * two messages can share an unsigned ID if a value smuggles a line of the signature base
   (ao-core 4.7 escapes nothing): one that may do so never takes the place of one that does not.
 """
@@ -18,8 +19,9 @@ Three rules keep one client from changing what another one reads:
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import msgpack
 
@@ -37,6 +39,7 @@ MAX_SUMMED = 16
 """A sum of more IDs gets no alias: sums of many hashes can be steered to a chosen value."""
 
 _OWN_WORDS = frozenset({"ao-types", "ao-ids", "ao-body-key", "content-digest", "unsigned_id"})
+_GENUINE, _CLAIMED = b"\x01", b"\x00"
 _KEPT = 2048
 _KEPT_BYTES = 16 << 10
 
@@ -130,21 +133,16 @@ class Cache:
     def _put(self, item: Value, batch: Batch, depth: int) -> bytes:
         """Put something without looking at commitments; return its unsigned ID (32 bytes)."""
         kind = type(item)
-        if kind is Message:
-            name = _content_id(item)  # type: ignore[arg-type]
-        elif kind is tuple:
-            name = b64u_decode(commitments.unsigned_id(item))  # type: ignore[arg-type]
-        elif kind is bytes:
-            name = sha256(item)  # type: ignore[arg-type]
-        else:
+        if kind is not Message and kind is not tuple and kind is not bytes:
             raise CodecError(f"a {kind.__name__} alone has no ID", hint="Put it under a key of a message.")
-        known = batch.has("messages", name) or self._store.get("messages", name) is not None
+        name = _content_id(item)
+        known = self._in("messages", name, batch)
         ambiguous = kind is Message and _may_smuggle(item)  # type: ignore[arg-type]
         if known and (ambiguous or not self._has("ambiguous", name, batch)):
             return name
         if depth > MAX_DEPTH:
             raise SizeError(f"a message nested more than {MAX_DEPTH} deep cannot be kept")
-        batch.put("messages", name, canonical.encode(self._shallow(item, batch, depth)))
+        batch.put("messages", name, canonical.encode(self._shallow(item, batch, depth, name)))
         if ambiguous:
             batch.put("ambiguous", name, b"\x01")
         elif known:
@@ -156,74 +154,78 @@ class Cache:
         found = batch.get(table, key) or self._store.get(table, key)
         return found == b"\x01"
 
-    def _shallow(self, item: Value, batch: Batch, depth: int) -> Value:
+    def _shallow(self, item: Value, batch: Batch, depth: int, parent: bytes) -> Value:
         """Return the value with nested messages and lists put, and replaced by links."""
         if isinstance(item, Message):
             items = item.raw_items()
             for member in items.values():
                 if type(member) is Message or type(member) is tuple:
-                    return Message.make({key: self._link(child, batch, depth) for key, child in items.items()})
+                    return Message.make({key: self._link(child, batch, depth, parent) for key, child in items.items()})
             return Message.make(dict(items)) if item.commitments else item
         if isinstance(item, tuple):
-            return tuple([self._link(child, batch, depth) for child in item])
+            return tuple([self._link(child, batch, depth, parent) for child in item])
         return item
 
-    def _link(self, child: Value, batch: Batch, depth: int) -> Value:
+    def _link(self, child: Value, batch: Batch, depth: int, parent: bytes) -> Value:
         if type(child) is Message and child.commitments:
-            self._put_signed(child, batch, depth + 1)
-            return Link(commitments.signed_id(child))
+            _, reference = self._put_signed(child, batch, depth + 1)
+            link = commitments.signed_id(child)
+            raw = _raw_id(link)
+            if raw is not None and not self._holds(raw, batch):
+                batch.put("claims", parent + raw, native(reference))
+            return Link(link)
         if type(child) is Message or type(child) is tuple:
             return Link(b64u(self._put(child, batch, depth + 1)))
         return child
 
     def _put_signed(self, item: Message, batch: Batch, depth: int) -> tuple[str, str]:
         """Put a message and its commitments; return its unsigned ID and its reference."""
-        own = {name: fields for name, fields in item.commitments.items() if not _derivable(fields)}
-        if not own:
-            name = b64u(self._put(item, batch, depth))
-            return name, name
-        covers = {name: frozenset(committed_list(fields)) for name, fields in own.items()}
+        covers = {name: frozenset(committed_list(fields)) for name, fields in item.commitments.items()}
+        added = [name for name, fields in item.commitments.items() if not _derivable(fields)]
         union: frozenset[str] = frozenset().union(*covers.values())
         reduced = _only(item, union)
         content = self._put(reduced, batch, depth)
-        genuine = True
-        for name, fields in own.items():
-            part = content if covers[name] == union else self._put(_only(item, covers[name]), batch, depth)
-            genuine &= self._put_commitment(item, name, fields, part, batch)
-        pairs = [(content if covers[name] == union else _content_id(_only(item, covers[name])), name) for name in own]
-        signed = [pair for pair in pairs if "committer" in own[pair[1]]] or pairs
-        if genuine:
-            self._put_alias(_sum([name for _, name in signed]), content, signed, batch)
-        if genuine and len(reduced) == len(item) and len(signed) == len(pairs):
-            reference = _sum([name for _, name in signed])
-        else:
-            reference = None
         whole = content if len(reduced) == len(item) else self._put(item, batch, depth)
-        if all(_fits(name, fields) for name, fields in own.items()):
-            combined = _sum([*own, b64u(whole)])
-            self._put_alias(combined, whole, pairs, batch)
-            reference = reference or combined
-        return b64u(content), b64u(reference or whole)
+        if not added:
+            return b64u(content), b64u(whole)
+        pairs = []
+        genuine = True
+        for name, fields in item.commitments.items():
+            part = content if covers[name] == union else self._put(_only(item, covers[name]), batch, depth)
+            pairs.append((part, name))
+            genuine &= self._put_commitment(item, name, fields, part, batch)
+        signed = _raw_id(commitments.signed_id(item)) if genuine and len(pairs) <= MAX_SUMMED else None
+        combined = None
+        if all(_fits(name, item.commitments[name]) for name in added):
+            combined = _sum([*added, b64u(whole)])
+        self._put_alias(signed, content, pairs, batch)
+        self._put_alias(combined, whole, pairs, batch)
+        if genuine:
+            for part, name in pairs if len(added) > 1 else ():
+                own = [pair for pair in pairs if pair[0] == part and (pair[1] == name or pair[1] not in added)]
+                if name in added:
+                    self._put_alias(_raw_id(name), part, own, batch)
+        reference = signed if whole == content else None
+        return b64u(content), b64u(reference or combined or whole)
 
     def _put_commitment(self, item: Message, name: str, fields: Message, content: bytes, batch: Batch) -> bool:
-        """Keep one commitment beside its content; say whether it verifies. One that does gets an alias."""
+        """Keep one commitment beside its content; say whether it is genuine."""
         key = content + key_bytes(name)
-        if batch.has("commitments", key) or self._store.get("commitments", key) is not None:
-            alias = _raw_id(name)
-            return alias is not None and (batch.has("aliases", alias) or self._store.get("aliases", alias) is not None)
-        batch.put("commitments", key, canonical.encode(Message.make(dict(fields.raw_items()))))
+        known = batch.get("commitments", key) or self._store.get("commitments", key)
+        if known is not None:
+            return known[:1] == _GENUINE
         try:
-            genuine = _fits(name, fields) and commitments.verify(item, ids=[name])
+            commitments.check(item, committers=(), ids=[name])
+            mark = _GENUINE
         except HyperpyError:
-            genuine = False
-        if genuine:
-            self._put_alias(_raw_id(name), content, [(content, name)], batch)
-        return genuine
+            mark = _CLAIMED
+        batch.put("commitments", key, mark + canonical.encode(Message.make(dict(fields.raw_items()))))
+        return mark == _GENUINE
 
     def _put_alias(self, alias: bytes | None, content: bytes, names: list[tuple[bytes, str]], batch: Batch) -> None:
         if alias is None or alias == content:
             return
-        if batch.has("aliases", alias) or self._store.get("aliases", alias) is not None:
+        if self._in("aliases", alias, batch):
             return
         packed = msgpack.packb([content, [[owner, key_bytes(name)] for owner, name in names]], use_bin_type=True)
         batch.put("aliases", alias, packed)
@@ -264,27 +266,34 @@ class Cache:
         return name is not None and self._holds(name, None)
 
     def _holds(self, name: bytes, batch: Batch | None) -> bool:
-        for table in ("messages", "aliases"):
-            if (batch is not None and batch.has(table, name)) or self._store.get(table, name) is not None:
-                return True
-        return False
+        return self._in("messages", name, batch) or self._in("aliases", name, batch)
 
-    def load(self, ref: str) -> Value:
-        """Return what a link names, exactly."""
-        return self.read(ref, exact=True)
+    def _in(self, table: str, key: bytes, batch: Batch | None) -> bool:
+        return (batch is not None and batch.has(table, key)) or self._store.get(table, key) is not None
+
+    def _load(self, parent: bytes, ref: str, batch: Batch | None) -> Value:
+        """Return what a link in a message names: exactly that, or what the parent came with."""
+        try:
+            return self.read(ref, batch, exact=True)
+        except MessageNotFound:
+            key = parent + (_raw_id(ref) or b"")
+            claim = (batch.get("claims", key) if batch is not None else None) or self._store.get("claims", key)
+            if claim is None:
+                raise
+            return self.read(b64u(claim), batch, exact=True)
 
     def _content(self, name: bytes, batch: Batch | None) -> Value | None:
         if batch is not None:
             pending = batch.get("messages", name)
             if pending is not None:
-                return self._decode(pending, name, lambda ref: self.read(ref, batch, exact=True))
+                return self._decode(pending, name, lambda ref: self._load(name, ref, batch))
         kept = self._kept.get(name)
         if kept is not None:
             return kept
         data = self._store.get("messages", name)
         if data is None:
             return None
-        item = self._decode(data, name, self.load)
+        item = self._decode(data, name, lambda ref: self._load(name, ref, None))
         if len(data) <= _KEPT_BYTES:
             if len(self._kept) >= _KEPT:
                 self._kept.clear()
@@ -292,24 +301,20 @@ class Cache:
         return item
 
     @staticmethod
-    def _decode(data: bytes, name: bytes, loader: object) -> Value:
+    def _decode(data: bytes, name: bytes, loader: Callable[[str], Value]) -> Value:
         """Return stored content with links that load; check that it is what its ID promises."""
         try:
             item = canonical.decode(data)
             if type(item) is Message:
-                made = {k: Link(v.id, loader) if type(v) is Link else v for k, v in item.raw_items().items()}  # type: ignore[arg-type]
-                item = Message.make(made)
-                got = _content_id(item)
+                item = Message.make({key: _linked(child, loader) for key, child in item.raw_items().items()})
             elif type(item) is tuple:
-                item = tuple([Link(v.id, loader) if type(v) is Link else v for v in item])  # type: ignore[arg-type]
-                got = b64u_decode(commitments.unsigned_id(item))
-            else:
-                got = sha256(item) if isinstance(item, bytes) else b""
+                item = tuple([_linked(child, loader) for child in item])
+            got = _content_id(item)
         except CodecError as error:
             raise Corrupt(f"a stored message was damaged: {error.message}", expected=b64u(name)) from None
         if got != name:
             raise Corrupt("a stored message was damaged", expected=b64u(name), got=b64u(got))
-        return item
+        return cast("Value", item)
 
     def _with_all(self, item: Message, name: bytes, batch: Batch | None) -> Message:
         """Return the message with every commitment stored beside it."""
@@ -357,12 +362,14 @@ class Cache:
         batch.put("results", key, msgpack.packb([name, status, record, literal], use_bin_type=True))
 
 
-def _content_id(item: Message) -> bytes:
-    """Return the unsigned ID (32 bytes) of a message's items, whatever commitments it has."""
-    known = item.memo.get("content-digest")
+def _content_id(item: Value) -> bytes:
+    """Return the unsigned ID (32 bytes) over all of an item's keys, whatever commitments it has."""
+    if type(item) is not Message:
+        return b64u_decode(commitments.content_id(item))
+    known = item.memo.get("content-key")
     if known is None:
-        known = item.memo["content-digest"] = b64u_decode(commitments.content_id(item))
-    return known  # type: ignore[no-any-return]
+        known = item.memo["content-key"] = b64u_decode(commitments.content_id(item))
+    return cast(bytes, known)
 
 
 def _raw_id(ref: str) -> bytes | None:
@@ -425,10 +432,14 @@ def _may_smuggle(item: Message) -> bool:
     return False
 
 
+def _linked(child: Value, loader: Callable[[str], Value]) -> Value:
+    return Link(child.id, loader) if type(child) is Link else child
+
+
 def _fields(data: bytes) -> Message:
     """Return the fields of a stored commitment."""
     try:
-        found = canonical.decode(data)
+        found = canonical.decode(data[1:])
     except CodecError as error:
         raise Corrupt(f"a stored commitment was damaged: {error.message}") from None
     if type(found) is not Message:
@@ -442,7 +453,7 @@ def _visible(item: Message) -> bytes:
     if known is None:
         whole: Mapping[str, Value] = {"items": _plain(item, 0)}
         known = item.memo["visible"] = sha256(canonical.encode(Message.make(dict(whole))))
-    return known  # type: ignore[no-any-return]
+    return cast(bytes, known)
 
 
 def _plain(item: Value, depth: int) -> Value:

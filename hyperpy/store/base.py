@@ -40,7 +40,10 @@ class Table(NamedTuple):
 TABLES: dict[str, Table] = {
     "messages": Table(b"m", False, "unsigned ID (32 bytes) -> canonical bytes of the items; also lists and binaries"),
     "ambiguous": Table(b"q", False, "unsigned ID -> nothing: the message's encoding may stand for another one too"),
-    "commitments": Table(b"c", False, "unsigned ID + commitment ID -> canonical bytes of the fields"),
+    "commitments": Table(
+        b"c", False, "unsigned ID + commitment ID -> 1 if it verified, else 0; canonical bytes of the fields"
+    ),
+    "claims": Table(b"l", False, "parent's unsigned ID + link -> ID of the nested message, where no alias may be made"),
     "aliases": Table(b"a", False, "signed or combined ID (32 bytes) -> unsigned ID and the commitments it stands for"),
     "results": Table(b"r", False, "digest of base, request and implementation -> result"),
     "trail": Table(b"t", False, "record ID (32 bytes) -> record"),

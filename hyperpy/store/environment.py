@@ -1,0 +1,251 @@
+"""One LMDB environment: reads from any thread, one writer, a map that grows, errors in our words.
+
+LMDB rules kept here (spec/dependencies.md): never ``writemap`` (a full disk would kill the process);
+the map is enlarged only while no transaction of this process is open; no read transaction
+stays open between calls, so old pages are freed.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import lmdb
+
+from hyperpy.encoding import sha256
+from hyperpy.errors import ConfigError, StoreError
+
+_T = TypeVar("_T")
+
+MAX_KEY = 511
+"""Bytes; LMDB's limit. A key of exactly this length stands for a longer one, see :func:`fold`."""
+
+_READERS = 1024
+
+
+class Environment:
+    """An open LMDB environment.
+
+    Args:
+        path: its folder; made if absent, unless read-only.
+        map_size: bytes of address space at first; doubles when full.
+        max_map: bytes it never grows beyond; None: as far as the disk goes.
+        sync: whether each commit waits for the disk.
+    """
+
+    def __init__(
+        self, path: Path, *, map_size: int, max_map: int | None = None, sync: bool, readonly: bool = False
+    ) -> None:
+        self._path = path
+        self._size = map_size
+        self._max = max_map
+        self._sync = sync
+        self._readonly = readonly
+        self._active: deque[None] = deque()  # one entry per open read transaction; append and pop are atomic
+        self._blocked = False
+        self._open = threading.Event()
+        self._open.set()
+        self._env: Any = None
+        self._connect()
+
+    def _connect(self) -> None:
+        try:
+            self._env = lmdb.open(
+                str(self._path),
+                map_size=self._size,
+                sync=self._sync,
+                metasync=True,
+                writemap=False,
+                readonly=self._readonly,
+                create=not self._readonly,
+                readahead=False,
+                max_readers=_READERS,
+                max_spare_txns=16,
+            )
+        except lmdb.ReadonlyError as error:
+            raise ConfigError(f"the store at {self._path} cannot be opened: {error}") from None
+        except lmdb.Error as error:
+            if "already open" in str(error):
+                raise ConfigError(
+                    f"the store at {self._path} is already open in this process", hint="Use the open one."
+                ) from None
+            raise StoreError(f"the store at {self._path} cannot be opened: {error}") from None
+        self._size = int(self._env.info()["map_size"])
+
+    # -- reading ---------------------------------------------------------------------------
+
+    def read(self, work: Callable[[Any], _T]) -> _T:
+        """Run ``work`` in a read transaction.
+
+        Raises:
+            StoreError: the environment is closed, or LMDB failed.
+        """
+        for _ in range(3):
+            self._active.append(None)
+            try:
+                if not self._blocked:
+                    with self._env.begin() as txn:
+                        return work(txn)
+            except lmdb.MapResizedError:
+                resized = True
+            except lmdb.Error as error:
+                raise self._failed(error) from None
+            else:
+                resized = False
+            finally:
+                self._active.pop()
+            if resized:
+                self._resize(0)
+            elif not self._open.wait(60):
+                break
+        raise StoreError("the store is busy growing")
+
+    def get(self, key: bytes) -> bytes | None:
+        """Return the value of a key, or None."""
+        self._active.append(None)
+        try:
+            if not self._blocked:
+                with self._env.begin() as txn:
+                    return txn.get(key)  # type: ignore[no-any-return]
+        except lmdb.MapResizedError:
+            pass
+        except lmdb.Error as error:
+            raise self._failed(error) from None
+        finally:
+            self._active.pop()
+        found: bytes | None = self.read(lambda txn: txn.get(key))
+        return found
+
+    def chunk(self, prefix: bytes, after: bytes | None, limit: int) -> list[tuple[bytes, bytes]]:
+        """Return up to ``limit`` pairs whose key begins with ``prefix`` and is greater than ``after``."""
+
+        def work(txn: Any) -> list[tuple[bytes, bytes]]:
+            found: list[tuple[bytes, bytes]] = []
+            with txn.cursor() as cursor:
+                start = prefix if after is None or after < prefix else after
+                if not cursor.set_range(start):
+                    return found
+                for key, value in cursor:
+                    if key == after:
+                        continue
+                    if len(found) == limit or not key.startswith(prefix):
+                        break
+                    found.append((key, value))
+            return found
+
+        return self.read(work)
+
+    def last_key(self, below: bytes) -> bytes | None:
+        """Return the greatest key smaller than ``below``, or None."""
+
+        def work(txn: Any) -> bytes | None:
+            with txn.cursor() as cursor:
+                found = cursor.prev() if cursor.set_range(below) else cursor.last()
+                return bytes(cursor.key()) if found else None
+
+        return self.read(work)
+
+    # -- writing ---------------------------------------------------------------------------
+
+    def write(self, work: Callable[[Any], _T]) -> _T:
+        """Run ``work`` in a write transaction and commit it; callers serialise themselves.
+
+        Raises:
+            StoreError: disk or map is full, or LMDB failed; nothing was written.
+        """
+        while True:
+            try:
+                with self._env.begin(write=True) as txn:
+                    return work(txn)
+            except lmdb.MapFullError:
+                self._grow()
+            except lmdb.PanicError as error:
+                self._reopen()
+                raise self._failed(error) from None
+            except (lmdb.Error, OSError) as error:
+                raise self._failed(error) from None
+
+    def sync(self) -> None:
+        """Return when everything committed is on the disk."""
+        try:
+            self._env.sync(True)
+        except lmdb.Error as error:
+            raise self._failed(error) from None
+
+    def _grow(self) -> None:
+        size = self._size * 2
+        if self._max is not None:
+            size = min(size, self._max)
+        if size <= self._size:
+            raise StoreError(f"the store is full: {self._size} bytes")
+        self._resize(size)
+
+    def _resize(self, size: int) -> None:
+        """Set the map's size (0: as another process set it) while no read transaction is open."""
+        self._quiet(lambda: self._env.set_mapsize(size))
+        self._size = int(self._env.info()["map_size"])
+
+    def _reopen(self) -> None:
+        """Open again after a failed write of LMDB's own header."""
+
+        def again() -> None:
+            self._env.close()
+            self._connect()
+
+        self._quiet(again)
+
+    def _quiet(self, work: Callable[[], None]) -> None:
+        self._open.clear()
+        self._blocked = True
+        try:
+            while self._active:
+                time.sleep(0.0002)
+            work()
+        except lmdb.Error as error:
+            raise self._failed(error) from None
+        finally:
+            self._blocked = False
+            self._open.set()
+
+    # -- the rest --------------------------------------------------------------------------
+
+    def last_transaction(self) -> int:
+        """Return the number of the last committed transaction."""
+        return int(self._env.info()["last_txnid"])
+
+    def used(self) -> int:
+        """Return the bytes of all pages in use."""
+        stat = self._env.stat()
+        return int(stat["psize"] * (stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]))
+
+    def entries(self) -> int:
+        """Return the number of keys."""
+        return int(self._env.stat()["entries"])
+
+    def copy(self, target: Path) -> None:
+        """Write a consistent copy to an existing, empty folder."""
+        try:
+            self._env.copy(str(target), compact=True)
+        except lmdb.Error as error:
+            raise self._failed(error) from None
+
+    def close(self) -> None:
+        """Close; reads running now end first."""
+        self._quiet(self._env.close)
+
+    def _failed(self, error: Exception) -> StoreError:
+        text = str(error)
+        if "closed" in text.lower():
+            return StoreError("the store is closed", hint="Start the node again.")
+        return StoreError(f"the store cannot take this now: {text}")
+
+
+def fold(key: bytes) -> bytes:
+    """Return a key as LMDB takes it: one that is too long keeps its beginning and gets a digest."""
+    if len(key) < MAX_KEY:
+        return key
+    return key[: MAX_KEY - 32] + sha256(key)
