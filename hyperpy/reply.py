@@ -74,14 +74,23 @@ def of_error(error: HyperpyError) -> Message:
 
 
 def unsigned(message: Message) -> Message:
-    """Return a message that nobody signed without its unsigned commitments.
+    """Return a message without commitments over keys it has not, and if nobody signed, without any.
 
-    Signing follows the commitments that are there. One that anybody can make, and that leaves keys
-    out, would decide what the node signs; without the ``status``, that is an order, not a reply.
+    The first are those of the request that the message was made from: every member of a signed path
+    carries them (ao-core 11, row 16), and they would not verify. As to the others, signing follows
+    the commitments that are there. One that anybody can make, and that leaves keys out, would decide
+    what the node signs; without the ``status``, that is an order, not a reply.
     """
-    if not message.commitments or commitments.committers(message):
+    if not message.commitments:
         return message
-    return message.with_commitments({})
+    kept = {
+        name: one
+        for name, one in message.commitments.items()
+        if all(key in message or key == "ao-types" for key in committed_list(one))
+    }
+    if len(kept) < len(message.commitments):
+        message = message.with_commitments(kept)
+    return message if commitments.committers(message) else message.with_commitments({})
 
 
 def without_reply_signatures(message: Message, signers: Collection[str]) -> Message:

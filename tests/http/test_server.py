@@ -1,0 +1,292 @@
+"""The server on real sockets, under granian and uvicorn: limits, slow clients, load, stopping."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx2
+import pytest
+
+from hyperpy.client import Client
+from hyperpy.errors import ConfigError, Forbidden, InvalidSignature, PathError, UpstreamError
+from hyperpy.http.app import Bounds
+from hyperpy.http.client import PeerClient, decode_reply
+from hyperpy.http.server import Server, serve
+from hyperpy.message import Message
+from hyperpy.testing import node, wallet
+
+ADD = "/~calculator@1.0&a=1/add&b=2"
+
+
+def granian_only(server: Any) -> None:
+    if not isinstance(server, Server):
+        pytest.skip("uvicorn has no HTTP/2")
+
+
+def raw(server: Any, data: bytes, *, timeout: float = 8.0, end: bool = False) -> bytes:
+    """Send bytes; return everything that comes back until the server closes or falls silent."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout) as at:
+        at.sendall(data)
+        if end:
+            at.shutdown(socket.SHUT_WR)
+        pieces = []
+        try:
+            while piece := at.recv(65536):
+                pieces.append(piece)
+        except (TimeoutError, ConnectionResetError):
+            pass
+    return b"".join(pieces)
+
+
+def status_of(answer: bytes) -> int:
+    return int(answer.split(b" ", 2)[1]) if answer.startswith(b"HTTP/1.1 ") else 0
+
+
+# -- answering -------------------------------------------------------------------------------------
+
+
+def test_a_signed_reply(server: Any) -> None:
+    reply = httpx2.get(server.url + ADD)
+    assert (reply.status_code, reply.text, reply.headers["ao-result"]) == (200, "3", "body")
+    message = decode_reply(reply.status_code, reply.headers.raw, reply.content)
+    assert message["body"] == 3
+    assert message.hashpath is not None
+
+
+def test_both_servers_and_protocols_make_the_same_message(server: Any) -> None:
+    granian_only(server)
+    with httpx2.Client(http1=False, http2=True, headers={"connection": "", "user-agent": " a b "}) as client:
+        reply = client.get(server.url + "/~message@1.0/set")
+        assert reply.http_version == "HTTP/2"
+    assert reply.headers["host"] == "127.0.0.1"
+    assert reply.headers["user-agent"] == "a b"
+    decode_reply(reply.status_code, reply.headers.raw, reply.content)
+
+
+def test_the_path_is_taken_raw(server: Any) -> None:
+    with httpx2.Client() as client:
+        target = b"/~message@1.0&a=%22x%2Fy%22/a"
+        reply = client.get(server.url, extensions={"target": target})
+    assert reply.text == "x/y"
+
+
+def test_root_options_and_head(server: Any) -> None:
+    root = httpx2.get(server.url + "/", follow_redirects=False)
+    assert (root.status_code, root.headers["location"]) == (307, "/~meta@1.0/info")
+    options = httpx2.options(server.url + ADD, headers={"access-control-request-headers": "x, y"})
+    assert (options.status_code, options.headers["access-control-allow-headers"]) == (204, "x, y")
+    head = httpx2.head(server.url + ADD)
+    assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", "1")
+
+
+def test_posting_a_body(server: Any) -> None:
+    reply = httpx2.post(server.url + "/~message@1.0/set/body", content=b"\0\1\r\n\xff")
+    assert reply.content == b"\0\1\r\n\xff"
+
+
+def test_errors_reach_the_caller(server: Any) -> None:
+    assert httpx2.get(server.url + "/~nope@1.0/x").status_code == 404
+    reply = httpx2.post(
+        server.url + "/a", content=b"{", headers={"content-type": "application/json", "accept": "application/json"}
+    )
+    assert (reply.status_code, reply.json()["status"]) == (400, 400)
+    assert "hint" in reply.headers
+
+
+# -- limits ----------------------------------------------------------------------------------------
+
+
+def test_long_path(server: Any) -> None:
+    target = b"/" + b"a/" * 40_000
+    assert status_of(raw(server, b"GET " + target + b" HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n")) in (
+        400,
+        414,
+        431,
+    )
+    assert httpx2.get(server.url + ADD).text == "3"
+
+
+def test_long_header(server: Any) -> None:
+    reply = httpx2.get(server.url + ADD, headers={"x": "a" * 70_000})
+    assert reply.status_code == 431
+    assert httpx2.get(server.url + ADD, headers={"x": "a" * 60_000}).status_code == 200
+
+
+def test_headers_too_long_together(server: Any) -> None:
+    headers = {f"x{n}": "a" * 50_000 for n in range(6)}
+    assert httpx2.get(server.url + ADD, headers=headers).status_code == 431
+
+
+def test_long_body(server: Any) -> None:
+    head = b"POST /a HTTP/1.1\r\nhost: h\r\ncontent-length: 2000000\r\n\r\n"
+    assert status_of(raw(server, head + b"x" * 1000)) == 413
+    chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
+    answer = raw(server, b"POST /a HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n" + chunk * 17)
+    assert status_of(answer) in (0, 413)
+    assert httpx2.get(server.url + ADD).text == "3"
+
+
+# -- slow and broken clients -----------------------------------------------------------------------
+
+
+def test_half_a_body(server: Any) -> None:
+    started = time.monotonic()
+    answer = raw(server, b"POST /a HTTP/1.1\r\nhost: h\r\ncontent-length: 100\r\n\r\nhalf")
+    assert status_of(answer) == 408
+    assert time.monotonic() - started < 5
+
+
+def test_a_client_that_goes_away(server: Any) -> None:
+    answer = raw(server, b"POST /a HTTP/1.1\r\nhost: h\r\ncontent-length: 100\r\n\r\nhalf", end=True)
+    assert status_of(answer) in (0, 400, 408)
+    assert httpx2.get(server.url + ADD).text == "3"
+
+
+def test_slow_clients_hold_up_nobody(server: Any) -> None:
+    """Two hundred half-sent requests are open while others are answered."""
+    held = []
+    try:
+        for _ in range(200):
+            at = socket.create_connection(("127.0.0.1", server.port), 5)
+            at.sendall(b"POST /a HTTP/1.1\r\nhost: h\r\ncontent-length: 100\r\n\r\nhal")
+            held.append(at)
+        started = time.monotonic()
+        assert httpx2.get(server.url + ADD).text == "3"
+        assert time.monotonic() - started < 3
+    finally:
+        for at in held:
+            at.close()
+
+
+def test_two_hundred_at_once(server: Any) -> None:
+    def one(number: int) -> str:
+        return httpx2.get(server.url + f"/~calculator@1.0&a={number}/add&b=1", timeout=30).text
+
+    with ThreadPoolExecutor(200) as pool:
+        assert list(pool.map(one, range(200))) == [str(number + 1) for number in range(200)]
+
+
+def test_garbage_is_no_500(server: Any) -> None:
+    for data in (
+        b"\0\1\2\3\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /a HTTP/1.1\r\nhost: h\r\nx y: 1\r\n\r\n",
+    ):
+        assert status_of(raw(server, data, timeout=2)) < 500
+
+
+# -- deadlines and full queues ---------------------------------------------------------------------
+
+
+def test_the_deadline(start: Any) -> None:
+    server = start(Bounds(deadline=0.5, threads=4, queue=10))
+    started = time.monotonic()
+    reply = httpx2.get(server.url + "/~nap@1.0/take&s=2.5", timeout=10)
+    assert reply.status_code == 504
+    assert "retry-after" in reply.headers
+    assert time.monotonic() - started < 2
+    assert httpx2.get(server.url + ADD).text == "3"
+
+
+def test_a_full_queue(start: Any) -> None:
+    server = start(Bounds(deadline=10, threads=2, queue=2))
+    with ThreadPoolExecutor(12) as pool:
+        replies = list(pool.map(lambda _: httpx2.get(server.url + "/~nap@1.0/take&s=0.7", timeout=20), range(12)))
+    counts = {status: [r.status_code for r in replies].count(status) for status in (200, 503)}
+    assert counts[200] >= 4
+    assert counts[503] >= 1
+    assert counts[200] + counts[503] == 12
+    assert all(reply.headers["retry-after"] for reply in replies if reply.status_code == 503)
+    assert httpx2.get(server.url + ADD).text == "3"
+
+
+def test_stopping_lets_requests_end(start: Any) -> None:
+    server = start()
+    got: list[str] = []
+    asking = threading.Thread(
+        target=lambda: got.append(httpx2.get(server.url + "/~nap@1.0/take&s=0.8", timeout=10).text)
+    )
+    asking.start()
+    time.sleep(0.3)
+    server.stop()
+    asking.join(5)
+    assert got == ["rested"]
+    with pytest.raises(httpx2.ConnectError):
+        httpx2.get(server.url + ADD)
+
+
+# -- the clients -----------------------------------------------------------------------------------
+
+
+def test_client(server: Any) -> None:
+    with Client(server.url, wallet("caller")) as client:
+        reply = client.get(ADD)
+        assert reply["body"] == 3
+        assert len(client.signers(reply)) == 1
+        again = client.post("/~message@1.0/set", {"a": "x\ny", "n": 5, "nested": {"b": "c"}, "body": b"\xff"})
+        assert (again["a"], again["n"], again["body"]) == (b"x\ny", 5, b"\xff")
+        assert again["nested"] == Message({"b": "c"})
+        assert client.get("/~message@1.0&a=1/b")["status"] == 404
+        assert client.get("/~message@1.0&secret-ish=1/secret-ish").text("body") == "1"
+        with pytest.raises(PathError):
+            client.get("/a b")
+    with Client(server.url, signed_by="A" * 43) as client, pytest.raises(InvalidSignature):
+        client.get(ADD)
+
+
+def test_peers_must_be_allowed(server: Any) -> None:
+    peers = PeerClient(lambda: [server.url])
+    try:
+        assert peers.call(server.url, Message({"path": ADD}))["body"] == 3
+        assert peers.call(server.url + "/~calculator@1.0&a=1", Message({"path": "/add&b=2"}))["body"] == 3
+        host = f"127.0.0.1:{server.port}"
+        for bad in (
+            "http://127.0.0.1:1",
+            f"https://{host}",
+            f"http://{host}@evil.example",
+            f"http://user@{host}",
+            f"http://{host}.evil.example/",
+            f"http://{host}\\@evil.example/",
+            f"http://localhost:{server.port}",
+            f"http://[::ffff:127.0.0.1]:{server.port}",
+            f"HTTP://{host}#@evil.example",
+            f"http://{host}\r\nx: y",
+            "file:///etc/passwd",
+            "",
+        ):
+            assert not peers.allowed(bad), bad
+            with pytest.raises((PathError, Forbidden)):
+                peers.call(bad, Message({"path": "/"}))
+    finally:
+        peers.close()
+
+
+def test_peers_that_misbehave() -> None:
+    answers = [b"HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n", b"nonsense\r\n\r\n"]
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+
+        def answer() -> None:
+            for data in answers:
+                at, _ = listening.accept()
+                with at:
+                    at.recv(65536)
+                    at.sendall(data)
+
+        threading.Thread(target=answer, daemon=True).start()
+        peers = PeerClient(lambda: [f"http://127.0.0.1:{port}"], timeout=2)
+        assert peers.call(f"http://127.0.0.1:{port}", Message({"path": "/"}))["status"] == 302
+        for _ in range(2):
+            with pytest.raises(UpstreamError):
+                peers.call(f"http://127.0.0.1:{port}", Message({"path": "/"}))
+        peers.close()
+
+
+def test_a_taken_port_is_an_error() -> None:
+    with node() as n, serve(n.node) as server, pytest.raises(ConfigError, match="cannot listen"):
+        Server(n.node, "127.0.0.1", server.port)
