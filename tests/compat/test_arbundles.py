@@ -185,7 +185,7 @@ def test_bundles_both_ways(peer: Peer) -> None:
 
 def test_deep_hash(peer: Peer) -> None:
     """Nested lists hash alike."""
-    chunk = [b"", [b"a", [], [b"bc" * 500]], b"\xff\x00"]
+    chunk: Any = [b"", [b"a", [], [b"bc" * 500]], b"\xff\x00"]
 
     def shown(part: Any) -> Any:
         return _b64(part) if isinstance(part, bytes) else [shown(one) for one in part]
