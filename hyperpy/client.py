@@ -14,7 +14,7 @@ from typing import Any
 
 from hyperpy import commitments
 from hyperpy.errors import InvalidSignature
-from hyperpy.http.client import Connection, parse_url
+from hyperpy.http.client import Connection, parse_url, request_form
 from hyperpy.keys import RsaKey
 from hyperpy.message import Message
 
@@ -69,7 +69,7 @@ class Client:
         own = Message(message or {}) | {"path": self._prefix + path, "method": method}
         if self._key is not None:
             own = commitments.commit(own, self._key)
-        reply = self._connection.exchange(self._origin, own)
+        reply = self._connection.exchange(self._origin, request_form(own))
         status = reply.get("status")
         worked = isinstance(status, int) and status < 400
         if worked and self._signed_by is not None and self._signed_by not in self.signers(reply):

@@ -84,19 +84,15 @@ class Connection:
         if client is not None:
             client.close()
 
-    def exchange(self, origin: Origin, request: Message) -> Message:
+    def exchange(self, origin: Origin, form: RequestForm) -> Message:
         """Send a request to an origin; return its reply, decoded and verified.
-
-        Args:
-            request: ``path`` (default ``/``) and ``method`` (default ``GET``, with a body
-                ``POST``) are the request line, and headers too where a signature covers them.
 
         Raises:
             UpstreamError: the peer cannot be reached, answers too slowly or too much.
             CodecError: the reply does not decode.
             InvalidSignature: a signature on the reply does not verify.
         """
-        target, method, headers, body = request_form(request)
+        target, method, headers, body = form
         url = origin.url + "/"
         try:
             with self._http().stream(
@@ -165,6 +161,7 @@ class PeerClient:
 
         Raises:
             Forbidden: the peer is not on the operator's list.
+            PathError, CodecError: the peer's name, or the request, cannot be sent.
             UpstreamError: the peer cannot be reached or answers garbage.
         """
         origin, prefix = parse_url(peer)
@@ -174,8 +171,9 @@ class PeerClient:
             )
         if prefix:
             request = request | {"path": prefix + request.text("path", "/")}
+        form = request_form(request)
         try:
-            return self._connection.exchange(origin, request)
+            return self._connection.exchange(origin, form)
         except UpstreamError:
             raise
         except HyperpyError as error:
@@ -194,11 +192,25 @@ class PeerClient:
 # -- requests and replies as bytes -----------------------------------------------------------------
 
 
-def request_form(request: Message) -> tuple[bytes, str, list[tuple[bytes, bytes]], bytes]:
-    """Return target, method, headers and body of an outgoing request.
+class RequestForm(NamedTuple):
+    """An outgoing request as HTTP carries it."""
+
+    target: bytes
+    method: str
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+
+def request_form(request: Message) -> RequestForm:
+    """Return an outgoing request in HTTP form.
+
+    Args:
+        request: ``path`` (default ``/``) and ``method`` (default ``GET``, with a body ``POST``) are
+            the request line, and headers too where a signature covers them.
 
     Raises:
         PathError: the path or method cannot stand in a request line.
+        CodecError: a key cannot travel over HTTP.
     """
     target = request.text("path", "/").encode("utf-8", "surrogateescape")
     if not target.startswith(b"/"):
@@ -212,7 +224,7 @@ def request_form(request: Message) -> tuple[bytes, str, list[tuple[bytes, bytes]
     if "accept-bundle" not in items:
         items["accept-bundle"] = b"true"
     headers, body = http_message(Message.make(items, request.commitments), bundle=True, reserved=_RESERVED)
-    return target, method, headers, body
+    return RequestForm(target, method, headers, body)
 
 
 def decode_reply(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> Message:
