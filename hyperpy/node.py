@@ -245,11 +245,12 @@ class Node:
         chain.may_sign = self.config.http.sign_on_request
         chain.readers = self.settings.readers(None)
         try:
-            self.resolver.top(path.parse(text, limits=self._limits), chain)
+            try:
+                self.resolver.top(path.parse(text, limits=self._limits), chain)
+            finally:
+                batch.commit(self.store)
         except HyperpyError as error:
             device_error(error, "timers", text)
-        finally:
-            batch.commit(self.store)
 
     # -- hooks (ao-core 10.6) ----------------------------------------------------------------
 

@@ -21,9 +21,9 @@ from hyperpy import commitments
 from hyperpy.codecs import canonical
 from hyperpy.config import Config
 from hyperpy.encoding import key_bytes, key_text
-from hyperpy.errors import ConfigError, Forbidden
+from hyperpy.errors import ConfigError, Forbidden, ParameterError
 from hyperpy.http.wire import Ingress
-from hyperpy.message import Message, Value, as_text, committed_list, same, value
+from hyperpy.message import Link, Message, Value, as_text, committed_list, same, value
 from hyperpy.registry import Registry
 from hyperpy.store.base import Store
 
@@ -130,6 +130,11 @@ class Settings(Mapping[str, Any]):
         changes = {k: asked[k] for k in covered if k in asked and k in signed and same(asked[k], signed[k])}
         if "operator" in changes and as_text(changes["operator"]) == self.address:
             raise ConfigError("the operator's address is the node's own", hint="Use another key.")
+        for name, item in changes.items():
+            if _is_elsewhere(item):
+                raise ParameterError(
+                    f"the setting '{name}' came as a link", name=name, hint="Send the value itself: inline, bundled."
+                )
         with self._lock:
             names = [_ORDER + key_bytes(name) for name in signatures]
             if any(self._store.get("config", name) is not None for name in names):
@@ -224,3 +229,12 @@ class Settings(Mapping[str, Any]):
         if not ingress.loopback and self.setting("rate-limit-requests", 1000):
             found.insert(0, _RATE_LIMIT)
         return found
+
+
+def _is_elsewhere(item: Value) -> bool:
+    """Say whether a value, or one inside it, is named rather than there."""
+    if isinstance(item, Message):
+        return any(map(_is_elsewhere, item.raw_items().values()))
+    if isinstance(item, tuple):
+        return any(map(_is_elsewhere, item))
+    return isinstance(item, Link)

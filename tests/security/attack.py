@@ -61,7 +61,7 @@ def http(n: TestNode, method: str, target: str | bytes, *args: Any, **more: Any)
 
 def send(n: TestNode, message: Message, target: str = "/", method: str = "POST", **more: Any) -> Message:
     """Return the reply to a message sent in the HTTP form, its signatures in the headers."""
-    form = http_form(message)
+    form = http_form(message, bundle=True)
     return ask(n, method, target, form.headers, form.body or b"", **more)
 
 

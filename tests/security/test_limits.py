@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.security.attack import STRANGER, ask, http
 
 from hyperpy import Context, Message, Result, device, key
 from hyperpy.codecs import json
 from hyperpy.errors import HyperpyError
 from hyperpy.message import Value
 from hyperpy.testing import TestNode, node
+from tests.security.attack import STRANGER, ask, http
 
 JSON = {"content-type": "application/json"}
 
