@@ -40,6 +40,7 @@ _PARAM = re.compile(
     rb"|([A-Za-z*][A-Za-z0-9!#$%&'*+.^_`|~:/-]*)))?"
 )
 _BYTES = re.compile(rb":([A-Za-z0-9+/=_-]*):")
+_CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _COMMA = re.compile(rb"[ \t]*(?:,|\Z)")
 
 
@@ -95,7 +96,7 @@ def _given(fields: Mapping[str, bytes], name: str) -> bool:
 
 
 def _param(name: str, text: bytes) -> bytes:
-    if any(byte < 0x20 or byte == 0x7F for byte in text):
+    if _CONTROL.search(text) is not None:
         raise CodecError(f"the commitment's '{name}' holds a control character")
     bare = name in _NUMBERS and text.isdigit()
     return b";" + key_bytes(name) + b"=" + (text if bare else quoted(text))

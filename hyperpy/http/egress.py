@@ -156,7 +156,7 @@ def http_message(
     Raises:
         CodecError: a key that cannot name a part has a value that cannot be a header.
     """
-    linked = structured.encode(message, link=commitments.signed_id)
+    linked = message.memo.get("tabm") or structured.encode(message, link=commitments.signed_id)
     sent = structured.encode(message) if bundle else linked
     moved, escaped = _unfit(sent, reserved)
     form = httpsig.encode({key: found for key, found in sent.items() if key not in moved} if moved else sent)

@@ -52,8 +52,7 @@ def _member(name: str, commitment: Message, reply: Message, linked: Tabm) -> tup
     if "dialect" in fields or "signature" not in fields:
         return None
     raw = b64u_decode(fields["signature"])
-    tabm = structured.encode(reply) if "bundle" in fields else linked
-    components = httpsig.signed(tabm, committed_list(commitment)).components
+    components = _components(reply, committed_list(commitment), linked, "bundle" in fields)
     extra = {key: found for key, found in fields.items() if key not in _LEFT_OUT and key not in _KNOWN}
     tags = commitment.get("original-tags")
     if isinstance(tags, Message):
@@ -64,6 +63,14 @@ def _member(name: str, commitment: Message, reply: Message, linked: Tabm) -> tup
     params = signature.wire_names(components) + signature.wire_params(fields, extra)
     is_rsa = not fields.get("type", b"").startswith(b"hmac")
     return is_rsa, signature.signature_member(label, raw), label.encode() + b"=" + params
+
+
+def _components(reply: Message, names: tuple[str, ...] | None, linked: Tabm, bundle: bool) -> list[str]:
+    """Return the names that a signature over ``names`` (None: all keys) covers, as signing left them in the memo."""
+    whole = reply.memo.get(("signed", None, bundle))
+    if isinstance(whole, httpsig.Signed) and (names is None or whole.committed == names):
+        return whole.components
+    return httpsig.signed(structured.encode(reply) if bundle else linked, names).components
 
 
 def _tags(tags: Message) -> dict[str, Mapping[str, bytes]]:
@@ -83,5 +90,5 @@ def _unsigned_member(reply: Message, linked: Tabm) -> tuple[bytes, bytes] | None
     raw = b64u_decode(name)
     label = signature.label(raw).replace("_", "-")
     fields = {"type": b"hmac-sha256", "keyid": b"constant:ao"}
-    params = signature.wire_names(httpsig.signed(linked).components) + signature.wire_params(fields, {})
+    params = signature.wire_names(_components(reply, None, linked, False)) + signature.wire_params(fields, {})
     return signature.signature_member(label, raw), label.encode() + b"=" + params
