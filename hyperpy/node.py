@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hyperpy.config import Config
 from hyperpy.context import Chain, Frame, Services, device_error, ok
 from hyperpy.errors import ConfigError, DeviceTimeout, Forbidden, HyperpyError
 from hyperpy.http.client import PeerClient
-from hyperpy.http.wire import Ingress
+from hyperpy.http.wire import ANS104, Ingress
 from hyperpy.keys import RsaKey
 from hyperpy.message import Message, Value
 from hyperpy.metrics import Metrics
@@ -138,7 +139,7 @@ class Node:
         try:
             made = self._answer(ingress, deadline)
         except HyperpyError as error:
-            made = self._signed(reply.of_error(error))
+            made = self._signed(reply.of_error(error), ingress)
         except Interrupted:
             made = self._signed(reply.of_error(DeviceTimeout("the request's deadline passed")))
         except Exception as error:
@@ -167,7 +168,7 @@ class Node:
             made = halted.reply
         except HyperpyError as error:
             made = reply.of_error(error)
-        made = self._signed(made)
+        made = self._signed(made, ingress)
         batch.commit(self.store)
         return made
 
@@ -230,9 +231,13 @@ class Node:
         """Return the message with a commitment by this node's key."""
         return commitments.commit(message, self._key, **options)
 
-    def _signed(self, made: Message) -> Message:
+    def _signed(self, made: Message, ingress: Ingress | None = None) -> Message:
+        """Return a reply signed by this node, as an ANS-104 item where the caller asked for one (ao-core 10.3)."""
         if not self.config.http.sign or commitments.committers(made):
             return made
+        if ingress is not None and ingress.wants.codec_for(made) == ANS104:
+            with suppress(HyperpyError):  # such as a message that fits no item
+                return commitments.commit(made, self._key, device=ANS104)
         return commitments.commit(made, self._key, tag=made.hashpath)
 
     def _run_path(self, text: str) -> None:

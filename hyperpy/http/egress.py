@@ -88,7 +88,7 @@ def write_error(error: HyperpyError, wants: Wants, *, status: int | None = None)
 
 
 def _written(reply: Message, wants: Wants, error: HyperpyError | None) -> RawReply:
-    codec = wants.codec or (HTTPSIG if "content-type" in reply else codec_of(wants.accept) or HTTPSIG)
+    codec = wants.codec_for(reply)
     if error is not None and _wants_json(wants):
         codec = JSON
     missing = reply.raw("body") == NOT_FOUND and type(reply.raw("body")) is Atom and _status(reply) == 404

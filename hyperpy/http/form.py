@@ -58,6 +58,10 @@ class Wants:
     allow_headers: bytes | None = None
     head: bool = False
 
+    def codec_for(self, reply: Message) -> str:
+        """Return the codec a reply is written in; one with a ``content-type`` is no document of ours."""
+        return self.codec or (HTTPSIG if "content-type" in reply else codec_of(self.accept) or HTTPSIG)
+
 
 @dataclass(frozen=True, slots=True)
 class Ingress:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from hyperpy.http.egress import answer_at_edge, write, write_error
-from hyperpy.http.form import DEFAULT_RULES, Ingress, RawReply, RawRequest, Rules, Wants, codec_of
+from hyperpy.http.form import ANS104, DEFAULT_RULES, Ingress, RawReply, RawRequest, Rules, Wants, codec_of
 from hyperpy.http.ingress import read
 
 __all__ = [
+    "ANS104",
     "DEFAULT_RULES",
     "Ingress",
     "RawReply",
