@@ -59,7 +59,7 @@ class Node:
         self.address = key.address
         self.store = store
         self.cache = Cache(store)
-        self.trail = Trail(store)
+        self.trail = Trail(store, first=not config.trail.public)
         self.metrics = Metrics()
         self.watchdog = Watchdog()
         actors = config.actors

@@ -9,8 +9,8 @@ result of a recorded step is for the operator and for those who signed the reque
 * a message that is no result names it by a link.
 
 What somebody signed is a statement to the public: under its signed ID it stays readable. If several
-requests had the same result, the newest decides who reads it by its ID. Whoever can run the step
-again gets its result by doing so.
+requests had the same result, the first decides who reads it by its ID, and each its own hashpath.
+Whoever can run the step again gets its result by doing so.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Gate:
         if not readers:
             return False
         try:
-            request = self._cache.load(record.request)
+            request = self._cache.read(record.request, exact=True)
         except HyperpyError:
             return False
         return isinstance(request, Message) and not readers.isdisjoint(commitments.committers(request))

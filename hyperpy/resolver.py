@@ -199,7 +199,7 @@ class Resolver:
         key = self.cache.result_key(base, request, found.device.implementation)
         hit = self.cache.result(key, chain.batch)
         if hit is not None:
-            kept = self.cache.load(hit.result)
+            kept = self.cache.read(hit.result, chain.batch, exact=True)
             result = Result(hit.status, unwrap(kept) if hit.literal else kept)
             inner = Frame(self, chain, frame.depth + 1, None)
             return self._finish(base, request, found, result, frame, inner, hit.record)
@@ -395,7 +395,7 @@ class Resolver:
             if record is None:
                 raise
             made = self.recompute(record, frame.chain.deadline).value
-            return self._gate.opened(ref, made, frame.chain.readers, self.cache.load)
+            return self._gate.opened(ref, made, frame.chain.readers, lambda child: self._opened(child, frame))
 
     def _opened(self, ref: str, frame: Frame) -> Value:
         """Return the message with that ID from the store, if the chain's readers may see it."""
@@ -409,7 +409,7 @@ class Resolver:
             MessageNotFound: the result is gone and the step cannot be made again.
         """
         try:
-            kept = self.cache.load(record.result)
+            kept = self.cache.read(record.result, exact=True)
         except MessageNotFound:
             kept = None
         if kept is not None:
@@ -427,7 +427,7 @@ class Resolver:
                 not deterministic.
         """
         chain = Chain(deadline=deadline, lookup=False, given=deque(record.oracles), linked=True, may_sign=False)
-        base, request = self.cache.load(record.base), self.cache.load(record.request)
+        base, request = self.cache.read(record.base, exact=True), self.cache.read(record.request, exact=True)
         if isinstance(base, Message):
             base = base.with_private(hashpath=record.hashpath_before)
         return self.step(base, request, Frame(self, chain, 0, None))
@@ -445,7 +445,7 @@ class Resolver:
         given = chain.given.popleft()
         if (given.device, given.key) != (found.device.spec.name, found.name):
             raise MessageNotFound(f"the trail's next recorded answer is for {given.device}/{given.key}")
-        kept = self.cache.load(given.result)
+        kept = self.cache.read(given.result, exact=True)
         return Result(given.status, unwrap(kept))
 
 

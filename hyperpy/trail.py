@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import msgpack
+import msgpack  # type: ignore[import-untyped]
 
 from hyperpy.codecs import canonical
 from hyperpy.encoding import b64u, key_bytes, key_text, native, sha256
@@ -144,10 +144,16 @@ class Record:
 
 
 class Trail:
-    """The records of a store, and what finds them."""
+    """The records of a store, and what finds them.
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    Args:
+        first: a result's ID goes on naming the first record of that result, not the newest. So a trail
+            that is not public cannot be closed to its owner by whoever has the same result later.
+    """
+
+    def __init__(self, store: Store, *, first: bool = False) -> None:
+        self.store = store
+        self._first = first
         self._lock = threading.Lock()
         self._last = 0
 
@@ -161,11 +167,13 @@ class Trail:
         """
         data = record.encode()
         name = sha256(data)
-        if batch.has("trail", name) or self._store.get("trail", name) is not None:
+        if batch.has("trail", name) or self.store.get("trail", name) is not None:
             return name
         batch.put("trail", name, data)
         if record.result:
-            batch.put("by-result", native(record.result), name)
+            key = native(record.result)
+            if not self._first or not (batch.has("by-result", key) or self.store.get("by-result", key) is not None):
+                batch.put("by-result", key, name)
         if record.hashpath_after:
             newest_first = (_AGES - self._age()).to_bytes(8, "big")
             batch.put("by-hashpath", hashpath_key(record.hashpath_after) + newest_first, name)
@@ -178,7 +186,7 @@ class Trail:
     def put_origin(self, data: bytes, batch: Batch) -> bytes:
         """Keep a raw request as cleaned at ingress; return its digest (32 bytes)."""
         digest = sha256(data)
-        if not batch.has("origins", digest) and self._store.get("origins", digest) is None:
+        if not batch.has("origins", digest) and self.store.get("origins", digest) is None:
             batch.put("origins", digest, data)
         return digest
 
@@ -188,7 +196,7 @@ class Trail:
         Raises:
             Corrupt: the stored bytes have another digest.
         """
-        data = self._store.get("origins", digest)
+        data = self.store.get("origins", digest)
         if data is not None and sha256(data) != digest:
             raise Corrupt("a stored request was damaged", expected=b64u(digest), got=b64u(sha256(data)))
         return data
@@ -199,7 +207,7 @@ class Trail:
         Raises:
             Corrupt: the stored bytes have another ID.
         """
-        data = self._store.get("trail", name)
+        data = self.store.get("trail", name)
         if data is None:
             return None
         got = sha256(data)
@@ -209,7 +217,7 @@ class Trail:
 
     def by_result(self, result: str) -> Record | None:
         """Return the newest record with that result ID (unsigned), or None."""
-        name = self._store.get("by-result", native(result))
+        name = self.store.get("by-result", native(result))
         return None if name is None else self.read(name)
 
     def by_hashpath(self, hashpath: str) -> Record | None:
@@ -218,26 +226,26 @@ class Trail:
 
     def all_by_hashpath(self, hashpath: str) -> Iterator[Record]:
         """Yield every record whose step led to that hashpath, newest first: the same path recurs."""
-        for _, name in self._store.scan("by-hashpath", hashpath_key(hashpath)):
+        for _, name in self.store.scan("by-hashpath", hashpath_key(hashpath)):
             record = self.read(name)
             if record is not None and record.hashpath_after == hashpath:
                 yield record
 
     def by_slot(self, process: str, slot: int) -> Record | None:
         """Return the record of the step that computed a process's slot, or None."""
-        name = self._store.get("by-slot", slot_key(process, slot))
+        name = self.store.get("by-slot", slot_key(process, slot))
         return None if name is None else self.read(name)
 
     def slots(self, process: str, after: int = -1) -> Iterator[tuple[int, bytes]]:
         """Yield slot numbers greater than ``after``, in order, with their record IDs."""
         prefix = slot_key(process, 0)[:-8]
         start = slot_key(process, after) if after >= 0 else None
-        for key, name in self._store.scan("by-slot", prefix, start):
+        for key, name in self.store.scan("by-slot", prefix, start):
             yield int.from_bytes(key[-8:], "big"), name
 
     def children(self, parent: bytes) -> Iterator[Record]:
         """Yield the records of a step's recorded sub-steps, oldest first."""
-        for _, name in self._store.scan("by-parent", parent):
+        for _, name in self.store.scan("by-parent", parent):
             record = self.read(name)
             if record is not None:
                 yield record
