@@ -67,7 +67,7 @@ def _member(name: str, commitment: Message, reply: Message, linked: Tabm) -> tup
 
 def _components(reply: Message, names: tuple[str, ...] | None, linked: Tabm, bundle: bool) -> list[str]:
     """Return the names that a signature over ``names`` (None: all keys) covers, as signing left them in the memo."""
-    whole = reply.memo.get(("signed", None, bundle))
+    whole = reply.memo.get(("signed", None, bundle))  # type: ignore[call-overload]
     if isinstance(whole, httpsig.Signed) and (names is None or whole.committed == names):
         return whole.components
     return httpsig.signed(structured.encode(reply) if bundle else linked, names).components
