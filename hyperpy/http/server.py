@@ -10,6 +10,7 @@ import asyncio
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -46,7 +47,6 @@ class Server:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._granian: _Granian | None = None
         self._task: asyncio.Task[None] | None = None
-        self._started = threading.Event()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="hyperpy-server", daemon=True)
 
@@ -63,8 +63,11 @@ class Server:
             ConfigError: the server does not start.
         """
         self._thread.start()
-        if not self._started.wait(_START_TIMEOUT) or self._failure is not None:
-            raise ConfigError(f"the HTTP server did not start: {self._failure}") from self._failure
+        until = time.monotonic() + _START_TIMEOUT
+        while not self._accepts():
+            if not self._thread.is_alive() or time.monotonic() > until:
+                raise ConfigError(f"the HTTP server did not start: {self._failure}") from self._failure
+            time.sleep(0.005)
 
     def stop(self, grace: float = 5.0) -> None:
         """Stop accepting, let running requests end within ``grace`` seconds, then close."""
@@ -82,6 +85,13 @@ class Server:
         """Block until the server has stopped."""
         while self._thread.is_alive():
             self._thread.join(0.5)
+
+    def _accepts(self) -> bool:
+        try:
+            socket.create_connection((self.host, self.port), 0.5).close()
+        except OSError:
+            return False
+        return True
 
     def __enter__(self) -> Server:
         return self
@@ -101,8 +111,6 @@ class Server:
             pass
         except BaseException as error:
             self._failure = error
-        finally:
-            self._started.set()
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -122,7 +130,6 @@ class Server:
             log_enabled=False,
         )
         granian.holder = self._holder
-        self._loop.call_later(0.05, self._started.set)
         await granian.serve()
 
 

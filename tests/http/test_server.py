@@ -67,6 +67,14 @@ def test_both_servers_and_protocols_make_the_same_message(server: Any) -> None:
     decode_reply(reply.status_code, reply.headers.raw, reply.content)
 
 
+def test_header_values_are_the_same_under_both_servers(server: Any) -> None:
+    lines = b"host: h\r\nX-Mixed:  a \r\nx-twice: 1\r\nx-twice:\t2 \r\nconnection: close\r\n\r\n"
+    answer = raw(server, b"GET /~message@1.0/set HTTP/1.1\r\n" + lines).lower()
+    assert status_of(answer.replace(b"http/1.1", b"HTTP/1.1", 1)) == 200
+    for line in (b"\r\nx-mixed: a\r\n", b"\r\nx-twice: 1, 2\r\n", b"\r\nhost: h\r\n"):
+        assert line in answer
+
+
 def test_the_path_is_taken_raw(server: Any) -> None:
     with httpx2.Client() as client:
         target = b"/~message@1.0&a=%22x%2Fy%22/a"
