@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
-import msgpack
+import msgpack  # type: ignore[import-untyped]
 
 from hyperpy import commitments
 from hyperpy.codecs import canonical
@@ -47,11 +47,13 @@ _KEPT_BYTES = 16 << 10
 class Batch:
     """What one top-level request will write. Safe to use from many threads."""
 
-    __slots__ = ("_lock", "_pending", "durable")
+    __slots__ = ("_collections", "_lock", "_pending", "_relied", "durable")
 
     def __init__(self) -> None:
         self._pending: dict[tuple[str, bytes], bytes] = {}
         self._lock = threading.Lock()
+        self._relied: dict[bytes, Callable[[], object]] = {}
+        self._collections: int | None = None
         self.durable = False
         """Set to have everything of this batch on the disk when ``commit`` returns."""
 
@@ -76,12 +78,28 @@ class Batch:
     def __len__(self) -> int:
         return len(self._pending)
 
+    def rely(self, name: bytes, again: Callable[[], object], store: Store) -> None:
+        """Note that this batch needs a message the store holds; ``again`` puts it once more."""
+        if self._collections is None:
+            self._collections = getattr(store, "collections", 0)
+        self._relied[name] = again
+
     def commit(self, store: Store) -> None:
         """Write everything: at most one synced transaction, then one of the rest; then be empty.
 
         Raises:
             StoreError: the store cannot take it; the batch still holds everything.
         """
+        self._write(store)
+        if self._collections is not None and getattr(store, "collections", 0) != self._collections:
+            # Old entries are being removed: what this batch found there is perhaps gone by now.
+            for name, again in self._relied.items():
+                if store.get("messages", name) is None:
+                    again()
+            self._write(store)
+        self._relied, self._collections = {}, None
+
+    def _write(self, store: Store) -> None:
         with self._lock:
             if self._pending:
                 store.write([(t, k, v) for (t, k), v in self._pending.items()], durable=self.durable)
@@ -139,6 +157,8 @@ class Cache:
         known = self._in("messages", name, batch)
         ambiguous = kind is Message and _may_smuggle(item)  # type: ignore[arg-type]
         if known and (ambiguous or not self._has("ambiguous", name, batch)):
+            if not batch.has("messages", name):
+                batch.rely(name, lambda: self._put(item, batch, depth), self._store)
             return name
         if depth > MAX_DEPTH:
             raise SizeError(f"a message nested more than {MAX_DEPTH} deep cannot be kept")
@@ -195,9 +215,7 @@ class Cache:
             pairs.append((part, name))
             genuine &= self._put_commitment(item, name, fields, part, batch)
         signed = _raw_id(commitments.signed_id(item)) if genuine and len(pairs) <= MAX_SUMMED else None
-        combined = None
-        if all(_fits(name, item.commitments[name]) for name in added):
-            combined = _sum([*added, b64u(whole)])
+        combined = _raw_id(combined_id(item) or "")
         self._put_alias(signed, content, pairs, batch)
         self._put_alias(combined, whole, pairs, batch)
         if genuine:
@@ -258,7 +276,7 @@ class Cache:
         item = self._content(content, batch)
         if type(item) is not Message:
             raise MessageNotFound(f"this node no longer holds the content of {ref}")
-        return item.with_commitments({key_text(cid): self._commitment(owner + cid, batch) for owner, cid in pairs})
+        return item.with_commitments({key_text(cid): self.commitment(owner + cid, batch) for owner, cid in pairs})
 
     def has(self, ref: str) -> bool:
         """Say whether an ID can be read."""
@@ -325,7 +343,12 @@ class Cache:
             return item
         return item.with_commitments({key_text(key[32:]): _fields(data) for key, data in rows.items()})
 
-    def _commitment(self, key: bytes, batch: Batch | None) -> Message:
+    def commitment(self, key: bytes, batch: Batch | None = None) -> Message:
+        """Return a stored commitment's fields; the key is the content's ID (32 bytes) and the commitment's.
+
+        Raises:
+            Corrupt: it is gone or damaged.
+        """
         data = batch.get("commitments", key) if batch is not None else None
         if data is None:
             data = self._store.get("commitments", key)
@@ -389,6 +412,18 @@ def _only(item: Message, names: frozenset[str]) -> Message:
 def _derivable(fields: Message) -> bool:
     """Say whether a commitment is the unsigned one, which everybody can compute again."""
     return fields.get("keyid") == b"constant:ao" and "committer" not in fields
+
+
+def combined_id(item: Message) -> str | None:
+    """Return the sum of the ID of a message's content and those of its commitments, the unsigned one left out.
+
+    None if a commitment's ID is not computed from its signature, or they are too many.
+    """
+    added = [name for name, fields in item.commitments.items() if not _derivable(fields)]
+    if not all(_fits(name, item.commitments[name]) for name in added):
+        return None
+    found = _sum([*added, commitments.content_id(item)])
+    return None if found is None else b64u(found)
 
 
 def _fits(name: str, fields: Message) -> bool:

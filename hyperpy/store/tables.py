@@ -1,0 +1,352 @@
+"""The tables that are not synced with every write: ``journal/`` and ``cache/`` of a store's folder.
+
+Why a journal: IDs are random, so each new entry of a large B-tree dirties pages of its own,
+and the cost of a write would grow with the store (measured: 25 us with 10^3 messages, 66 us with
+10^5). A batch is therefore appended to the journal, which stays small, in one transaction; a thread
+moves the batches into ``cache/`` in bulk, at most :data:`DELAY` seconds later. There the values of a
+batch lie together under its number (the table ``age``), in the order of arrival, and only
+short rows that point to them are spread by ID. ``cache/`` is synced then, so a power cut costs what
+the journal held and damages nothing. After a crash of the process the journal is moved in
+when the store is opened.
+
+Keys here carry their table's prefix.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgpack  # type: ignore[import-untyped]
+
+from hyperpy.errors import Corrupt, StoreError
+from hyperpy.store.base import TABLES
+from hyperpy.store.environment import Environment
+from hyperpy.store.group import Group
+from hyperpy.store.overlay import Change, Overlay
+
+DELAY = 0.1
+"""Seconds a batch stays in the journal at most, while the disk keeps up."""
+
+_BATCHES = 4000
+_BYTES = 16 << 20
+_HARD = 4
+_CHUNK = 256
+_AGE = TABLES["age"].prefix
+_HERE, _ELSEWHERE = b"\x00", b"\x01"
+_SMALL, _LARGE = 40, 1900
+
+
+class Tables:
+    """Reads and writes the tables of the two environments.
+
+    Args:
+        journal, cache: open environments.
+        readonly: another process writes; look at its journal before each read.
+    """
+
+    def __init__(self, journal: Environment, cache: Environment, *, readonly: bool) -> None:
+        self._journal = journal
+        self._cache = cache
+        self._readonly = readonly
+        self._young, self._frozen = Overlay(), Overlay()
+        self._frozen_to = 0
+        self._seen = -1
+        self._closed = False
+        self.condemned: set[bytes] = set()
+        """Keys that are being removed: absent already."""
+        self.collections = 0
+        """How often old entries were removed; see :mod:`hyperpy.store.collect`."""
+        self._group: Group[Sequence[Change]] = Group(self._append)
+        self.sequence = 0
+        """The number of the last batch."""
+        self._state = threading.Condition()
+        self.used = cache.used()
+        """Bytes of the pages of the cache environment in use, as of the last move."""
+        self._wanted = 0  # batches up to this number are to be moved at once
+        self._moved = 0
+        self._failure: StoreError | None = None
+        self._wake = threading.Event()
+        self._mover = threading.Thread(target=self._run, name="hyperpy-store", daemon=True)
+        if readonly:
+            self._refresh()
+            return
+        self.sequence = max(self._last(journal), self._last(cache))
+        self._load_journal()
+        self._move()
+        self._mover.start()
+
+    @staticmethod
+    def _last(environment: Environment) -> int:
+        """Return the highest batch number in an environment."""
+        found = environment.last_key(_AGE + b"\xff" * 9)
+        return int.from_bytes(found[1:], "big") if found is not None and found[:1] == _AGE else 0
+
+    def close(self) -> bool:
+        """Move the journal in; say whether it is empty and on the disk."""
+        self._closed = True
+        if self._readonly:
+            return False
+        self._wake.set()
+        self._mover.join()
+        try:
+            self._move()  # what has been frozen, and then what came after it
+            self._move()
+            self._journal.sync()
+        except StoreError:
+            return False  # still in the journal, and moved in at the next start
+        return True
+
+    # -- reading -----------------------------------------------------------------------------
+
+    def get(self, name: bytes) -> bytes | None:
+        """Return the value of a key, or None."""
+        if self._readonly:
+            self._refresh()
+        elif name in self.condemned:
+            return None
+        # Young before frozen before cache: an entry moves in that direction, so none is missed.
+        changes = self._young.changes
+        if name in changes:
+            return changes[name]
+        changes = self._frozen.changes
+        if name in changes:
+            return changes[name]
+        return self._settled(name)
+
+    def _settled(self, name: bytes) -> bytes | None:
+        """Return the value of a key from the cache environment, or None."""
+        for _ in range(3):
+            row = self._cache.get(name)
+            if row is None or row[:1] == _HERE:
+                return None if row is None else row[1:]
+            packed = self._cache.get(_AGE + row[1:])
+            if packed is not None:
+                try:
+                    value = msgpack.unpackb(packed, raw=True)[0].get(name)
+                except (ValueError, TypeError, AttributeError, IndexError):
+                    break
+                if value is not None:
+                    return bytes(value)
+        raise Corrupt("a row of the store points to nothing")  # even when read again: not just moved meanwhile
+
+    def _full(self, name: bytes, row: bytes) -> bytes | None:
+        return row[1:] if row[:1] == _HERE else self._settled(name)
+
+    def rows(self, prefix: bytes, after: bytes | None) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
+        """Return the next pairs by key, and the key to go on after (None: that was all)."""
+        if self._readonly:
+            self._refresh()
+        fresh = self._young.within(prefix, after)
+        fresh = {**self._frozen.within(prefix, after), **fresh}
+        rows = self._cache.chunk(prefix, after, _CHUNK)
+        more = rows[-1][0] if len(rows) == _CHUNK else None
+        if prefix[:1] != _AGE:
+            rows = [(key, value) for key, row in rows if (value := self._full(key, row)) is not None]
+        if fresh:
+            merged: dict[bytes, bytes | None] = {**dict(rows), **fresh}
+            names = sorted(name for name in merged if more is None or name <= more)
+            rows = [(name, value) for name in names if (value := merged[name]) is not None]
+        if self.condemned:
+            rows = [row for row in rows if row[0] not in self.condemned]
+        return rows, more
+
+    # -- writing -----------------------------------------------------------------------------
+
+    def write(self, batch: Sequence[Change]) -> None:
+        """Commit a batch to the journal.
+
+        Raises:
+            StoreError: the disk is full, or the journal is far behind and cannot be moved in.
+        """
+        young = self._young
+        if young.size >= _HARD * _BYTES or len(young.batches) >= _HARD * _BATCHES:
+            if self._failure is None:
+                self.flush(wait_s=30.0)
+            if self._failure is not None:
+                raise StoreError(self._failure.message)
+        self._group.submit(batch)
+
+    def _append(self, batches: Sequence[Sequence[Change]]) -> None:
+        """Append batches to the journal in one transaction, and make them visible."""
+        if self._closed:
+            raise StoreError("the store is closed", hint="Start the node again.")
+        number = self.sequence
+        rows = []
+        for batch in batches:
+            number += 1
+            rows.append((_AGE + number.to_bytes(8, "big"), msgpack.packb(batch, use_bin_type=True)))
+
+        def work(txn: Any) -> None:
+            for key, value in rows:
+                txn.put(key, value, append=True)
+
+        self._journal.write(work)
+        self.sequence = number
+        young = self._young
+        first = not young.batches
+        for batch in batches:
+            young.add(batch)
+            if self.condemned:
+                self.condemned.difference_update([key for key, _ in batch])
+        if first or len(young.batches) > _BATCHES or young.size > _BYTES:
+            self._wake.set()
+
+    # -- from the journal into the tables ------------------------------------------------------
+
+    def flush(self, *, wait_s: float | None = None) -> None:
+        """Return when everything committed before is in the tables and on the disk.
+
+        Raises:
+            StoreError: it cannot be moved now, or ``wait_s`` seconds passed.
+        """
+        with self._state:
+            target = self.sequence
+            self._wanted = max(self._wanted, target)
+            self._failure = None
+            self._wake.set()
+            if not self._state.wait_for(lambda: self._moved >= target or self._failure is not None, wait_s):
+                raise StoreError("the disk does not keep up")
+            if self._moved < target and self._failure is not None:
+                raise StoreError(self._failure.message)
+
+    def _run(self) -> None:
+        """Move batches in, :data:`DELAY` after the first one or when there are many."""
+        while not self._closed:
+            self._wake.wait(1.0 if self._failure is not None else None)
+            self._wake.clear()
+            deadline = time.monotonic() + DELAY
+            while not self._closed and self._wanted <= self._moved:
+                left = deadline - time.monotonic()
+                if left <= 0 or len(self._young.batches) > _BATCHES or self._young.size > _BYTES:
+                    break
+                self._wake.wait(left)
+                self._wake.clear()
+            try:
+                self._move()
+            except StoreError as error:
+                with self._state:
+                    self._failure = error
+                    self._wanted = self._moved
+                    self._state.notify_all()
+
+    def _move(self) -> None:
+        """Move what the journal holds into the cache environment, and out of the journal."""
+        if not self._frozen.batches:
+            with self._group.lock:
+                self._frozen_to = self.sequence
+                self._frozen = self._young
+                self._young = Overlay()
+        frozen = self._frozen
+        if frozen.batches:
+            first = self._frozen_to - len(frozen.batches) + 1
+            self._cache.write(lambda txn: _pour(txn, frozen, first))
+            self.used = self._cache.used()
+            with self._group.lock:
+                self._journal.write(lambda txn: _trim(txn, self._frozen_to))
+            self._frozen = Overlay()
+        with self._state:
+            self._moved = max(self._moved, self._frozen_to)
+            self._failure = None
+            self._state.notify_all()
+
+    def _load_journal(self) -> None:
+        """Read a journal that an earlier process left, into the frozen overlay."""
+        overlay = Overlay()
+        after = None
+        last = self.sequence
+        while rows := self._journal.chunk(_AGE, after, _CHUNK):
+            for key, packed in rows:
+                overlay.add(msgpack.unpackb(packed, raw=True, use_list=False))
+                last = int.from_bytes(key[1:], "big")
+            after = rows[-1][0]
+        self._frozen, self._frozen_to = overlay, last
+
+    def _refresh(self) -> None:
+        """Read-only: see what the writing process has in its journal now."""
+        number = self._journal.last_transaction()
+        if number != self._seen:
+            self._load_journal()
+            self._seen = number
+
+    def waiting(self) -> int:
+        """Return how many batches are in the journal."""
+        return len(self._young.batches) + len(self._frozen.batches)
+
+    # -- making room; see hyperpy.store.collect --------------------------------------------------
+
+    def condemn(self, doomed: set[bytes], spare: Callable[[list[Sequence[Change]]], None], since: int) -> None:
+        """Declare entries absent, in a moment in which nobody writes.
+
+        Args:
+            doomed: their keys.
+            spare: called first with every batch newer than ``since``; takes out of ``doomed`` what these need.
+        """
+        with self._group.lock:
+            batches: list[Sequence[Change]] = []
+            after: bytes | None = _AGE + since.to_bytes(8, "big")
+            while after is not None:
+                rows, after = self.rows(_AGE, after)
+                for _, packed in rows:
+                    kept, others = msgpack.unpackb(packed, raw=True)
+                    batches.append([*kept.items(), *((key, self._settled(key)) for key in others)])
+            spare([*batches, *self._frozen.batches, *self._young.batches])
+            self.condemned = doomed.copy()
+            self.collections += 1
+
+    def condemn_rows(self, rows: Sequence[tuple[bytes, bytes]]) -> None:
+        """Declare absent those of the entries that still have the given value."""
+        with self._group.lock:
+            self.condemned.update([key for key, value in rows if self.get(key) == value])
+
+    def purge(self, keys: Sequence[bytes]) -> None:
+        """Delete those of the entries that are condemned: nobody put them again meanwhile.
+
+        Raises:
+            StoreError: the store cannot take it; everything condemned is back.
+        """
+        try:
+            with self._group.lock:
+                self._append([[(key, None) for key in keys if key in self.condemned]])
+        except StoreError:
+            self.condemned = set()
+            raise
+
+
+def _pour(txn: Any, overlay: Overlay, first: int) -> None:
+    """Apply an overlay: what each batch put goes under its number, and what finds it goes in key order."""
+    index: dict[bytes, bytes | None] = {}
+    rows: list[tuple[bytes, bytes]] = []
+    for number, batch in enumerate(overlay.batches, first):
+        name = number.to_bytes(8, "big")
+        kept = {}
+        others = []
+        for key, value in batch:
+            if value is None or key[:1] == _AGE:
+                index[key] = value
+            elif _SMALL < len(value) <= _LARGE:
+                kept[key] = value
+                index[key] = _ELSEWHERE + name
+            else:
+                others.append(key)
+                index[key] = _HERE + value
+        if kept or others:
+            rows.append((_AGE + name, msgpack.packb([kept, others], use_bin_type=True)))
+    for key, found in index.items():
+        if found is None:
+            txn.delete(key)
+        else:
+            rows.append((key, found))
+    rows.sort()
+    with txn.cursor() as cursor:
+        cursor.putmulti(rows)
+
+
+def _trim(txn: Any, last: int) -> None:
+    """Delete journal entries up to a number."""
+    with txn.cursor() as cursor:
+        found = cursor.first()
+        while found and int.from_bytes(cursor.key()[1:], "big") <= last:
+            found = cursor.delete() and bool(cursor.key())
