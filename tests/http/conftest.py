@@ -17,7 +17,7 @@ from hyperpy.http.app import App, Bounds
 from hyperpy.http.server import Server
 from hyperpy.testing import node
 
-BOUNDS = Bounds(body=1 << 20, deadline=3.0, threads=8, queue=400, idle=1.0, receive=4.0)
+BOUNDS = Bounds(body=1 << 20, deadline=20.0, threads=8, queue=400, idle=1.0, receive=4.0)
 
 
 @device("nap@1.0")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import httpx2
@@ -145,7 +147,7 @@ def test_half_a_body(server: Any) -> None:
     started = time.monotonic()
     answer = raw(server, b"POST /a HTTP/1.1\r\nhost: h\r\ncontent-length: 100\r\n\r\nhalf")
     assert status_of(answer) == 408
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 10
 
 
 def test_a_client_that_goes_away(server: Any) -> None:
@@ -163,16 +165,25 @@ def test_slow_clients_hold_up_nobody(server: Any) -> None:
             at.sendall(b"POST /a HTTP/1.1\r\nhost: h\r\ncontent-length: 100\r\n\r\nhal")
             held.append(at)
         started = time.monotonic()
-        assert httpx2.get(server.url + ADD).text == "3"
-        assert time.monotonic() - started < 3
+        assert httpx2.get(server.url + ADD, timeout=15).text == "3"
+        assert time.monotonic() - started < 10
     finally:
         for at in held:
             at.close()
 
 
-def test_two_hundred_at_once(server: Any) -> None:
+def test_two_hundred_at_once(start: Any) -> None:
+    """Two hundred connections are open before the first request is sent; all are answered."""
+    server = start(Bounds(deadline=50, threads=8))
+    opened = threading.Barrier(200)
+
     def one(number: int) -> str:
-        return httpx2.get(server.url + f"/~calculator@1.0&a={number}/add&b=1", timeout=30).text
+        client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=50)
+        client.connect()
+        opened.wait(50)
+        client.request("GET", f"/~calculator@1.0&a={number}/add&b=1")
+        with closing(client):
+            return client.getresponse().read().decode()
 
     with ThreadPoolExecutor(200) as pool:
         assert list(pool.map(one, range(200))) == [str(number + 1) for number in range(200)]
