@@ -35,6 +35,7 @@ from hyperpy.message import Link, Message, Value, committed_list
 Committers: TypeAlias = Literal["none", "all"] | Sequence[str]
 
 HTTPSIG: Final = "httpsig@1.0"
+ANS104: Final = "ans104@1.0"
 CONSTANT: Final = "constant:ao"
 RSA_TYPE: Final = "rsa-pss-sha512"
 HMAC_TYPE: Final = "hmac-sha256"
@@ -129,7 +130,7 @@ def hashpath_id(item: Value) -> str:
 def _hashpath_parts(msg: Message) -> list[str]:
     everything = content_id(msg)
     signed = [name for name, one in msg.commitments.items() if committer_of(one)]
-    unsigned = {_own_id(msg, name) for name in msg.commitments if name not in signed}
+    unsigned = {_own_id(msg, name) for name in _select(msg, "none")}
     partial = sorted(unsigned - {everything})
     parts = [_own_id(msg, name) for name in signed]
     if not signed or partial:
@@ -215,7 +216,7 @@ def committer_of(commitment: Message) -> str | None:
         fields = _fields(commitment)
         keyid = fields.get("keyid", b"").decode("utf-8", "surrogateescape")
         try:
-            if _device(commitment) == "ans104@1.0":
+            if _device(commitment) == ANS104:
                 known = ans104.committer(fields)
             else:
                 known = envelope.committer_of(keyid, key_text(fields.get("type", b"")))
@@ -352,7 +353,7 @@ def verify(
     """
     try:
         for name in _select(msg, committers, ids):
-            _verify_one(msg, msg.commitments[name], secret)
+            _verify_one(msg, name, secret)
     except HyperpyError:
         return False
     return True
@@ -377,7 +378,7 @@ def check(
             _check_claims(name, one)
             if _is_rebuilt(one):
                 refuse_ambiguous(msg, committed_list(one), _is_bundle(one))
-            _verify_one(msg, one, secret)
+            _verify_one(msg, name, secret)
         except (MessageError, SizeError) as error:
             raise InvalidSignature(f"commitment {name!a}: {error.message}", hint=error.hint) from None
 
@@ -387,15 +388,16 @@ def _check_claims(name: str, one: Message) -> None:
     actual = committer_of(one)
     if (key_text(claimed) if isinstance(claimed, bytes) else claimed) != actual:
         raise InvalidSignature(f"commitment {name!a} names a committer that its key is not", hint=None)
-    derived = envelope.commitment_id(b64u_decode(_fields(one).get("signature", b"")))
-    if derived != name:
+    raw = b64u_decode(_fields(one).get("signature", b""))
+    if envelope.commitment_id(raw) != name and not (_device(one) == ANS104 and actual is None):
         raise InvalidSignature(f"commitment {name!a} is not named by the ID of its signature")
 
 
-def _verify_one(msg: Message, one: Message, secret: bytes | None) -> None:
+def _verify_one(msg: Message, name: str, secret: bytes | None) -> None:
+    one = msg.commitments[name]
     device = _device(one)
-    if device == "ans104@1.0":
-        if not ans104.item_verify(_tabm(msg, bundle=True), structured.encode(one)):
+    if device == ANS104:
+        if not ans104.item_verify(_tabm(msg, _is_bundle(one)), structured.encode(one), name):
             raise InvalidSignature("an ANS-104 signature does not fit the message")
     elif device not in _HTTPSIG_DEVICES:
         raise UnknownCommitment(f"commitments of the device {device!a} cannot be verified here")
@@ -544,8 +546,8 @@ def commit(
             the kind of commitment is unknown.
         MessageNotFound: ``bundle`` needs a linked message that is not at hand.
     """
-    if device == "ans104@1.0":
-        return _commit_item(msg, key, committed)
+    if device == ANS104:
+        return _commit_item(msg, key, committed, bundle)
     if device not in _HTTPSIG_DEVICES:
         raise MessageError(f"the device {device!a} does not commit messages")
     if bundle:
@@ -625,13 +627,18 @@ def _unsigned_fields(bundle: bool = False) -> dict[str, bytes]:
     return {**fields, "bundle": b"true"} if bundle else fields
 
 
-def _commit_item(msg: Message, key: Any, names: Sequence[str] | None) -> Message:
-    tabm = _tabm(msg, bundle=True)
+def _commit_item(msg: Message, key: Any, names: Sequence[str] | None, bundle: bool) -> Message:
+    """Return the message with an ANS-104 commitment; its keys are in lower case then (13.4)."""
     if names is not None:
-        tabm = {name: tabm[name] for name in names if name in tabm}
-    name, fields = ans104.item_commit(tabm, key)
-    one = structured.decode(cast(Tabm, fields))
-    return _with(msg, {**msg.commitments, name: cast(Message, one)})
+        raise MessageError("an ANS-104 item covers the whole message; 'committed' cannot choose")
+    tabm = dict(_tabm(msg, bundle))
+    if msg.commitments:
+        tabm["commitments"] = structured.encode(msg)["commitments"]
+    made = structured.decode(ans104.sign(tabm, key))
+    if not isinstance(made, Message):
+        raise MessageError("a list cannot be an ANS-104 item of its own")
+    kept = Message.make(cast("dict[str, Value]", made.raw_items()), {**msg.commitments, **made.commitments}, msg.private)
+    return kept
 
 
 def _bundled(msg: Message) -> Message:
@@ -647,7 +654,7 @@ def _bundled_child(value: Value, depth: int) -> Value:
         value = value.load()
     if type(value) is tuple:
         return tuple(_bundled_child(one, depth + 1) for one in value)
-    if type(value) is not Message:
+    if type(value) is not Message or not len(value):
         return value
     items = {key: _bundled_child(one, depth + 1) for key, one in value.raw_items().items()}
     made = Message.make(items, value.commitments, value.private)
