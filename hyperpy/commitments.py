@@ -320,7 +320,8 @@ def refuse_ambiguous(msg: Message, names: Iterable[str] | None = None, bundle: b
 
 def _refuse_ambiguous(tabm: Tabm, depth: int) -> None:
     for key, value in tabm.items():
-        if "%" in key or "\n" in key or "\r" in key or (depth and any(c in key for c in '/":')):
+        odd = "%" in key or "\n" in key or "\r" in key or (depth and any(c in key for c in '/":'))
+        if odd or (not depth and key in ("signature", "signature-input")):
             raise MessageError(
                 f"the key {key[:60]!a} cannot be signed without ambiguity",
                 hint="Use keys without percent signs and line breaks, and without / : \" in bundled maps.",

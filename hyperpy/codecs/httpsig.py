@@ -20,6 +20,7 @@ from hyperpy.errors import CodecError, SizeError
 
 MAX_HEADER = multipart.MAX_HEADER
 _LEFT_OUT = frozenset({"commitments", "signature", "signature-input"})
+_ONLY_COMMITMENTS = frozenset({"commitments"})
 _UNKEPT = ("signature", "signature-input", "content-digest")
 
 
@@ -48,17 +49,22 @@ class Signed(NamedTuple):
         return signature.base(lines, signature.param_names(self.components) + params)
 
 
-def encode(tabm: Tabm) -> HttpForm:
+def encode(tabm: Tabm, *, whole: bool = False) -> HttpForm:
     """Return the HTTP form of a TABM, without its commitments.
+
+    Args:
+        whole: keep keys named like the signature headers. They cannot travel, but an ID must
+            tell a message that has them from one that has not.
 
     Raises:
         SizeError: nested too deep.
     """
     inline = _inline_key(tabm)
+    left_out = _ONLY_COMMITMENTS if whole else _LEFT_OUT
     headers: dict[str, bytes] = {}
     entries: dict[str, bytes | Tabm] = {}
     for key, value in tabm.items():
-        if key in _LEFT_OUT or key.startswith("priv"):
+        if key in left_out or key.startswith("priv"):
             continue
         if type(value) is not bytes or len(value) > MAX_HEADER or key == inline or key == "body":
             entries[key] = value
@@ -100,7 +106,7 @@ def signed(tabm: Tabm, names: Iterable[str] | None = None) -> Signed:
             if key in tabm:
                 chosen[key] = tabm[key]
         tabm = chosen
-    headers, body, body_keys = encode(tabm)
+    headers, body, body_keys = encode(tabm, whole=True)
     if body is not None and not body:
         headers["content-digest"] = signature.digest_header(body)
     components = ordered(headers)

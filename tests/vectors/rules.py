@@ -8,7 +8,9 @@ each says which cases it covers, by what the case holds, and what we answer inst
 
 from __future__ import annotations
 
+import base64
 import copy
+import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -119,7 +121,33 @@ def _keep_tags(case: Case) -> Case:
     return {**case, "msg_verify": {"ok": {"$atom": "true"}}}
 
 
+_WITH_SIGNATURE_KEY = (
+    b'"alpha": world\n"signature": hello\n'
+    b'"@signature-params": ("alpha" "signature");alg="hmac-sha256";keyid="constant:ao"'
+)
+
+
+def _keep_signature_key(case: Case) -> Case:
+    mac = hmac.digest(b"constant:ao", _WITH_SIGNATURE_KEY, "sha256")
+    name = {"ok": base64.urlsafe_b64encode(mac).rstrip(b"=").decode()}
+    return {
+        **case,
+        "sig_base": {"ok": _WITH_SIGNATURE_KEY.decode()},
+        "id_none": name,
+        "id_all": name,
+        "hashpath": name,
+    }
+
+
 OWN: tuple[OwnRule, ...] = (
+    OwnRule(
+        "signature-key-in-id",
+        "ids",
+        "A key named signature makes the reference fail, as it takes it for the header. It has an ID like any other "
+        "key, else messages with and without it would share one. It cannot be signed.",
+        lambda case: case["op"] == "unsigned" and case["msg"] == {"alpha": "world", "signature": "hello"},
+        _keep_signature_key,
+    ),
     OwnRule(
         "apply-names-the-map",
         "http",

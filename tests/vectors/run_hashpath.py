@@ -11,7 +11,7 @@ from outcome import Outcome, verdict
 
 from hyperpy import commitments, hashpath
 from hyperpy.encoding import b64u_decode
-from hyperpy.message import Message
+from hyperpy.message import Atom, Message, as_text
 
 
 def run(header: Any, case: Any) -> Outcome:
@@ -49,8 +49,10 @@ def _alg(case: Any) -> list[str]:
 
 
 def _path_parts(case: Any) -> list[str]:
-    return attempt("parts", lambda: hashpath.parts(schema.value(case["path"])), case["parts"], schema.value) + attempt(
-        "binary", lambda: b"/".join(hashpath.parts(schema.value(case["path"]))), case["binary"], schema.value
+    found = hashpath.parts(schema.value(case["path"]))
+    joined = "" if isinstance(found, Atom) else "/".join(as_text(part) for part in found)
+    return differs("parts", found, schema.value(case["parts"]["ok"])) + differs(
+        "binary", joined.encode(), schema.value(case["binary"]["ok"])
     )
 
 
