@@ -1,0 +1,253 @@
+"""What only the LMDB store does: files, locks, formats, the journal, growing, group commit."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import lmdb
+import pytest
+
+from hyperpy import maintenance
+from hyperpy.errors import ConfigError, StoreError
+from hyperpy.store import environment, tables
+from hyperpy.store.base import TABLES
+from hyperpy.store.group import Group
+from hyperpy.store.lmdb import LmdbStore
+
+HEADER = TABLES["header"].prefix + b"header"
+
+
+def set_format(folder: Path, number: int) -> None:
+    with lmdb.open(str(folder / "ledger")) as env, env.begin(write=True) as txn:
+        header = json.loads(txn.get(HEADER))
+        txn.put(HEADER, json.dumps({**header, "format": number}).encode())
+
+
+def test_what_was_written_is_there_after_reopening(tmp_path: Path) -> None:
+    with_close = LmdbStore(tmp_path)
+    with_close.write([("messages", b"a" * 32, b"1" * 100), ("heads", b"p", b"2")])
+    with_close.close()
+    again = LmdbStore(tmp_path)
+    assert again.get("messages", b"a" * 32) == b"1" * 100
+    assert again.get("heads", b"p") == b"2"
+    assert again.stats()["journal-batches"] == 0
+    again.close()
+
+
+def test_second_opener_is_told_the_process(tmp_path: Path) -> None:
+    store = LmdbStore(tmp_path)
+    code = f"from hyperpy.store.lmdb import LmdbStore; LmdbStore({str(tmp_path)!r})"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "ConfigError" in child.stderr
+    assert f"in use by process {os.getpid()}" in child.stderr
+    with pytest.raises(ConfigError, match=f"process {os.getpid()}"):
+        LmdbStore(tmp_path)
+    store.write([("names", b"n", b"v")])
+    store.close()
+    LmdbStore(tmp_path).close()
+
+
+def test_read_only_beside_the_writer(tmp_path: Path) -> None:
+    store = LmdbStore(tmp_path)
+    store.write([("messages", b"settled", b"v" * 99)])
+    store.flush()
+    store.write([("messages", b"fresh", b"w"), ("names", b"n", b"x")])
+    code = (
+        "import sys; from hyperpy.store.lmdb import LmdbStore\n"
+        f"s = LmdbStore({str(tmp_path)!r}, readonly=True)\n"
+        "print([len(s.get('messages', k) or b'') for k in (b'settled', b'fresh')], s.get('names', b'n'))\n"
+        "sys.stdin.readline()\n"
+        "print(s.get('messages', b'later'), len(list(s.scan('messages'))))\n"
+        "try: s.write([('names', b'a', b'b')])\n"
+        "except Exception as e: print(type(e).__name__)\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=os.getcwd()
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "[99, 1] b'x'\n"
+    store.write([("messages", b"later", b"y")])
+    out, _ = child.communicate("\n", timeout=20)
+    assert out == "b'y' 3\nStoreError\n"
+    store.close()
+
+
+def test_read_only_needs_a_store(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no store"):
+        LmdbStore(tmp_path / "absent", readonly=True)
+    assert not (tmp_path / "absent").exists()
+
+
+def test_newer_format_is_refused_and_older_one_migrates(tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    store = LmdbStore(folder)
+    store.write([("names", b"n", b"v"), ("messages", b"m", b"w")])
+    store.close()
+    set_format(folder, 7)
+    with pytest.raises(ConfigError, match="format 7"):
+        LmdbStore(folder)
+    with pytest.raises(ConfigError, match="newer"):
+        maintenance.migrate(folder)
+    set_format(folder, 0)
+    with pytest.raises(ConfigError) as caught:
+        LmdbStore(folder, readonly=True)
+    assert "hyperpy store migrate" in caught.value.diagnostics()
+    backup = maintenance.migrate(folder)
+    assert backup is not None
+    assert (backup / "ledger" / "data.mdb").is_file()
+    assert maintenance.migrate(folder) is None
+    store = LmdbStore(folder)
+    assert (store.get("names", b"n"), store.get("messages", b"m")) == (b"v", b"w")
+    with pytest.raises(ConfigError, match="in use"):
+        maintenance.migrate(folder)
+    store.close()
+    with pytest.raises(ConfigError, match="no store"):
+        maintenance.migrate(tmp_path / "absent")
+
+
+def test_the_map_grows_while_others_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hyperpy.store import lmdb as module
+
+    monkeypatch.setattr(module, "_MAPS", {"ledger": 1 << 16, "cache": 1 << 16, "journal": 1 << 16})
+    store = LmdbStore(tmp_path)
+    done = threading.Event()
+    wrong: list[object] = []
+
+    def read() -> None:
+        while not done.is_set():
+            if store.get("messages", b"0") not in (None, b"x" * 3000):
+                wrong.append(store.get("messages", b"0"))
+            time.sleep(0.0005)
+
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for n in range(300):
+            store.write([("messages", b"%d" % n, b"x" * 3000), ("heads", b"%d" % n, b"y" * 1000)])
+        store.flush()
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert not wrong
+    assert all(store.get("messages", b"%d" % n) == b"x" * 3000 for n in range(300))
+    store.close()
+
+
+def test_group_commit_joins_writers_and_isolates_failures() -> None:
+    calls: list[list[int]] = []
+    gate = threading.Event()
+
+    def commit(items: list[int]) -> None:
+        gate.wait(5)
+        calls.append(items)
+        if 13 in items:
+            raise StoreError("unlucky")
+
+    group: Group[int] = Group(commit)
+    failed: list[int] = []
+
+    def work(n: int) -> None:
+        try:
+            group.submit(n)
+        except StoreError:
+            failed.append(n)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(20)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.2)
+    gate.set()
+    for thread in threads:
+        thread.join()
+    assert failed == [13]
+    assert max(map(len, calls)) >= 15
+    assert {n for call in calls for n in call} == set(range(20))
+
+
+def test_a_journal_from_before_a_power_cut_is_set_aside(tmp_path: Path) -> None:
+    store = LmdbStore(tmp_path)
+    store.write([("messages", b"m", b"w")])
+    store.flush()
+    store.close()
+    assert not (tmp_path / "journal-boot").exists()
+    (tmp_path / "journal-boot").write_text("another run of the machine")
+    store = LmdbStore(tmp_path)
+    assert store.set_aside == tmp_path / "journal-set-aside"
+    assert store.get("messages", b"m") == b"w"
+    store.close()
+    store = LmdbStore(tmp_path)
+    assert store.set_aside is None
+    store.close()
+
+
+def test_durable_writes_wait_for_the_disk(tmp_path: Path) -> None:
+    store = LmdbStore(tmp_path)
+    store.write([("messages", b"m", b"w")], durable=True)
+    assert store.stats()["journal-batches"] == 0
+    store.close()
+    store = LmdbStore(tmp_path, durable=True)
+    assert not (tmp_path / "journal-boot").exists()
+    store.write([("messages", b"n", b"w")])
+    store.close()
+    store = LmdbStore(tmp_path)
+    assert store.get("messages", b"n") == b"w"
+    store.close()
+
+
+def test_beyond_the_quota_writing_is_refused_and_reading_goes_on(tmp_path: Path) -> None:
+    store = LmdbStore(tmp_path, quota=100_000)
+    with pytest.raises(StoreError, match="quota"):
+        for n in range(100):
+            store.write([("messages", b"%d" % n, b"x" * 3000)])
+            store.flush()
+    assert store.get("messages", b"0") == b"x" * 3000
+    store.write([], [("messages", b"%d" % n) for n in range(100)])
+    store.flush()
+    store.write([("messages", b"again", b"x")])
+    store.close()
+
+
+def test_a_full_map_is_a_store_error_and_leaves_nothing(tmp_path: Path) -> None:
+    store = LmdbStore(tmp_path, max_map=1 << 20)
+    with pytest.raises(StoreError, match="full"):
+        store.write([("messages", b"a", b"x"), ("messages", b"big", b"y" * (2 << 20))])
+    assert store.get("messages", b"a") is None
+    with pytest.raises(StoreError, match="full"):
+        store.write([("names", b"a", b"x"), ("names", b"big", b"y" * (2 << 20))])
+    assert store.get("names", b"a") is None
+    store.write([("messages", b"a", b"x"), ("names", b"a", b"x")])
+    assert store.get("messages", b"a") == store.get("names", b"a") == b"x"
+    store.close()
+
+
+def test_when_the_tables_are_full_the_journal_keeps_what_was_acknowledged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "_BATCHES", 4)
+    store = LmdbStore(tmp_path, max_map=1 << 20)
+    acknowledged = []
+    with pytest.raises(StoreError):
+        for n in range(2000):
+            store.write([("messages", b"%d" % n, os.urandom(2500))])
+            acknowledged.append(b"%d" % n)
+    assert len(acknowledged) > 100
+    assert all(store.get("messages", key) is not None for key in acknowledged)
+    store.close()
+    store = LmdbStore(tmp_path)
+    assert all(store.get("messages", key) is not None for key in acknowledged)
+    store.close()
+
+
+def test_keys_fold_below_the_limit() -> None:
+    assert environment.fold(b"k" * 510) == b"k" * 510
+    assert len(environment.fold(b"k" * 511)) == 511
+    assert environment.fold(b"k" * 511) != b"k" * 511
+    assert environment.fold(b"k" * 600) != environment.fold(b"k" * 601)
