@@ -13,7 +13,7 @@ Three rules keep one client from changing what another one reads:
   commitments, which is computed from both; a nested message whose signature does not verify is
   found through its parent alone;
 * two messages can share an unsigned ID if a value smuggles a line of the signature base
-  (ao-core 4.7 escapes nothing): one that may do so never takes the place of one that does not.
+  (ao-core 4.7 escapes nothing): the second one is refused.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import msgpack  # type: ignore[import-untyped]
 from hyperpy import commitments
 from hyperpy.codecs import canonical
 from hyperpy.encoding import accumulate_256, b64u, b64u_decode, key_bytes, key_text, native, sha256
-from hyperpy.errors import CodecError, Corrupt, HyperpyError, MessageNotFound, SizeError
+from hyperpy.errors import CodecError, Corrupt, HyperpyError, MessageError, MessageNotFound, SizeError
 from hyperpy.message import Link, Message, Value, committed_list
 from hyperpy.store.base import Store
 
@@ -157,6 +157,8 @@ class Cache:
         known = self._in("messages", name, batch)
         ambiguous = kind is Message and _may_smuggle(item)  # type: ignore[arg-type]
         if known and (ambiguous or not self._has("ambiguous", name, batch)):
+            if ambiguous:
+                self._refuse_collision(item, name, batch, depth)
             if not batch.has("messages", name):
                 batch.rely(name, lambda: self._put(item, batch, depth), self._store)
             return name
@@ -167,8 +169,19 @@ class Cache:
             batch.put("ambiguous", name, b"\x01")
         elif known:
             batch.put("ambiguous", name, b"\x00")
-            self._kept.pop(name, None)
         return name
+
+    def _refuse_collision(self, item: Value, name: bytes, batch: Batch, depth: int) -> None:
+        """Raise MessageError if another message with lines in its values has the same ID."""
+        items = item.raw_items() if isinstance(item, Message) else {}
+        if not any(_breaks_lines(key, child) for key, child in items.items()):
+            return  # written with the codec's own words: the same message to everybody else
+        known = batch.get("messages", name) or self._store.get("messages", name)
+        if known != canonical.encode(self._shallow(item, batch, depth, name)):
+            raise MessageError(
+                "another message has the same ID, because a value holds a line of its encoding",
+                hint="Remove the line break before the quotation mark, or put the value into the body.",
+            )
 
     def _has(self, table: str, key: bytes, batch: Batch) -> bool:
         found = batch.get(table, key) or self._store.get(table, key)
@@ -312,7 +325,7 @@ class Cache:
         if data is None:
             return None
         item = self._decode(data, name, lambda ref: self._load(name, ref, None))
-        if len(data) <= _KEPT_BYTES:
+        if len(data) <= _KEPT_BYTES and not (type(item) is Message and _may_smuggle(item)):
             if len(self._kept) >= _KEPT:
                 self._kept.clear()
             self._kept[name] = item
@@ -461,10 +474,11 @@ def _may_smuggle(item: Message) -> bool:
     items = item.raw_items()
     if not _OWN_WORDS.isdisjoint(items):
         return True
-    for key, child in items.items():
-        if '"' in key or "\n" in key or "+link" in key or (type(child) is bytes and b'\n"' in child):
-            return True
-    return False
+    return any([_breaks_lines(key, child) or key.endswith("+link") for key, child in items.items()])
+
+
+def _breaks_lines(key: str, child: Value) -> bool:
+    return '"' in key or "\n" in key or (type(child) is bytes and b'\n"' in child)
 
 
 def _linked(child: Value, loader: Callable[[str], Value]) -> Value:
