@@ -29,8 +29,8 @@ from hyperpy.codecs import ans104, envelope, httpsig, plan, signature, structure
 from hyperpy.codecs.httpsig import HttpForm, Signed
 from hyperpy.codecs.structured import MAX_DEPTH, Tabm
 from hyperpy.encoding import b64u, b64u_decode, key_bytes, key_text, ordered, sha256
-from hyperpy.errors import CodecError, HyperpyError, InvalidSignature, MessageError, SizeError, UnknownCommitment
-from hyperpy.message import Link, Message, Value, committed_list
+from hyperpy.errors import CodecError, HyperpyError, InvalidSignature, MessageError, MessageNotFound, SizeError, UnknownCommitment
+from hyperpy.message import UNDEFINED, Atom, Link, Message, Value, committed_list
 
 Committers: TypeAlias = Literal["none", "all"] | Sequence[str]
 
@@ -300,6 +300,11 @@ def _signed(msg: Message, names: tuple[str, ...] | None, bundle: bool) -> Signed
     return cast(Signed, found)
 
 
+def covered(msg: Message, commitment: Message) -> Signed:
+    """Return what a rebuilt commitment covers: components, header lines, key names (4.7)."""
+    return _signed(msg, committed_list(commitment), _is_bundle(commitment))
+
+
 def _mac(msg: Message, fields: Mapping[str, bytes], names: tuple[str, ...] | None, key: bytes) -> bytes:
     bundle = fields.get("bundle") == b"true"
     return hmac.digest(key, _signed(msg, names, bundle).base(signature.base_params(fields)), "sha256")
@@ -413,7 +418,7 @@ def _verify_rebuilt(msg: Message, one: Message, secret: bytes | None) -> None:
     names = committed_list(one)
     items = msg.raw_items()
     for name in names:
-        if name not in items and name != "ao-types":
+        if name not in items and name != "ao-types" and name + "+link" not in items:
             raise InvalidSignature(f"the committed key {name!a} is not in the message")
     params = signature.base_params(fields)
     given = b64u_decode(fields.get("signature", b""))
@@ -552,10 +557,10 @@ def commit(
     if device not in _HTTPSIG_DEVICES:
         raise MessageError(f"the device {device!a} does not commit messages")
     if bundle:
-        msg = _bundled(msg)
+        msg = bundled(msg)
     names = tuple(committed) if committed is not None else _default_names(msg)
     for name in names or ():
-        if msg.raw(name) is None and name != "ao-types":
+        if msg.raw(name) is None and name != "ao-types" and msg.raw(name + "+link") is None:
             raise MessageError(f"the key {name!a} is to be signed and is not in the message")
     refuse_ambiguous(msg, names, bundle)
     fields: dict[str, bytes] = {"commitment-device": key_bytes(device)}
@@ -642,10 +647,18 @@ def _commit_item(msg: Message, key: Any, names: Sequence[str] | None, bundle: bo
     return kept
 
 
-def _bundled(msg: Message) -> Message:
+def bundled(msg: Message) -> Message:
     """Return the message with links loaded and each child carrying its unsigned commitment."""
     items = {key: _bundled_child(value, 1) for key, value in msg.raw_items().items()}
+    _refuse_link_keys(items)
     return Message.make(items, msg.commitments, msg.private)
+
+
+def _refuse_link_keys(items: Mapping[str, Value]) -> None:
+    """Refuse ``K+link`` as a plain key: it says that a message belongs there which is not at hand."""
+    for key in items:
+        if key.endswith("+link"):
+            raise MessageNotFound(f"the message that {key[:60]!a} names is not at hand")
 
 
 def _bundled_child(value: Value, depth: int) -> Value:
@@ -654,10 +667,13 @@ def _bundled_child(value: Value, depth: int) -> Value:
     if type(value) is Link:
         value = value.load()
     if type(value) is tuple:
+        if any(type(one) is Atom and one == UNDEFINED for one in value):
+            raise MessageError("a list that holds the atom undefined cannot be read back, so it is not bundled")
         return tuple(_bundled_child(one, depth + 1) for one in value)
     if type(value) is not Message or not len(value):
         return value
     items = {key: _bundled_child(one, depth + 1) for key, one in value.raw_items().items()}
+    _refuse_link_keys(items)
     made = Message.make(items, value.commitments, value.private)
     if any(committer_of(one) is None and _device(one) == HTTPSIG for one in value.commitments.values()):
         return made

@@ -67,7 +67,7 @@ def encode(tabm: Tabm, *, whole: bool = False) -> HttpForm:
         if key in left_out or key.startswith("priv"):
             continue
         if type(value) is not bytes or len(value) > MAX_HEADER or key == inline or key == "body":
-            entries[key] = value
+            entries[sfv.escape_key(key) if len(key) in ID_LENGTHS else key] = value
         elif len(key) in ID_LENGTHS or not key.isascii():
             headers[sfv.escape_key(key) if is_id(key) else key] = value
         else:
@@ -76,7 +76,7 @@ def encode(tabm: Tabm, *, whole: bool = False) -> HttpForm:
         headers["ao-body-key"] = b"data"
     if not entries:
         return HttpForm(headers, None)
-    only = entries.get(inline) if len(entries) == 1 else None
+    only = tabm.get(inline) if len(entries) == 1 and inline in tabm else None
     if type(only) is bytes:
         if only:
             headers["content-digest"] = signature.digest_header(only)
@@ -84,7 +84,7 @@ def encode(tabm: Tabm, *, whole: bool = False) -> HttpForm:
     made = multipart.encode(entries, inline)
     headers["content-type"] = made.content_type
     headers["content-digest"] = signature.digest_header(made.body)
-    return HttpForm(headers, made.body, made.names)
+    return HttpForm(headers, made.body, tuple([sfv.unescape_key(name) for name in made.names]))
 
 
 def _inline_key(tabm: Tabm) -> str:
