@@ -513,7 +513,7 @@ def _verify_envelope(msg: Message, one: Message) -> None:
             continue
         key = name if name in theirs else name + "+link"
         kind = type(msg.raw(name))
-        is_typed = kind is type(seen.raw(name)) or kind is Message or kind is tuple
+        is_typed = kind is type(seen.raw(name)) or key is not name
         if key not in theirs or own.get(key) != theirs[key] or not is_typed:
             raise InvalidSignature(f"the committed key {name!a} is not what was signed")
 
