@@ -474,7 +474,7 @@ def _may_smuggle(item: Message) -> bool:
     items = item.raw_items()
     if not _OWN_WORDS.isdisjoint(items):
         return True
-    return any([_breaks_lines(key, child) or key.endswith("+link") for key, child in items.items()])
+    return any(_breaks_lines(key, child) or key.endswith("+link") for key, child in items.items())
 
 
 def _breaks_lines(key: str, child: Value) -> bool:

@@ -91,17 +91,19 @@ def collect(store: LmdbStore, target: int | None = None, progress: Progress = la
 
 
 def _oldest(store: LmdbStore, excess: int, progress: Progress) -> Iterator[bytes]:
-    """Yield what the oldest batches put, until that is ``excess`` bytes."""
+    """Yield what the oldest batches put, until that is their share of ``excess`` bytes."""
+    if excess <= 0:
+        return
+    total = sum(len(packed) for _, packed in store.scan("age"))
+    left = total * min(1.0, excess / max(1, store.used))
     for count, (_, packed) in enumerate(store.scan("age")):
-        if excess <= 0:
+        if left <= 0:
             return
+        left -= len(packed)
         kept, others = msgpack.unpackb(packed, raw=True)
-        for key in (*kept, *others):
-            if key[:1] in _GO:
-                size = len(kept[key]) if key in kept else len(store.get(_table(key), key[1:]) or b"")
-                excess -= size + 2 * len(key)
-                yield key
-        progress("oldest", count)
+        yield from (key for key in (*kept, *others) if key[:1] in _GO)
+        if not count % 1000:
+            progress("oldest", count)
 
 
 def _spare(doomed: set[bytes], names: Iterable[bytes], store: LmdbStore) -> None:
@@ -203,8 +205,8 @@ def _purge(store: LmdbStore, doomed: set[bytes]) -> None:
         kept, others = msgpack.unpackb(packed, raw=True)
         if doomed.isdisjoint(kept) and doomed.isdisjoint(others):
             continue
-        kept = {key: value for key, value in kept.items() if key not in doomed}
-        others = [key for key in others if key not in doomed]
+        kept = {key: value for key, value in kept.items() if key not in doomed or store.tables.lies_in(key, number)}
+        others = [key for key in others if key not in doomed or store.tables.get(key) is not None]
         row = msgpack.packb([kept, others], use_bin_type=True) if kept or others else None
         changes.append((_P["age"] + number, row))
         if len(changes) >= _PURGE:

@@ -301,6 +301,10 @@ class Tables:
         with self._group.lock:
             self.condemned.update([key for key, value in rows if self.get(key) == value])
 
+    def lies_in(self, name: bytes, number: bytes) -> bool:
+        """Say whether the value of a key is the one that the batch of that number put."""
+        return self._cache.get(name) == _ELSEWHERE + number
+
     def purge(self, keys: Sequence[bytes]) -> None:
         """Delete those of the entries that are condemned: nobody put them again meanwhile.
 
