@@ -33,7 +33,7 @@ def reference(request: Message) -> str:
         if type(at) is bytes:
             return human(at.strip(b"/").partition(b"/")[0])
         found = parts(at)
-        if found:
+        if type(found) is tuple and found:
             return human(as_text(found[0], "path"))
     return human(hashpath_id(request))
 

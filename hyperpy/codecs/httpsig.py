@@ -59,7 +59,7 @@ def encode(tabm: Tabm, *, whole: bool = False) -> HttpForm:
     Raises:
         SizeError: nested too deep.
     """
-    inline = _inline_key(tabm)
+    inline = inline_key(tabm)
     left_out = _ONLY_COMMITMENTS if whole else _LEFT_OUT
     headers: dict[str, bytes] = {}
     entries: dict[str, bytes | Tabm] = {}
@@ -87,7 +87,8 @@ def encode(tabm: Tabm, *, whole: bool = False) -> HttpForm:
     return HttpForm(headers, made.body, tuple([sfv.unescape_key(name) for name in made.names]))
 
 
-def _inline_key(tabm: Tabm) -> str:
+def inline_key(tabm: Tabm) -> str:
+    """Return the key whose value is the plain body or the ``inline`` part (4.1.4)."""
     named = tabm.get("ao-body-key")
     if type(named) is bytes:
         return key_text(named)

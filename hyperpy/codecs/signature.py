@@ -238,4 +238,3 @@ def digest_matches(header: bytes, body: bytes) -> bool:
         made = hashlib.new(match[1].decode("ascii").replace("-", ""), body).digest()
         return made == b64u_decode(match[2])
     return False
-

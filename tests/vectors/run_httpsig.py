@@ -111,7 +111,9 @@ def _wire(case: Any, theirs: Message, bundle: bool) -> list[str]:
         lambda found: normal(structured.decode(schema.tabm(found))),
     )
     if "ok" in case["decoded_tabm"]:
-        problems += attempt("decoded verify", lambda: commitments.verify(decoded()), case["decoded_verify"], schema.value)
+        problems += attempt(
+            "decoded verify", lambda: commitments.verify(decoded()), case["decoded_verify"], schema.value
+        )
     return problems
 
 

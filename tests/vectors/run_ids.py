@@ -112,7 +112,9 @@ def _by_type(msg: Message) -> set[Any]:
     found = set()
     for one in msg.commitments.values():
         fields = {k: v for k, v in one.raw_items().items() if k not in ("signature", "committed")}
-        found.add((committed_list(one), *sorted((k, str(v)) for k, v in fields.items() if isinstance(v, (bytes, bool)))))
+        found.add(
+            (committed_list(one), *sorted((k, str(v)) for k, v in fields.items() if isinstance(v, (bytes, bool))))
+        )
     return found
 
 

@@ -1,0 +1,80 @@
+"""Messages whose signed text another message could share are not signed and do not verify.
+
+A signature covers text: header lines, and for bundles the lines of parts. What could be read as
+two different messages is refused here. IDs stay defined for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from hyperpy.codecs import httpsig
+from hyperpy.codecs.structured import MAX_DEPTH
+from hyperpy.commitments.ids import tabm_of
+from hyperpy.errors import MessageError, SizeError
+from hyperpy.message import Link, Message, Value
+
+_NOT_TOP = frozenset({"signature", "signature-input", "ao-types"})
+_NOT_NESTED = frozenset({"ao-types", "content-disposition", "content-digest", "ao-body-key"})
+
+
+def refuse_ambiguous(msg: Message, names: Iterable[str] | None = None, bundle: bool = False) -> None:
+    """Refuse a message whose signed text another message could share.
+
+    Raises:
+        MessageError: a header value goes on with a line that reads as another component; a key
+            holds ``%`` or a line break, or is one of the codec's own words; or, bundled, a key
+            or value that names and lines of parts give another meaning.
+    """
+    chosen = None if names is None else frozenset(names)
+    items = {
+        key: value
+        for key, value in msg.raw_items().items()
+        if chosen is None or key in chosen or key.removesuffix("+link") in chosen
+    }
+    for key in items:
+        if key in _NOT_TOP or "%" in key or "\n" in key or "\r" in key:
+            raise _refused(key)
+    inline = httpsig.inline_key(tabm_of(msg, bundle))
+    for key, value in items.items():
+        if type(value) is bytes:
+            if b'\n"' in value and key not in ("body", inline) and len(value) <= httpsig.MAX_HEADER:
+                raise _smuggles(key)
+        elif bundle:
+            _refuse_nested(value, 1)
+
+
+def _refuse_nested(value: Value, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise SizeError(f"a message is nested deeper than {MAX_DEPTH}")
+    if type(value) is Link and value.loader is not None:
+        value = value.load()
+    if type(value) is tuple:
+        _refuse_map({str(n): one for n, one in enumerate(value, 1)}, depth)
+    elif type(value) is Message:
+        _refuse_map(value.raw_items(), depth)
+
+
+def _refuse_map(items: Mapping[str, Value], depth: int) -> None:
+    for key, value in items.items():
+        if key in _NOT_NESTED or any(c in key for c in '%\r\n/":'):
+            raise _refused(key)
+        if type(value) is bytes:
+            if b"\r\n" in value and key != "body" and len(value) <= httpsig.MAX_HEADER:
+                raise _smuggles(key)
+        else:
+            _refuse_nested(value, depth + 1)
+
+
+def _refused(key: str) -> MessageError:
+    return MessageError(
+        f"the key {key[:60]!a} cannot be signed without ambiguity",
+        hint="Use other key names: without percent signs and line breaks, and bundled without / : and quotes.",
+    )
+
+
+def _smuggles(key: str) -> MessageError:
+    return MessageError(
+        f"the value of {key[:60]!a} holds a line that reads as another key",
+        hint="Put text with line breaks under 'body' or 'data'.",
+    )
