@@ -136,7 +136,8 @@ class Cache:
         """
         if type(item) is Message and item.commitments:
             return self._put_signed(item, batch, 0)[0]
-        return b64u(self._put(item, batch, 0))
+        self._put(item, batch, 0)
+        return commitments.content_id(item)
 
     def reference(self, item: Message, batch: Batch) -> str:
         """Put a message and return the ID under which exactly this message is read again.
@@ -145,7 +146,8 @@ class Cache:
         and cover every key, else the combined ID: the sum of the content's and all commitments' IDs.
         """
         if not item.commitments:
-            return b64u(self._put(item, batch, 0))
+            self._put(item, batch, 0)
+            return commitments.content_id(item)
         return self._put_signed(item, batch, 0)[1]
 
     def _put(self, item: Value, batch: Batch, depth: int) -> bytes:
@@ -155,20 +157,22 @@ class Cache:
             raise CodecError(f"a {kind.__name__} alone has no ID", hint="Put it under a key of a message.")
         name = _content_id(item)
         known = self._in("messages", name, batch)
-        ambiguous = kind is Message and _may_smuggle(item)  # type: ignore[arg-type]
-        if known and (ambiguous or not self._has("ambiguous", name, batch)):
+        if known:
+            ambiguous = kind is Message and _may_smuggle(item)  # type: ignore[arg-type]
             if ambiguous:
                 self._refuse_collision(item, name, batch, depth)
-            if not batch.has("messages", name):
-                batch.rely(name, lambda: self._put(item, batch, depth), self._store)
-            return name
+            if ambiguous or not self._has("ambiguous", name, batch):
+                if not batch.has("messages", name):
+                    batch.rely(name, lambda: self._put(item, batch, depth), self._store)
+                return name
         if depth > MAX_DEPTH:
             raise SizeError(f"a message nested more than {MAX_DEPTH} deep cannot be kept")
-        batch.put("messages", name, canonical.encode(self._shallow(item, batch, depth, name)))
-        if ambiguous:
-            batch.put("ambiguous", name, b"\x01")
-        elif known:
+        data = canonical.encode(self._shallow(item, batch, depth, name))
+        batch.put("messages", name, data)
+        if known:
             batch.put("ambiguous", name, b"\x00")
+        elif kind is Message and _may_smuggle(item, data):  # type: ignore[arg-type]
+            batch.put("ambiguous", name, b"\x01")
         return name
 
     def _refuse_collision(self, item: Value, name: bytes, batch: Batch, depth: int) -> None:
@@ -465,16 +469,19 @@ def _sum(names: list[str]) -> bytes | None:
     return total
 
 
-def _may_smuggle(item: Message) -> bool:
+def _may_smuggle(item: Message, data: bytes | None = None) -> bool:
     """Say whether other items than these may have the same unsigned ID.
 
     A key or value can end a line of the signature base and begin another, and some keys are
-    the codec's own words.
+    the codec's own words. ``data`` is the canonical form, if at hand: one search instead of many.
     """
     items = item.raw_items()
-    if not _OWN_WORDS.isdisjoint(items):
+    names = "\n".join(items)
+    if '"' in names or "+link" in names or names.count("\n") >= len(items) > 0 or not _OWN_WORDS.isdisjoint(items):
         return True
-    return any(_breaks_lines(key, child) or key.endswith("+link") for key, child in items.items())
+    if data is not None and b'\n"' not in data:
+        return False
+    return any(type(child) is bytes and b'\n"' in child for child in items.values())
 
 
 def _breaks_lines(key: str, child: Value) -> bool:

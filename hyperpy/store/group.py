@@ -36,6 +36,12 @@ class Group(Generic[_T]):
 
     def submit(self, item: _T) -> None:
         """Return when the item is committed; raise StoreError if it cannot be."""
+        if not self._queue and self.lock.acquire(blocking=False):  # nobody else is here
+            try:
+                self._commit([item])
+            finally:
+                self.lock.release()
+            return
         mine = _Waiting(item)
         self._queue.append(mine)
         while not mine.done:

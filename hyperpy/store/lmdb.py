@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperpy.errors import ConfigError, StoreError
-from hyperpy.store.base import HEADER_KEY, TABLES, Delete, Put, check_header, check_value, new_header
+from hyperpy.store.base import HEADER_KEY, MAX_VALUE, TABLES, Delete, Put, check_header, check_value, new_header
 from hyperpy.store.environment import MAX_KEY, Environment, fold
 from hyperpy.store.group import Group
 from hyperpy.store.lock import FolderLock, boot
@@ -183,7 +183,8 @@ class LmdbStore:
             place = TABLES.get(table)
             if place is None:
                 raise self._unusable(table)
-            check_value(value)
+            if len(value) > MAX_VALUE:
+                check_value(value)
             name = place.prefix + key
             if len(name) >= MAX_KEY:
                 value = len(name).to_bytes(4, "big") + name + value

@@ -29,19 +29,14 @@ class Overlay:
         """About how many bytes are held."""
         self._heads: dict[bytes, list[bytes]] = {}
 
-    def add(self, batch: Sequence[Change]) -> None:
-        """Apply one batch."""
-        changes = self.changes
-        size = 0
-        for key, value in batch:
-            changes[key] = value
-            size += len(key) + 64
-            if value is not None:
-                size += len(value)
-            if len(key) > _LONG:
-                self._heads.setdefault(key[:_HEAD], []).append(key)
+    def add(self, batch: Sequence[Change], size: int) -> None:
+        """Apply one batch of about ``size`` bytes."""
+        self.changes.update(batch)
         self.size += size
         self.batches.append(batch)
+        for key, _ in batch:
+            if len(key) > _LONG:
+                self._heads.setdefault(key[:_HEAD], []).append(key)
 
     def within(self, prefix: bytes, after: bytes | None) -> dict[bytes, bytes | None]:
         """Return the changes of keys that begin with ``prefix`` and are greater than ``after``."""

@@ -187,8 +187,8 @@ class Tables:
         self.sequence = number
         young = self._young
         first = not young.batches
-        for batch in batches:
-            young.add(batch)
+        for batch, (_, packed) in zip(batches, rows, strict=True):
+            young.add(batch, len(packed))
             if self.condemned:
                 self.condemned.difference_update([key for key, _ in batch])
         if first or len(young.batches) > _BATCHES or young.size > _BYTES:
@@ -259,7 +259,7 @@ class Tables:
         last = self.sequence
         while rows := self._journal.chunk(_AGE, after, _CHUNK):
             for key, packed in rows:
-                overlay.add(msgpack.unpackb(packed, raw=True, use_list=False))
+                overlay.add(msgpack.unpackb(packed, raw=True, use_list=False), len(packed))
                 last = int.from_bytes(key[1:], "big")
             after = rows[-1][0]
         self._frozen, self._frozen_to = overlay, last
