@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
 
@@ -19,9 +19,7 @@ from hyperpy.encoding import b64u, key_bytes, key_text, native, sha256
 from hyperpy.errors import CodecError, Corrupt
 from hyperpy.message import Message, Value
 from hyperpy.store.base import Store
-
-if TYPE_CHECKING:
-    from hyperpy.cache import Batch
+from hyperpy.store.batch import Batch
 
 VERSION = 1
 _AGES = (1 << 64) - 1

@@ -7,7 +7,7 @@ they point to.
 
 A client may meanwhile rely on a message that is about to go. So what goes is first declared
 absent, in one moment in which nobody writes; whoever misses it puts it again
-(:meth:`hyperpy.cache.Batch.commit`), and only then is the rest removed from the disk.
+(:meth:`hyperpy.store.batch.Batch.commit`), and only then is the rest removed from the disk.
 """
 
 from __future__ import annotations

@@ -1,0 +1,70 @@
+"""What one request will write, collected until it is committed at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from hyperpy.store.base import Store
+
+
+class Batch:
+    """What one top-level request will write. Safe to use from many threads."""
+
+    __slots__ = ("_collections", "_lock", "_pending", "_relied", "durable")
+
+    def __init__(self) -> None:
+        self._pending: dict[tuple[str, bytes], bytes] = {}
+        self._lock = threading.Lock()
+        self._relied: dict[bytes, Callable[[], object]] = {}
+        self._collections: int | None = None
+        self.durable = False
+        """Set to have everything of this batch on the disk when ``commit`` returns."""
+
+    def put(self, table: str, key: bytes, value: bytes) -> None:
+        """Add or replace an entry."""
+        with self._lock:
+            self._pending[table, key] = value
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        """Return an entry of this batch, or None."""
+        return self._pending.get((table, key))
+
+    def has(self, table: str, key: bytes) -> bool:
+        """Say whether this batch holds an entry."""
+        return (table, key) in self._pending
+
+    def items(self, table: str, prefix: bytes) -> list[tuple[bytes, bytes]]:
+        """Return this batch's entries of a table whose key begins with ``prefix``, by key."""
+        with self._lock:
+            return sorted((k, v) for (t, k), v in self._pending.items() if t == table and k.startswith(prefix))
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def rely(self, name: bytes, again: Callable[[], object], store: Store) -> None:
+        """Note that this batch needs a message the store holds; ``again`` puts it once more."""
+        if self._collections is None:
+            self._collections = getattr(store, "collections", 0)
+        self._relied[name] = again
+
+    def commit(self, store: Store) -> None:
+        """Write everything: at most one synced transaction, then one of the rest; then be empty.
+
+        Raises:
+            StoreError: the store cannot take it; the batch still holds everything.
+        """
+        self._write(store)
+        if self._collections is not None and getattr(store, "collections", 0) != self._collections:
+            # Old entries are being removed: what this batch found there is perhaps gone by now.
+            for name, again in self._relied.items():
+                if store.get("messages", name) is None:
+                    again()
+            self._write(store)
+        self._relied, self._collections = {}, None
+
+    def _write(self, store: Store) -> None:
+        with self._lock:
+            if self._pending:
+                store.write([(t, k, v) for (t, k), v in self._pending.items()], durable=self.durable)
+                self._pending = {}
