@@ -114,7 +114,10 @@ class Node:
         for instance in self.registry.instances():
             stop = hook_of(instance, "stop")
             if stop is not None:
-                stop()
+                try:
+                    stop()
+                except Exception as error:
+                    device_error(error, type(instance).__name__, "stop")
         self.watchdog.stop()
         self.peers.close()
         self.store.close()
