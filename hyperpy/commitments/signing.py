@@ -94,7 +94,8 @@ def commit(
         if not isinstance(key, keys.RsaKey):
             raise MessageError("an httpsig signature needs an RSA key")
         msg = _commit_rsa(msg, fields, names, key, tag)
-        names = tuple(committed) if committed is not None else _default_names(msg)
+        if committed is None and names is not None:
+            names = _default_names(msg)
     elif type not in ("unsigned", HMAC_TYPE):
         raise MessageError(f"httpsig cannot make commitments of type {type!a}")
     named = key_bytes(keyid if keyid and type in ("unsigned", HMAC_TYPE) else CONSTANT)

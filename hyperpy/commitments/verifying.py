@@ -185,14 +185,12 @@ def _verify_envelope(msg: Message, one: Message) -> None:
     opened = envelope.open_envelope(fields)
     if not _fits(fields, opened.base, b64u_decode(fields.get("signature", b"")), None):
         raise InvalidSignature("the signature does not fit its envelope")
-    body_key = httpsig.body_key(opened.headers)
-    body = opened.body
-    if body is None and "content-digest" in opened.headers:
-        found = msg.get(body_key)
+    digest = opened.headers.get("content-digest")
+    body = None if digest is None else opened.body
+    if digest is not None and body is None:
+        found = msg.get(httpsig.body_key(opened.headers))
         body = found if isinstance(found, bytes) else None
-    if "content-digest" in opened.headers and not signature.digest_matches(
-        opened.headers["content-digest"], body or b""
-    ):
+    if digest is not None and not signature.digest_matches(digest, body or b""):
         raise InvalidSignature("the signed digest does not fit the body")
     seen = structured.decode(httpsig.decode(opened.headers, body))
     if not isinstance(seen, Message):
