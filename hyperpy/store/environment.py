@@ -62,7 +62,7 @@ class Environment:
                 writemap=False,
                 readonly=self._readonly,
                 create=not self._readonly,
-                readahead=False,
+                readahead=True,
                 max_readers=_READERS,
                 max_spare_txns=16,
             )
