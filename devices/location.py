@@ -24,7 +24,7 @@ class Location:
     @key(deterministic=False)
     def node(self) -> Message:
         """Return this node's own signed record; make it if there is none for the current URL."""
-        url = as_text(self._node.setting("url") or self._node.setting("host") or "")
+        url = as_text(self._node.setting("url") or self._node.setting("host") or b"")
         if not url:
             raise KeyNotFound("this node does not know its own URL", hint="Set [http] url = 'https://...'.")
         known = self._read(self._keys.address)

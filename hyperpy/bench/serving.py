@@ -56,7 +56,8 @@ def rows(requests: int = 4000) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="hyperpy-bench-") as temporary:
         folder = Path(temporary)
         with serving(folder, "sign = false") as (pid, url):
-            found.append(Row("memory of an idle node, MB", *[resident_mb(pid)] * 3, 120))
+            used = resident_mb(pid)
+            found.append(Row("memory of an idle node, MB", used, used, used, 120))
             for name, target in (("small GET, unsigned", SMALL), ("info/address, unsigned", "/~meta@1.0/info/address")):
                 found.append(_measured(name, pid, url, target, requests, 200, 0))
         with serving(folder) as (pid, url):

@@ -128,7 +128,7 @@ def demo(json: Json = False) -> None:
     from hyperpy.demo import run
 
     try:
-        lines = run(progress=None if json else lambda text: out.print(text, markup=False, highlight=False))
+        lines = run(progress=None if json else lambda text: out.print(text, markup=False, highlight=False, soft_wrap=True))
     except HyperpyError as error:
         raise typer.Exit(1) from error
     if json:

@@ -24,11 +24,6 @@ from hyperpy.testing import node, wallet
 ADD = "/~calculator@1.0&a=1/add&b=2"
 
 
-def granian_only(server: Any) -> None:
-    if not isinstance(server, Server):
-        pytest.skip("uvicorn has no HTTP/2")
-
-
 def raw(server: Any, data: bytes, *, timeout: float = 8.0, end: bool = False) -> bytes:
     """Send bytes; return everything that comes back until the server closes or falls silent."""
     with socket.create_connection(("127.0.0.1", server.port), timeout) as at:
@@ -59,8 +54,10 @@ def test_a_signed_reply(server: Any) -> None:
     assert message.hashpath is not None
 
 
-def test_both_servers_and_protocols_make_the_same_message(server: Any) -> None:
-    granian_only(server)
+@pytest.mark.parametrize("start", ["granian"], indirect=True)
+def test_http_2_by_prior_knowledge_makes_the_same_message(start: Any) -> None:
+    """granian alone: uvicorn has no HTTP/2."""
+    server = start()
     with httpx2.Client(http1=False, http2=True, headers={"connection": "", "user-agent": " a b "}) as client:
         reply = client.get(server.url + "/~message@1.0/set")
         assert reply.http_version == "HTTP/2"
