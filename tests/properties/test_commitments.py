@@ -272,7 +272,7 @@ def test_parsing_is_linear(number: int) -> None:
 @given(KEYS, st.binary(max_size=20), st.binary(max_size=20))
 def test_smuggled_lines_are_not_signed(name: str, head: bytes, tail: bytes) -> None:
     """A header value that goes on as another component is refused; its unsigned ID is defined."""
-    assume(name not in ("body", "data"))
+    assume(name not in ("b", "body", "data"))
     msg = Message({name: head + b'\n"b": ' + tail, "b": "2"})
     assert len(commitments.unsigned_id(msg)) == 43
     with pytest.raises(MessageError):
