@@ -172,7 +172,7 @@ class Registry:
         return instance
 
     def _suggest(self, name: str) -> str:
-        near = difflib.get_close_matches(name, self.names(), n=1, cutoff=0.6)
+        near = difflib.get_close_matches(name.lower(), self.names(), n=1, cutoff=0.6)
         if near:
             return f"Did you mean '{near[0]}'?"
         return "List the devices with `hyperpy devices` or /~meta@1.0/info/devices."

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar, overload
 
-from hyperpy.errors import ConfigError, ParameterError
+from hyperpy.errors import ConfigError, MessageError, ParameterError
 from hyperpy.message import Atom, Link, Message, Resolve, Value, as_text, list_to_map
 
 C = TypeVar("C", bound=type)
@@ -102,7 +102,7 @@ class Parameter:
             return self.default
         try:
             return self.convert(item)
-        except (ValueError, TypeError, ParameterError) as error:
+        except (ValueError, TypeError, MessageError) as error:
             detail = f" ({error})" if isinstance(error, ParameterError) else ""
             raise ParameterError(
                 f"{key}: parameter '{self.wire}' must be {self.type}, not {_show(item)}{detail}", name=self.wire
