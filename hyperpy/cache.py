@@ -31,6 +31,7 @@ from hyperpy.errors import CodecError, Corrupt, HyperpyError, MessageError, Mess
 from hyperpy.message import Link, Message, Value, committed_list
 from hyperpy.store.base import Store
 from hyperpy.store.batch import Batch
+from hyperpy.store.recent import Recent
 
 __all__ = ["Batch", "Cache", "CachedResult", "combined_id"]
 
@@ -62,6 +63,8 @@ class Cache:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._kept: dict[bytes, Value] = {}  # content read lately, by unsigned ID
+        self._recent = Recent(store)
+        self._all_plain = next(store.scan("ambiguous"), None) is None
 
     # -- writing ---------------------------------------------------------------------------
 
@@ -96,12 +99,16 @@ class Cache:
         if kind is not Message and kind is not tuple and kind is not bytes:
             raise CodecError(f"a {kind.__name__} alone has no ID", hint="Put it under a key of a message.")
         name = _content_id(item)
+        smuggles = kind is Message and _may_smuggle(item)  # type: ignore[arg-type]
+        if self._all_plain and not smuggles:
+            self._put_plain(item, name, batch, depth)
+            return name
+        self._all_plain = False
         known = self._in("messages", name, batch)
         if known:
-            ambiguous = kind is Message and _may_smuggle(item)  # type: ignore[arg-type]
-            if ambiguous:
+            if smuggles:
                 self._refuse_collision(item, name, batch, depth)
-            if ambiguous or not self._has("ambiguous", name, batch):
+            if smuggles or not self._has("ambiguous", name, batch):
                 if not batch.has("messages", name):
                     batch.rely(name, lambda: self._put(item, batch, depth), self._store)
                 return name
@@ -111,9 +118,24 @@ class Cache:
         batch.put("messages", name, data)
         if known:
             batch.put("ambiguous", name, b"\x00")
-        elif kind is Message and _may_smuggle(item, data):  # type: ignore[arg-type]
+        elif smuggles:
             batch.put("ambiguous", name, b"\x01")
         return name
+
+    def _put_plain(self, item: Value, name: bytes, batch: Batch, depth: int) -> None:
+        """Put something that nothing else can share its ID with, while no stored message can either.
+
+        Whether the store has it is not asked: writing it again costs less than looking.
+        """
+        if batch.has("messages", name):
+            return
+        if name in self._recent:
+            batch.rely(name, lambda: self._put(item, batch, depth), self._store)
+            return
+        if depth > MAX_DEPTH:
+            raise SizeError(f"a message nested more than {MAX_DEPTH} deep cannot be kept")
+        batch.put("messages", name, canonical.encode(self._shallow(item, batch, depth, name)))
+        self._recent.add(name, batch)
 
     def _refuse_collision(self, item: Value, name: bytes, batch: Batch, depth: int) -> None:
         """Raise MessageError if another message with lines in its values has the same ID."""
@@ -337,8 +359,8 @@ class Cache:
     def put_result(
         self, key: bytes, item: Message, status: str, record: bytes, batch: Batch, *, literal: bool = False
     ) -> None:
-        """Keep a step's result, itself put already or now, under a key of :meth:`result_key`."""
-        name = native(self.reference(item, batch))
+        """Keep a step's result, which was put already, under a key of :meth:`result_key`."""
+        name = native(self.reference(item, batch)) if item.commitments else _content_id(item)
         batch.put("results", key, msgpack.packb([name, status, record, literal], use_bin_type=True))
 
 
@@ -409,19 +431,24 @@ def _sum(names: list[str]) -> bytes | None:
     return total
 
 
-def _may_smuggle(item: Message, data: bytes | None = None) -> bool:
+def _may_smuggle(item: Message) -> bool:
     """Say whether other items than these may have the same unsigned ID.
 
     A key or value can end a line of the signature base and begin another, and some keys are
-    the codec's own words. ``data`` is the canonical form, if at hand: one search instead of many.
+    the codec's own words.
     """
-    items = item.raw_items()
-    names = "\n".join(items)
-    if '"' in names or "+link" in names or names.count("\n") >= len(items) > 0 or not _OWN_WORDS.isdisjoint(items):
-        return True
-    if data is not None and b'\n"' not in data:
-        return False
-    return any(type(child) is bytes and b'\n"' in child for child in items.values())
+    known = item.memo.get("smuggles")
+    if known is None:
+        items = item.raw_items()
+        names = "\n".join(items)
+        known = item.memo["smuggles"] = (
+            '"' in names
+            or "+link" in names
+            or names.count("\n") >= len(items) > 0
+            or not _OWN_WORDS.isdisjoint(items)
+            or any([type(child) is bytes and b'\n"' in child for child in items.values()])
+        )
+    return cast(bool, known)
 
 
 def _breaks_lines(key: str, child: Value) -> bool:
@@ -444,11 +471,18 @@ def _fields(data: bytes) -> Message:
 
 
 def _visible(item: Message) -> bytes:
-    """Return a digest of all keys and commitments of a message."""
+    """Return 33 bytes that stand for all keys and commitments of a message.
+
+    The unsigned ID is enough where nothing else can have it and nothing else is there.
+    """
     known = item.memo.get("visible")
     if known is None:
-        whole: Mapping[str, Value] = {"items": _plain(item, 0)}
-        known = item.memo["visible"] = sha256(canonical.encode(Message.make(dict(whole))))
+        if item.commitments or _may_smuggle(item):
+            whole: Mapping[str, Value] = {"items": _plain(item, 0)}
+            known = b"w" + sha256(canonical.encode(Message.make(dict(whole))))
+        else:
+            known = b"i" + _content_id(item)
+        item.memo["visible"] = known
     return cast(bytes, known)
 
 

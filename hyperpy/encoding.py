@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import binascii
 import hashlib
-from base64 import b64decode, b64encode, urlsafe_b64decode, urlsafe_b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Iterable
 
 from hyperpy.errors import CodecError
 
 ID_LENGTHS = frozenset({32, 42, 43})
+_TO_URL = bytes.maketrans(b"+/", b"-_")
+_FROM_URL = bytes.maketrans(b"-_", b"+/")
 _MASK = (1 << 64) - 1
 _C1, _C2 = 0x87C37B91114253D5, 0x4CF5AD432745937F
 
@@ -24,7 +26,7 @@ def sha256(data: bytes) -> bytes:
 
 def b64u(data: bytes) -> str:
     """Return base64url text without padding."""
-    return urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+    return binascii.b2a_base64(data, newline=False).translate(_TO_URL, b"=").decode("ascii")
 
 
 def b64u_decode(text: str | bytes) -> bytes:
@@ -34,11 +36,9 @@ def b64u_decode(text: str | bytes) -> bytes:
         CodecError: the text holds other characters or has an impossible length.
     """
     raw = text.encode("ascii", "replace") if isinstance(text, str) else text
-    raw = raw.rstrip(b"=").replace(b"+", b"-").replace(b"/", b"_")
-    if raw.translate(None, b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"):
-        raise CodecError("not base64: a character is outside the alphabet")
+    raw = raw.rstrip(b"=").translate(_FROM_URL)
     try:
-        return urlsafe_b64decode(raw + b"=" * (-len(raw) % 4))
+        return binascii.a2b_base64(raw + b"==="[: -len(raw) % 4], strict_mode=True)
     except binascii.Error as error:
         raise CodecError(f"not base64: {error}") from None
 

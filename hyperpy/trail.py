@@ -20,6 +20,7 @@ from hyperpy.errors import CodecError, Corrupt
 from hyperpy.message import Message, Value
 from hyperpy.store.base import Store
 from hyperpy.store.batch import Batch
+from hyperpy.store.recent import Recent
 
 VERSION = 1
 _AGES = (1 << 64) - 1
@@ -154,6 +155,7 @@ class Trail:
         self._first = first
         self._lock = threading.Lock()
         self._last = 0
+        self._recent = Recent(store)
 
     def append(self, record: Record, batch: Batch, *, slot: tuple[str, int] | None = None) -> bytes:
         """Add a record to a batch and return its ID (32 bytes).
@@ -165,8 +167,9 @@ class Trail:
         """
         data = record.encode()
         name = sha256(data)
-        if batch.has("trail", name) or self.store.get("trail", name) is not None:
+        if batch.has("trail", name) or name in self._recent or self.store.get("trail", name) is not None:
             return name
+        self._recent.add(name, batch)
         batch.put("trail", name, data)
         if record.result:
             key = native(record.result)
@@ -184,8 +187,9 @@ class Trail:
     def put_origin(self, data: bytes, batch: Batch) -> bytes:
         """Keep a raw request as cleaned at ingress; return its digest (32 bytes)."""
         digest = sha256(data)
-        if not batch.has("origins", digest) and self.store.get("origins", digest) is None:
+        if digest not in self._recent and not batch.has("origins", digest):
             batch.put("origins", digest, data)
+            self._recent.add(digest, batch)
         return digest
 
     def origin(self, digest: bytes) -> bytes | None:

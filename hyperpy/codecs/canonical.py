@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
@@ -56,7 +57,7 @@ def encode(item: Any) -> bytes:
     if type(item) in _CONTAINERS:
         _check_depth(item)
     try:
-        data: bytes = msgpack.packb(_plain(item), default=_expand, strict_types=True, use_bin_type=True)
+        data: bytes = _packer().pack(_plain(item))
         return data
     except UnicodeEncodeError:
         raise CodecError("canonical: text holds a lone surrogate") from None
@@ -87,6 +88,17 @@ def _unpack(data: bytes, hook: Callable[[list[tuple[Any, Any]]], Message]) -> An
         raise SizeError("canonical: nested too deeply") from None
     except (ValueError, TypeError, OverflowError, msgpack.UnpackException):
         raise CodecError("canonical: the bytes are not msgpack, are cut off, or go on after the value") from None
+
+
+_local = threading.local()
+
+
+def _packer() -> msgpack.Packer:
+    """Return this thread's packer: making one costs more than packing a small message."""
+    found = getattr(_local, "packer", None)
+    if found is None:
+        found = _local.packer = msgpack.Packer(default=_expand, strict_types=True, use_bin_type=True)
+    return found
 
 
 # -- to msgpack ------------------------------------------------------------------------------

@@ -11,13 +11,14 @@ from hyperpy.store.base import Store
 class Batch:
     """What one top-level request will write. Safe to use from many threads."""
 
-    __slots__ = ("_collections", "_lock", "_pending", "_relied", "durable")
+    __slots__ = ("_after", "_collections", "_lock", "_pending", "_relied", "durable")
 
     def __init__(self) -> None:
         self._pending: dict[tuple[str, bytes], bytes] = {}
         self._lock = threading.Lock()
         self._relied: dict[bytes, Callable[[], object]] = {}
         self._collections: int | None = None
+        self._after: list[Callable[[], object]] = []
         self.durable = False
         """Set to have everything of this batch on the disk when ``commit`` returns."""
 
@@ -48,6 +49,10 @@ class Batch:
             self._collections = getattr(store, "collections", 0)
         self._relied[name] = again
 
+    def after(self, done: Callable[[], object]) -> None:
+        """Have something called once everything is committed."""
+        self._after.append(done)
+
     def commit(self, store: Store) -> None:
         """Write everything: at most one synced transaction, then one of the rest; then be empty.
 
@@ -62,6 +67,9 @@ class Batch:
                     again()
             self._write(store)
         self._relied, self._collections = {}, None
+        done, self._after = self._after, []
+        for call in done:
+            call()
 
     def _write(self, store: Store) -> None:
         with self._lock:

@@ -124,10 +124,20 @@ def test_a_batch_is_read_before_it_is_committed(store: Store) -> None:
 
 
 def test_the_same_message_is_written_once(store: Store) -> None:
-    put(store, RICH)
-    batch = Batch()
-    Cache(store).put(Message(dict(RICH.raw_items())), batch)
+    cache, batch = Cache(store), Batch()
+    cache.put(RICH, batch)
+    batch.commit(store)
+    cache.put(Message(dict(RICH.raw_items())), batch)
     assert len(batch) == 0
+
+
+def test_what_a_failed_batch_held_is_written_again(store: Store) -> None:
+    cache = Cache(store)
+    cache.put(RICH, Batch())  # never committed
+    batch = Batch()
+    name = cache.put(RICH, batch)
+    batch.commit(store)
+    assert unlinked(Cache(store).read(name)) == RICH
 
 
 def test_signed_and_combined_ids_are_aliases(store: Store, keys: tuple[RsaKey, RsaKey]) -> None:

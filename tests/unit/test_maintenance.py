@@ -175,6 +175,8 @@ def test_what_a_running_request_relies_on_is_put_again(store: LmdbStore) -> None
     batch = Batch()
     mine = Message(dict(old[0][0].raw_items()))
     cache.put(mine, batch)
+    batch.commit(store)
+    cache.put(mine, batch)
     assert len(batch) == 0
     maintenance.collect(store, target=0)
     assert not cache.has(commitments.unsigned_id(mine))

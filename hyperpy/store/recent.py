@@ -1,0 +1,40 @@
+"""What was stored lately: spares asking the store for keys that are surely there."""
+
+from __future__ import annotations
+
+from hyperpy.store.base import Store
+from hyperpy.store.batch import Batch
+
+_MOST = 16_384
+
+
+class Recent:
+    """Keys that this process committed, until old entries are removed from the store.
+
+    A key counts only once its batch is committed, so a batch that failed claims nothing.
+    """
+
+    __slots__ = ("_keys", "_seen", "_store")
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._keys: dict[bytes, None] = {}
+        self._seen = 0
+
+    def __contains__(self, key: bytes) -> bool:
+        now = getattr(self._store, "collections", 0)
+        if now != self._seen:
+            self._keys, self._seen = {}, now
+        return key in self._keys
+
+    def add(self, key: bytes, batch: Batch) -> None:
+        """Remember a key as soon as the batch that holds it is committed."""
+        began = getattr(self._store, "collections", 0)
+        batch.after(lambda: self._remember(key, began))
+
+    def _remember(self, key: bytes, began: int) -> None:
+        if began != getattr(self._store, "collections", 0):
+            return
+        if len(self._keys) >= _MOST:
+            self._keys = {}
+        self._keys[key] = None
