@@ -1,0 +1,156 @@
+"""Timed tasks: once, again and again, stopped, and never piling up."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from hyperpy.errors import Busy, ParameterError
+from hyperpy.testing import node
+from hyperpy.timers import Timers
+
+
+class Runs:
+    """Notes what ran; may be told to wait."""
+
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+        self.wait: threading.Event | None = None
+        self.most = self.now = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, path: str) -> None:
+        with self._lock:
+            self.paths.append(path)
+            self.now += 1
+            self.most = max(self.most, self.now)
+        if self.wait is not None:
+            self.wait.wait(5)
+        with self._lock:
+            self.now -= 1
+
+    def until(self, count: int, seconds: float = 3.0) -> bool:
+        end = time.monotonic() + seconds
+        while len(self.paths) < count and time.monotonic() < end:
+            time.sleep(0.005)
+        return len(self.paths) >= count
+
+
+@pytest.fixture
+def runs() -> Runs:
+    return Runs()
+
+
+@pytest.fixture
+def timers(runs: Runs) -> Iterator[Timers]:
+    made = Timers(runs, limit=5)
+    yield made
+    made.close()
+
+
+def test_once(timers: Timers, runs: Runs) -> None:
+    task = timers.once("/a")
+    assert len(task) == 43
+    assert runs.until(1)
+    time.sleep(0.05)
+    assert runs.paths == ["/a"]
+    assert task not in timers.list()
+    assert not timers.stop(task)
+
+
+def test_once_later(timers: Timers, runs: Runs) -> None:
+    timers.once("/late", 0.3)
+    timers.once("/soon", -5)
+    assert runs.until(1)
+    assert runs.paths == ["/soon"]
+    assert runs.until(2)
+
+
+def test_every_until_stopped(timers: Timers, runs: Runs) -> None:
+    task = timers.every("/tick", 0.02)
+    assert runs.until(3)
+    shown = timers.list()[task]
+    assert (shown["path"], shown["interval"]) == (b"/tick", 0.02)
+    assert timers.stop(task)
+    time.sleep(0.05)
+    count = len(runs.paths)
+    time.sleep(0.1)
+    assert len(runs.paths) == count
+    assert timers.list() == {}
+
+
+def test_a_task_does_not_overtake_itself(timers: Timers, runs: Runs) -> None:
+    runs.wait = threading.Event()
+    timers.every("/slow", 0.01)
+    assert runs.until(1)
+    time.sleep(0.15)
+    assert len(runs.paths) == 1
+    runs.wait.set()
+    assert runs.until(3)
+    assert runs.most == 1
+
+
+def test_a_failing_run_does_not_end_a_task(runs: Runs) -> None:
+    seen: list[str] = []
+
+    def fail(path: str) -> None:
+        seen.append(path)
+        raise ValueError("no")
+
+    quiet = threading.excepthook
+    threading.excepthook = lambda _: None
+    timers = Timers(fail)
+    try:
+        timers.every("/x", 0.01)
+        end = time.monotonic() + 3
+        while len(seen) < 3 and time.monotonic() < end:
+            time.sleep(0.01)
+        assert len(seen) >= 3
+    finally:
+        timers.close()
+        time.sleep(0.05)
+        threading.excepthook = quiet
+
+
+def test_limits(timers: Timers) -> None:
+    for interval in (0.0, -1.0, 0.009, float("nan")):
+        with pytest.raises(ParameterError):
+            timers.every("/x", interval)
+    for number in range(5):
+        timers.every(f"/{number}", 100)
+    with pytest.raises(Busy):
+        timers.once("/one-more")
+    timers.stop(next(iter(timers.list())))
+    timers.once("/one-more", 100)
+
+
+def test_after_close_nothing_starts(runs: Runs) -> None:
+    timers = Timers(runs)
+    timers.every("/x", 0.05)
+    timers.close()
+    timers.close()
+    with pytest.raises(Busy):
+        timers.once("/y")
+    time.sleep(0.15)
+    assert runs.paths == []
+
+
+def test_cron_over_the_node() -> None:
+    with node() as n:
+        task = n.get("/~cron@1.0/once", {"cron-path": "/~message@1.0&x=1/set&y=2"})["body"]
+        assert isinstance(task, bytes)
+        end = time.monotonic() + 3
+        while n.node.timers.list() and time.monotonic() < end:
+            time.sleep(0.01)
+        keys = {one.key for name, _ in n.node.store.scan("trail") if (one := n.node.trail.read(name))}
+        assert {"once", "set"} <= keys
+        every = n.get("/~cron@1.0/every", {"cron-path": "/~message@1.0&x=1/x", "interval": "1-hour"})["body"]
+        assert isinstance(every, bytes)
+        assert every.decode() in n.node.timers.list()
+        assert n.get("/~cron@1.0/stop&task=" + every.decode())["status"] == 200
+        assert n.get("/~cron@1.0/stop&task=" + every.decode())["status"] == 400
+        failing = n.get("/~cron@1.0/once", {"cron-path": "/~absent@1.0/x"})
+        assert failing["status"] == 200
