@@ -446,7 +446,7 @@ def _may_smuggle(item: Message) -> bool:
             or "+link" in names
             or names.count("\n") >= len(items) > 0
             or not _OWN_WORDS.isdisjoint(items)
-            or any([type(child) is bytes and b'\n"' in child for child in items.values()])
+            or any(type(child) is bytes and b'\n"' in child for child in items.values())
         )
     return cast(bool, known)
 

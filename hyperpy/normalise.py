@@ -58,9 +58,7 @@ def request(resolver: Resolver, own: Value, item: Value, frame: Frame) -> tuple[
     return own, without_control(resolver, item, frame)
 
 
-def _as_request(
-    resolver: Resolver, own: Value, item: As, outer: Message, frame: Frame
-) -> tuple[Value, Message | None]:
+def _as_request(resolver: Resolver, own: Value, item: As, outer: Message, frame: Frame) -> tuple[Value, Message | None]:
     device = plain(resolver, item.device, frame) if isinstance(item.device, Resolve) else item.device
     inner = item.message if isinstance(item.message, bytes) else plain(resolver, item.message, frame)
     if isinstance(inner, bytes):

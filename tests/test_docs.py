@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from rules import OWN, SIDES
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -15,7 +16,6 @@ from hyperpy import cli
 from hyperpy.cli import app as shared
 from hyperpy.cli.devices import page
 from hyperpy.testing import node
-from rules import OWN, SIDES
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("docs/adr/*.md"), ROOT / "README.md"])

@@ -128,8 +128,12 @@ def demo(json: Json = False) -> None:
     from hyperpy.demo import run
 
     try:
-        lines = run(progress=None if json else lambda text: out.print(text, markup=False, highlight=False, soft_wrap=True))
+        lines = run(progress=None if json else _tell)
     except HyperpyError as error:
         raise typer.Exit(1) from error
     if json:
         show(lines, True)
+
+
+def _tell(text: str) -> None:
+    out.print(text, markup=False, highlight=False, soft_wrap=True)

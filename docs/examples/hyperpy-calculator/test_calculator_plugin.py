@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from hyperpy.testing import node
 
 DEVICE = Path(__file__).with_name("calculator_plugin.py")
