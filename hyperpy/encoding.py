@@ -177,3 +177,8 @@ def ordered(keys: Iterable[str]) -> list[str]:
 def float_text(value: float) -> str:
     """Return the wire text of a float, C's ``%.20e`` (1.2)."""
     return f"{value:.20e}"
+
+
+def number_keys(names: Iterable[str]) -> list[str]:
+    """Return the names that are decimal numbers of at most nine ASCII digits, by value."""
+    return sorted((name for name in names if len(name) < 10 and name.isascii() and name.isdigit()), key=int)

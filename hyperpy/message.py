@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar, Union, cast, overload
 
-from hyperpy.encoding import key_text, ordered
+from hyperpy.encoding import key_text, number_keys, ordered
 from hyperpy.errors import KeyNotFound, MessageError, MessageNotFound
 
 _T = TypeVar("_T")
@@ -330,7 +330,7 @@ def committed_list(commitment: Message) -> tuple[str, ...]:
     """
     found = commitment.get("committed", ())
     if isinstance(found, Message):
-        found = tuple(found[k] for k in sorted((k for k in found if k.isdigit()), key=int))
+        found = tuple(found[k] for k in number_keys(found))
     if not isinstance(found, tuple):
         raise MessageError("a commitment's 'committed' must be a list of key names")
     names = [key_text(name) if isinstance(name, bytes) else str(name) for name in found]

@@ -57,7 +57,7 @@ def _code(item: Value | None) -> int | None:
     if isinstance(item, int):
         return item if 100 <= item <= 599 else None
     text = as_text(item)
-    if text.isdigit() and len(text) == 3:
+    if len(text) == 3 and text.isascii() and text.isdigit():
         return _code(int(text))
     return CODES.get(text)
 

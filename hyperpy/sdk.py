@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar, overload
 
+from hyperpy.encoding import number_keys
 from hyperpy.errors import ConfigError, MessageError, ParameterError
 from hyperpy.message import Atom, Link, Message, Resolve, Value, as_text, list_to_map
 
@@ -388,8 +389,7 @@ def _to_tuple(item: Value) -> tuple[Value, ...]:
     if isinstance(item, tuple):
         return item
     if isinstance(item, Message):
-        names = sorted((k for k in item if k.isdigit()), key=int)
-        return tuple(item[k] for k in names)
+        return tuple(item[k] for k in number_keys(item))
     raise ValueError
 
 

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from hyperpy.codecs import signature as sig
 from hyperpy.codecs.sfv import unescape_key
 from hyperpy.codecs.structured import Tabm
-from hyperpy.encoding import b64, b64u, b64u_decode, key_bytes, key_text, ordered, sha256
+from hyperpy.encoding import b64, b64u, b64u_decode, key_bytes, key_text, number_keys, ordered, sha256
 from hyperpy.errors import CodecError
 
 LIST_TYPE: Final = b'.="list"'
@@ -276,7 +276,7 @@ def original_tags(value: str | int | bytes | bool) -> Tabm:
     for entry in value.split(", "):
         number, _, rest = entry.partition(":")
         name, colon, text = rest.partition(":")
-        if not colon or not number.isdigit():
+        if not colon or not number_keys([number]):
             raise CodecError("original-tags: n:name:value is wanted")
         try:
             tag = b64u_decode(text)
@@ -289,7 +289,7 @@ def original_tags(value: str | int | bytes | bool) -> Tabm:
 def original_tags_text(tags: Mapping[str, Mapping[str, bytes]]) -> bytes:
     """Return the parameter text of an ``original-tags`` map, values in base64url."""
     parts = []
-    for number in sorted((n for n in tags if n.isdigit()), key=int):
+    for number in number_keys(tags):
         tag = tags[number]
         parts.append(f"{number}:".encode() + tag["name"] + b":" + b64u(tag["value"]).encode("ascii"))
     return b", ".join(parts)

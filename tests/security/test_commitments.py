@@ -76,6 +76,9 @@ def test_the_genuine_one_is_taken(n: TestNode) -> None:
         lambda name, one: (name, one | {"committed": (b"x",)}),
         lambda name, one: (name, one | {"committed": ()}),
         lambda name, one: (name, one | {"committed": "x"}),
+        lambda name, one: (name, one | {"committed": {"²": "x"}}),
+        lambda name, one: (name, one | {"committed": {"1" * 5000: "x"}}),
+        lambda name, one: (name, one | {"committed": [["x"]]}),
         lambda name, one: (name, one | {"type": "rsa-pss-sha256"}),
         lambda name, one: (name, one | {"type": "hmac-sha256"}),
         lambda name, one: (name, one | {"type": "none"}),
@@ -88,7 +91,7 @@ def test_the_genuine_one_is_taken(n: TestNode) -> None:
         lambda name, one: (name, one | {"signature": b"!!"}),
         lambda name, one: (name, {}),
     ],
-    ids=range(22),
+    ids=range(25),
 )
 def test_a_forged_commitment_is_refused(n: TestNode, change: Any) -> None:
     body = changed(signed(), change)

@@ -311,3 +311,16 @@ def test_a_step_made_again_does_not_sign(n: TestNode) -> None:
     store.write([], [("messages", key) for key, data in store.scan("messages") if b"signing with" in data])
     reply = ask(n, "GET", "/" + record.hashpath_after)
     assert reply["status"] >= 400
+
+
+def test_a_reply_as_an_item_is_a_reply(big_key: RsaKey) -> None:
+    """Who asks for ANS-104 gets the reply signed as an item; its tag ``status`` is covered like any other."""
+    own = Node(config.load(environ={}), key=big_key, store=MemoryStore(), operator=operator().address)
+    with own:
+        n = TestNode(own)
+        for path in (f"/~message@1.0/set&operator={EVIL}", f"/~message@1.0&operator={EVIL}", "/~message@1.0&x=1/x"):
+            reply = http(n, "GET", path, {"accept": "application/ans104"})
+            assert dict(reply.headers)[b"codec-device"] == b"ans104@1.0"
+            item = {"content-type": "application/ans104"}
+            assert counted(ask(n, "POST", "/~message@1.0/committers", item, reply.body)) == []
+            assert "history-length" not in ask(n, "POST", INFO, item, reply.body)
