@@ -150,6 +150,11 @@ class Secret:
             raise ParameterError(
                 "generate: private keys never leave this node, not even to their owner", name="persist"
             )
+        if made.address == as_text(self._node.setting("operator", b"")):
+            raise Forbidden(
+                "this is the operator's key, which no node may hold",
+                hint="Whoever gets this node to sign with it could change its settings.",
+            )
         if kept not in ("in-memory", "non-volatile"):
             raise ParameterError("generate: 'persist' must be in-memory or non-volatile", name="persist")
         if kept == "non-volatile" and folder is None:

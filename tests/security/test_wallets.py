@@ -16,8 +16,8 @@ from hyperpy.errors import ConfigError
 from hyperpy.keys import RsaKey
 from hyperpy.node import Node, open_node
 from hyperpy.store.base import TABLES
-from hyperpy.testing import TestNode
-from tests.security.attack import ask, operator, order
+from hyperpy.testing import TestNode, node
+from tests.security.attack import ask, mallory, operator, order
 
 _PRIVATE = ("d", "p", "q", "dp", "dq", "qi")
 
@@ -133,3 +133,12 @@ def test_a_new_operator_is_the_operator_after_a_restart(wallets: Path) -> None:
         assert order(n, chief, zone="south")["status"] == 400
         assert order(n, operator(), zone="east")["status"] == 200
         assert node.settings["zone"] == b"east"
+
+
+def test_the_operators_key_is_not_taken_in() -> None:
+    """A key this node holds signs for others; the operator's must not be one (design 5, a)."""
+    with node() as n:
+        for key, words in ((operator(), "no node may hold"), (mallory(), "")):
+            given = {"priv-key": json.dumps(key.to_jwk()), "secret": "the caller's own"}
+            assert words in repr(ask(n, "POST", "/~secret@1.0/import", given))
+        assert operator().address.encode() not in repr(ask(n, "GET", "/~secret@1.0/list")).encode()
