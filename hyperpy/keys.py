@@ -178,10 +178,11 @@ def _text(jwk: Mapping[str, Any], name: str) -> str:
 
 @lru_cache(maxsize=256)
 def _public(modulus: bytes) -> rsa.RSAPublicKey | None:
-    if len(modulus) not in _MODULUS_BYTES:
+    number = int.from_bytes(modulus, "big")
+    if len(modulus) not in _MODULUS_BYTES or number.bit_length() < 8 * _MODULUS_BYTES[0]:
         return None
     try:
-        return rsa.RSAPublicNumbers(EXPONENT, int.from_bytes(modulus, "big")).public_key()
+        return rsa.RSAPublicNumbers(EXPONENT, number).public_key()
     except (ValueError, UnsupportedAlgorithm):
         return None
 
@@ -190,7 +191,8 @@ def verify_pss(modulus: bytes, signature: bytes, data: bytes, hash_name: str) ->
     """Say whether an RSA-PSS signature fits, whatever its salt length.
 
     Args:
-        modulus: the raw public modulus, 128 to 1024 bytes; the exponent is 65537.
+        modulus: the raw public modulus, 128 to 1024 bytes; the exponent is 65537. No signature fits
+            a modulus that is shorter once its leading zeros are gone.
         hash_name: ``sha256`` or ``sha512``, also used by MGF1.
     """
     key = _public(modulus)

@@ -168,7 +168,9 @@ def _member(raw: bytes) -> Member:
     if not is_list:
         value, params = parsed
         return Item(_bare(value), _params(params))
-    ((items, params),) = parsed
+    if len(parsed) != 1:
+        raise CodecError("structured field: an inner list goes on after its end")
+    items, params = parsed[0]
     return InnerList(tuple(Item(_bare(value), _params(own)) for value, own in items), _params(params))
 
 
@@ -319,7 +321,10 @@ def _unquoted_member(text: bytes) -> Value:
 
 
 def _map_value(text: bytes) -> Message:
-    return Message({unescape_key(key): _from_bare(member) for key, member in parse_dictionary(text).items()})
+    items = {unescape_key(key): _from_bare(member) for key, member in parse_dictionary(text).items()}
+    if "commitments" in items:
+        raise CodecError("commitments must be a map")
+    return Message({key: item for key, item in items.items() if not key.startswith("priv")})
 
 
 def _from_member(member: Member) -> Value:

@@ -128,9 +128,10 @@ def _codec_hint() -> str:
 
 def _headers(todo: Plan, raw: RawRequest, values: list[bytes]) -> dict[str, bytes]:
     """Return the headers that enter the message; those sent twice are joined with a comma."""
-    out: dict[str, bytes] = {}
+    found: dict[str, list[bytes]] = {}
     for at, name in todo.keys:
-        out[name] = out[name] + b", " + values[at] if name in out else values[at]
+        found.setdefault(name, []).append(values[at])
+    out = {name: b", ".join(texts) for name, texts in found.items()}
     if "signature-input" in out:
         for at, (header, _) in enumerate(raw.headers):
             if header == b"content-length":
