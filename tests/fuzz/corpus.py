@@ -5,6 +5,8 @@ Everything is deterministic: the only keys are fixed seeds of curves whose signa
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hyperpy import commitments
 from hyperpy.codecs import ans104, canonical, flat, httpsig, json, multipart, structured
 from hyperpy.encoding import key_text
@@ -125,7 +127,7 @@ def _items() -> list[bytes]:
     return found
 
 
-_MAKERS = {
+_MAKERS: dict[str, Callable[[], list[bytes]]] = {
     "path": lambda: list(_PATHS),
     "httpsig": _requests,
     "multipart": _parts,

@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import atheris  # type: ignore[import-not-found]
+import atheris  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
 with atheris.instrument_imports(include=["hyperpy", "http_sf"]):
     from tests.fuzz import corpus, targets
@@ -31,7 +31,7 @@ MAX_INPUT = 16_384
 
 def main() -> None:
     """Fuzz one target in this process, or all of them in one process each, one after another."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("target", choices=[*targets.TARGETS, "all"])
     parser.add_argument("--seconds", type=int, default=60, help="how long in all")
     parser.add_argument("--slice", type=int, default=30, help="with 'all': seconds a target has at a time")
