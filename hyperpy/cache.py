@@ -18,7 +18,7 @@ Three rules keep one client from changing what another one reads:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -478,8 +478,7 @@ def _visible(item: Message) -> bytes:
     known = item.memo.get("visible")
     if known is None:
         if item.commitments or _may_smuggle(item):
-            whole: Mapping[str, Value] = {"items": _plain(item, 0)}
-            known = b"w" + sha256(canonical.encode(Message.make(dict(whole))))
+            known = b"w" + sha256(canonical.encode(Message.make({"items": _plain(item, 0)})))
         else:
             known = b"i" + _content_id(item)
         item.memo["visible"] = known

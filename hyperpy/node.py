@@ -17,6 +17,7 @@ from hyperpy.cache import Batch, Cache
 from hyperpy.config import Config
 from hyperpy.context import Chain, Frame, Services, device_error, ok
 from hyperpy.errors import ConfigError, DeviceTimeout, Forbidden, HyperpyError
+from hyperpy.housekeeping import Housekeeping
 from hyperpy.http.client import PeerClient
 from hyperpy.http.wire import ANS104, Ingress
 from hyperpy.keys import RsaKey
@@ -59,6 +60,7 @@ class Node:
         self.address = key.address
         self.store = store
         self.cache = Cache(store)
+        self.housekeeping = Housekeeping(store)
         self.trail = Trail(store, first=not config.trail.public)
         self.metrics = Metrics()
         self.watchdog = Watchdog()
@@ -119,6 +121,7 @@ class Node:
                 except Exception as error:
                     device_error(error, type(instance).__name__, "stop")
         self.watchdog.stop()
+        self.housekeeping.close()
         self.peers.close()
         self.store.close()
 
@@ -156,7 +159,8 @@ class Node:
         if self.settings.setting("initialized") is False and not _is_info(request):
             raise ConfigError("Node must be initialized before use.", hint="POST to /~meta@1.0/info first.")
         batch = Batch()
-        request = reply.without_reply_signatures(request, self.settings.reply_signers())
+        if request.commitments:
+            request = reply.without_reply_signatures(request, self.settings.reply_signers())
         private = dict(ingress.private)
         if request.commitments:
             self.cache.put(request, batch)
@@ -173,6 +177,7 @@ class Node:
             made = reply.of_error(error)
         made = self._signed(made, ingress)
         batch.commit(self.store)
+        self.housekeeping.tick()
         return made
 
     def reload(self, file: Path) -> tuple[str, ...]:

@@ -1,0 +1,27 @@
+"""The store stays within its quota while the node runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hyperpy import config, housekeeping, maintenance
+from hyperpy.node import Node
+from hyperpy.store.lmdb import LmdbStore
+from hyperpy.testing import TestNode, wallet
+
+
+def test_a_node_makes_room_by_itself(tmp_path: Path) -> None:
+    store = LmdbStore(tmp_path, quota=3_000_000)
+    settings = config.load(environ={}, flags={"http.sign": False})
+    with Node(settings, key=wallet(), store=store, operator=wallet("operator").address) as node:
+        client = TestNode(node)
+        asked = 0
+        while store.collections == 0 and asked < 30_000:
+            reply = client.get(f"/~message@1.0&n={asked}&pad={'x' * 400}/set&k={asked}")
+            assert reply["status"] in (200, 503), "503: full until the collection under way is done"
+            asked += 1
+        assert store.collections > 0, "nothing was removed"
+        node.housekeeping.close()
+        assert client.get("/~message@1.0&n=-1/set&k=1")["status"] == 200
+        assert list(maintenance.verify(store)) == []
+    assert asked > housekeeping.EVERY
