@@ -176,8 +176,10 @@ class Node:
         except HyperpyError as error:
             made = reply.of_error(error)
         made = self._signed(made, ingress)
-        batch.commit(self.store)
-        self.housekeeping.tick()
+        try:
+            batch.commit(self.store)
+        finally:
+            self.housekeeping.tick()
         return made
 
     def reload(self, file: Path) -> tuple[str, ...]:
