@@ -4,7 +4,7 @@ Messages come in few shapes, and within one shape only the values of the base di
 the base as a format text with the values left open, in canonical order; it is made once by the
 general encoder and remembered. A message of twenty integers then costs one formatting and one
 MAC. Whatever a plan cannot say (long or bundled values, keys in the form of an ID, a user's own
-``ao-body-key``) has none, and takes the general way.
+``ao-body-key``) has none, and takes the general way; so do messages with more than 4096 bytes of keys.
 """
 
 from __future__ import annotations
@@ -80,11 +80,12 @@ def unsigned_base(msg: Message, link: Callable[[Any], str]) -> bytes | None:
 
 
 def _make(shape: Any, items: Mapping[str, Value]) -> _Plan | None:
-    plan = _plan(items)
-    if sum(map(len, items)) <= _PLAN_BYTES:
-        if len(_plans) >= _PLANS:
-            _plans.clear()
-        _plans[shape] = plan
+    """Remember the plan of a shape; one with many keys has none, as making it takes quadratic time."""
+    if sum(map(len, items)) > _PLAN_BYTES:
+        return None
+    if len(_plans) >= _PLANS:
+        _plans.clear()
+    plan = _plans[shape] = _plan(items)
     return plan
 
 
