@@ -128,7 +128,7 @@ HARD: dict[str, tuple[str, Callable[[int], bytes]]] = {
 }  # fmt: skip
 """Inputs of growing size that would show a parser that goes back over its input."""
 
-_SMALL = 1_000
+_SMALL = 1_500
 _LARGEST_RATIO = 12.0
 
 
