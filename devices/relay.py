@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 
-from hyperpy import Context, Message, device, key
+from hyperpy import Context, Message, Result, device, key
 from hyperpy.capabilities import Http, NodeControl
-from hyperpy.errors import Forbidden, HyperpyError, ParameterError
+from hyperpy.errors import Forbidden, HyperpyError, NotFound, ParameterError
 from hyperpy.message import As, Value, as_text
 
 
@@ -72,9 +72,16 @@ class Relay:
         return at, made
 
     def _route(self, path: str, ctx: Context) -> str:
-        found = ctx.step(As("router@1.0", Message()), Message({"path": "route", "route-path": path}))
+        try:
+            found = ctx.step(As("router@1.0", Message()), Message({"path": "route", "route-path": path}))
+        except NotFound:
+            found = Result("not_found", b"")
         if found.status != "ok":
-            raise ParameterError("relay: no peer and no route for that path", name="peer", hint="Add peer=URL.")
+            raise ParameterError(
+                "relay: no peer is named, and no route leads to that path",
+                name="peer",
+                hint="Add peer=http://HOST:PORT; the operator allows peers with [relay] peers.",
+            )
         return as_text(found.value, "route")
 
 

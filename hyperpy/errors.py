@@ -53,10 +53,14 @@ class HyperpyError(Exception):
         self.hashpath: str | None = None
         self.incident: str | None = None
 
+    def next_step(self) -> str:
+        """Return what to do next: the hint, or the class's advice with the device's name filled in."""
+        return self.hint or (self.advice.replace("DEVICE", self.device) if self.device else self.advice)
+
     def diagnostics(self) -> str:
         """Return the message and the next step, as one paragraph."""
         stop = "" if self.message[-1:] in ("", ".", "!", "?", ":") else "."
-        return f"{self.message}{stop} {self.hint or self.advice}".strip()
+        return f"{self.message}{stop} {self.next_step()}".strip()
 
 
 class MessageError(HyperpyError):

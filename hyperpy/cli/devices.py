@@ -93,10 +93,14 @@ def new_device(
     for file, text in _FILES.items():
         made = text.replace("NAME", name).replace("MODULE", module).replace("CLASS", cls)
         (target / file.replace("MODULE", module)).write_text(made, "utf-8")
-    out.print(f"made {target}", markup=False)
-    out.print(f"  test it:   pytest {target}", markup=False)
-    out.print(f"  serve it:  hyperpy serve --device {target / module}.py --reload", markup=False)
-    out.print(f"  ask it:    hyperpy get '/~{name}@1.0&text=hey/say' --device {target / module}.py", markup=False)
+    out.print(f"made {target}", markup=False, soft_wrap=True)
+    out.print(f"  test it:   pytest {target}", markup=False, soft_wrap=True)
+    out.print(f"  serve it:  hyperpy serve --device {target / module}.py --reload", markup=False, soft_wrap=True)
+    out.print(
+        f"  ask it:    hyperpy get '/~{name}@1.0&text=hey/say' --device {target / module}.py",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 _FILES = {

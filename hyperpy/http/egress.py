@@ -233,7 +233,7 @@ def _text(reply: Message, wants: Wants, error: HyperpyError | None) -> RawReply:
     """Return an error as a short text (or page) with the next step."""
     status = _status(reply)
     first = error.message if error is not None else "The key was not found."
-    text = first.rstrip() + ("\n" + (error.hint or error.advice) if error is not None else "") + "\n"
+    text = first.rstrip() + ("\n" + error.next_step() if error is not None else "") + "\n"
     headers = [(b"status", b"%d" % status)]
     if "text/html" in wants.accept:
         page = html.escape(text).replace("\n", "<br>")
@@ -253,7 +253,7 @@ def _wants_json(wants: Wants) -> bool:
 def _advise(made: RawReply, error: HyperpyError) -> None:
     """Add unsigned headers: ``hint``, ``retry-after``, and what goes with some statuses."""
     names = {name for name, _ in made.headers}
-    hint = " ".join((error.hint or error.advice).split()).encode("ascii", "replace")
+    hint = " ".join(error.next_step().split()).encode("ascii", "replace")
     if hint and b"hint" not in names and _UNSAFE.search(hint) is None:
         made.headers.append((b"hint", hint[:MAX_VALUE]))
     if isinstance(error, NotCached):
