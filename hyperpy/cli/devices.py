@@ -96,12 +96,8 @@ def new_device(
     out.print(f"made {target}", markup=False, soft_wrap=True)
     out.print(f"  test it:   pytest {target}", markup=False, soft_wrap=True)
     out.print(f"  serve it:  hyperpy serve --device {target / module}.py --reload", markup=False, soft_wrap=True)
-    out.print(
     ask = f"hyperpy get '/~{name}@1.0&text=hey/say' --device {target / module}.py"
     out.print(f"  ask it:    {ask}", markup=False, soft_wrap=True)
-        markup=False,
-        soft_wrap=True,
-    )
 
 
 _FILES = {
