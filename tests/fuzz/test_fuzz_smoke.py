@@ -89,7 +89,7 @@ HARD: dict[str, tuple[str, Callable[[int], bytes]]] = {
     "httpsig: links": ("httpsig", lambda n: b"POST /a\n" + b"".join(
         b"k%d+link: %043d\n" % (at, at) for at in range(n)) + b"\n"),
     "httpsig: ids": ("httpsig", lambda n: b"POST /a\nao-ids: " + b", ".join(
-        b'%043d="x"' % at for at in range(n)) + b"\n\n"),
+        b'%043d="x"' % at for at in range(n // 3)) + b"\n\n"),
     "httpsig: query": ("httpsig", lambda n: b"GET /a?" + b"&".join(
         b"k%d=v" % at for at in range(n)) + b"\npath: /\n\n"),
     "httpsig: scopes": ("httpsig", lambda n: b"GET /a\n" + b"".join(b"1.k%d: v\n" % at for at in range(n)) + b"\n"),
@@ -105,7 +105,7 @@ HARD: dict[str, tuple[str, Callable[[int], bytes]]] = {
     "multipart: name spaces": ("multipart", lambda n: b'--MARK\r\ncontent-disposition: form-data;'
                                + b' ' * n + b"\r\n\r\nb\r\n--MARK--"),
     "ans104: data": ("ans104", lambda n: corpus.item(data=b"d" * n * 10)),
-    "ans104: bundle": ("ans104", lambda n: corpus.bundle(n // 4)),
+    "ans104: bundle": ("ans104", lambda n: corpus.bundle(n // 16)),
     "sfv: list": ("sfv", lambda n: b'"a", ' * n + b"1"),
     "sfv: quotes": ("sfv", lambda n: b'"' + b'\\"' * n),
     "sfv: open quotes": ("sfv", lambda n: b'"a' * n),
