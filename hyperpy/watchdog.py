@@ -17,6 +17,10 @@ class Interrupted(BaseException):
     """The device ran past its deadline. No Exception, so that ``except Exception`` in a device does not catch it."""
 
 
+_LAST_TRIES = 20
+"""How often ``stop`` interrupts device code that goes on, 50 ms apart."""
+
+
 class Watchdog:
     """Knows which threads run device code, and until when they may.
 
@@ -37,10 +41,17 @@ class Watchdog:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the watching thread and wait for it."""
+        """Stop the watching thread, and whatever device code still runs, whether late or not."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join(5)
+        for _ in range(_LAST_TRIES):
+            inside = [ident for ident, deadline in list(self.running.items()) if deadline is not None]
+            if not inside:
+                break
+            for ident in inside:
+                _raise_in(ident)
+            time.sleep(0.05)
 
     def _watch(self) -> None:
         while not self._stop.wait(0.25):

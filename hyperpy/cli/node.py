@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from pathlib import Path
 from typing import Annotated, Any
@@ -61,6 +63,8 @@ def serve(
             _wait(stop, node, [Path(name) for name in made.devices.files] if reload else [])
         finally:
             server.stop()
+    sys.stdout.flush()
+    os._exit(0)  # everything is closed; a device stuck in C code must not keep the process
 
 
 def _wait(stop: threading.Event, node: Any, files: list[Path]) -> None:

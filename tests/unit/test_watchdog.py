@@ -89,3 +89,12 @@ def test_stopping_twice_and_without_a_start() -> None:
     dog.start()
     dog.stop()
     dog.stop()
+
+
+def test_stopping_ends_what_still_runs() -> None:
+    dog = Watchdog()
+    dog.start()
+    threading.Timer(0.2, dog.stop).start()
+    started = time.monotonic()
+    assert run(dog, time.monotonic() + 3600, spin) == "interrupted"
+    assert time.monotonic() - started < 3
