@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
     """Add the verbs of this file."""
     app.command("config")(show_config)
     app.command()(doctor)
-    app.command()(trail)
+    app.command(context_settings={"ignore_unknown_options": True})(trail)  # an ID may begin with "-"
 
 
 def show_config(config_file: ConfigFile = None, json: Json = False) -> None:
