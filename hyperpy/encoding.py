@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import binascii
 import hashlib
-from base64 import b64decode, b64encode
+from base64 import b64encode
 from collections.abc import Iterable
 
 from hyperpy.errors import CodecError
@@ -46,14 +46,6 @@ def b64u_decode(text: str | bytes) -> bytes:
 def b64(data: bytes) -> str:
     """Return standard base64 text with padding."""
     return b64encode(data).decode("ascii")
-
-
-def b64_decode(text: str | bytes) -> bytes:
-    """Decode standard base64 with padding, strictly; raise CodecError otherwise."""
-    try:
-        return b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise CodecError(f"not base64: {error}") from None
 
 
 def key_bytes(key: str) -> bytes:

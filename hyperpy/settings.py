@@ -48,7 +48,6 @@ class Settings(Mapping[str, Any]):
             )
         self.address = address
         self.operator = operator
-        self._config = config
         self._store = store
         self._devices = devices
         self._lock = threading.RLock()
