@@ -6,10 +6,15 @@ Bundled devices get what they name; others only what ``[devices] grant`` allows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
 
+from hyperpy.cache import Batch
 from hyperpy.message import Message, Value
+from hyperpy.sdk import Result
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 class NodeControl(Protocol):
@@ -110,3 +115,83 @@ class Metrics(Protocol):
 
     def render(self) -> bytes:
         """Return all metrics in the Prometheus text format."""
+
+
+class Jobs(Protocol):
+    """``jobs``: top-level steps on the node's own account, beside the request that asks for them."""
+
+    def step(
+        self,
+        base: Message,
+        request: Message,
+        *,
+        slot: tuple[str, int] | None = None,
+        also: Callable[[Result, Batch], None] = ...,
+    ) -> Result:
+        """Run one step with limits of its own; it is recorded and committed when this returns.
+
+        Args:
+            slot: process ID and slot number that the step computes, for the trail's index.
+            also: called with the result before the commit; what it puts into the batch is committed too.
+
+        Raises:
+            HyperpyError: the step failed; its record is committed all the same.
+        """
+
+
+class Workers(Protocol):
+    """``workers``: supervised actors of a device's own, each holding one object."""
+
+    def call(self, kind: str, name: str, make: Callable[[], _T], work: Callable[[_T], _R], *, deadline: float) -> _R:
+        """Run ``work`` alone on the object called (kind, name), which ``make`` makes if it is not there.
+
+        Raises:
+            DeviceTimeout, Busy, DeviceReentered, DeviceError: see :meth:`hyperpy.actors.ActorSystem.call`.
+            HyperpyError: what the work raised.
+        """
+
+    def retire(self, kind: str, name: str) -> None:
+        """Let go of an object; the next call makes a new one."""
+
+
+class Head(NamedTuple):
+    """Where a schedule ends: the last slot and the 32 bytes of its hash-chain; -1 and nothing before the first."""
+
+    slot: int
+    chain: bytes
+
+
+class Slots(Protocol):
+    """``slots``: the schedules this node keeps, and the states computed from them."""
+
+    def append(self, process: str, build: Callable[[Head], tuple[Message, bytes]], *, deadline: float) -> Message:
+        """Add one assignment; return it when it is on the disk.
+
+        Args:
+            build: gets the head and returns the signed assignment of the next slot and its 32 chain bytes;
+                never run twice at once for one process. If it raises, no slot is taken.
+
+        Raises:
+            StoreError: it could not be written; no slot is taken.
+        """
+
+    def head(self, process: str) -> Head:
+        """Return the last slot's number and chain."""
+
+    def read(self, process: str, slot: int) -> Message | None:
+        """Return an assignment with all its commitments, or None."""
+
+    def range(self, process: str, first: int, last: int) -> Iterator[Message]:
+        """Yield assignments from ``first`` to ``last``, up to the first gap."""
+
+    def processes(self) -> Sequence[str]:
+        """Return the processes that have a schedule here."""
+
+    def state(self, process: str, slot: int) -> Message | None:
+        """Return the state after a slot, or None if it is not kept."""
+
+    def put_state(self, process: str, slot: int, state: Message, batch: Batch, *, snapshot: bool) -> None:
+        """Keep a state; ``snapshot`` says that it carries what resuming needs (then it is kept durably)."""
+
+    def latest(self, process: str, limit: int | None = None, *, snapshot: bool = False) -> tuple[int, Message] | None:
+        """Return the newest kept state at or below ``limit``, of those with a snapshot if asked."""

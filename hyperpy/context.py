@@ -54,6 +54,7 @@ class Chain:
         lookup: whether cached results may answer.
         hashpaths: whether results get hashpaths; hooks run without (ao-core 10.6), and their requests
             hold parsed paths, which have no ID.
+        slot: process ID and slot number that the top-level step computes, for the trail's index.
         linked: whether a bare value gets a hashpath too although nothing is recorded.
         may_sign: whether ``ctx.sign`` may use the node's key (design 5, c).
         readers: addresses whose results may be read by ID or hashpath; None is everybody's.
@@ -71,6 +72,7 @@ class Chain:
     in_flight: set[bytes] = field(default_factory=set)
     may_sign: bool = True
     readers: frozenset[str] | None = None
+    slot: tuple[str, int] | None = None
     linked: bool = False
     hashpaths: bool = True
 
@@ -146,6 +148,11 @@ class Frame:
                 hint="Sign the request as the operator, or set [http] sign-on-request = true while developing.",
             )
         return self.resolver.services.sign(message, **options)
+
+    @property
+    def deadline(self) -> float:
+        """See :meth:`hyperpy.sdk.Context.deadline`."""
+        return self.chain.deadline
 
     @property
     def config(self) -> Mapping[str, Any]:

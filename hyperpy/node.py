@@ -20,6 +20,7 @@ from hyperpy.errors import ConfigError, DeviceTimeout, Forbidden, HyperpyError
 from hyperpy.housekeeping import Housekeeping
 from hyperpy.http.client import PeerClient
 from hyperpy.http.wire import ANS104, Ingress
+from hyperpy.jobs import Jobs, Workers
 from hyperpy.keys import RsaKey
 from hyperpy.message import Message, Value
 from hyperpy.metrics import Metrics
@@ -102,6 +103,8 @@ class Node:
             "http": self.peers,
             "store": Storage(self.cache, store),
             "metrics": self.metrics,
+            "jobs": Jobs(self.resolver, store, self._own_chain),
+            "workers": Workers(self.actors),
         }
         self.watchdog.start()
         sys.setswitchinterval(0.0005)
@@ -220,6 +223,13 @@ class Node:
             readers=readers,
         )
 
+    def _own_chain(self, batch: Batch) -> Chain:
+        """Return a chain for what nobody's request stands behind: a stranger's rights, and no signature."""
+        chain = self.chain(batch)
+        chain.may_sign = False
+        chain.readers = self.settings.readers(None)
+        return chain
+
     def resolve(self, target: Any, request: Any = None, *, record: bool = True) -> Value:
         """Resolve in this process, on the caller's own authority; return the plain result.
 
@@ -256,9 +266,8 @@ class Node:
         Anybody may set a timer, so it signs for nobody but where ``[http] sign-on-request`` lets anybody.
         """
         batch = Batch()
-        chain = self.chain(batch)
+        chain = self._own_chain(batch)
         chain.may_sign = self.config.http.sign_on_request
-        chain.readers = self.settings.readers(None)
         try:
             try:
                 self.resolver.top(path.parse(text, limits=self._limits), chain)

@@ -40,8 +40,14 @@ class Recorder:
         self._cache = cache
         self._trail = trail
 
-    def write(self, draft: Draft, batch: Batch, origin: bytes, parent: bytes = b"") -> bytes:
-        """Record one step and its sub-steps; return the record's ID (32 bytes)."""
+    def write(
+        self, draft: Draft, batch: Batch, origin: bytes, parent: bytes = b"", *, slot: tuple[str, int] | None = None
+    ) -> bytes:
+        """Record one step and its sub-steps; return the record's ID (32 bytes).
+
+        Args:
+            slot: process ID and slot number, if the step computed a slot.
+        """
         self._cache.put(draft.result, batch)
         record = Record(
             parent=parent,
@@ -59,7 +65,7 @@ class Recorder:
             oracles=tuple(draft.oracles),
             attested_by=draft.attested_by,
         )
-        own = self._trail.append(record, batch)
+        own = self._trail.append(record, batch, slot=slot)
         for child in draft.children:
             self.write(child, batch, origin, own)
         return own

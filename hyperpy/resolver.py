@@ -366,7 +366,7 @@ class Resolver:
             if not deterministic:
                 frame.oracles.append(self.recorder.oracle(draft, batch))
             return
-        record = self.recorder.write(draft, batch, frame.chain.origin)
+        record = self.recorder.write(draft, batch, frame.chain.origin, slot=frame.chain.slot)
         if deterministic and not inner.oracles and not cached_from and result.status == "ok":
             key = self.cache.result_key(base, request, found.device.implementation)
             self.cache.put_result(

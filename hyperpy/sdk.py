@@ -74,6 +74,10 @@ class Context(Protocol):
         """Write one line to the node's log."""
 
     @property
+    def deadline(self) -> float:
+        """When the caller's answer must be there, in seconds of ``time.monotonic``."""
+
+    @property
     def config(self) -> Mapping[str, Any]:
         """This node's settings. Raises NotDeterministic in a deterministic key."""
 

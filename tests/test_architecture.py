@@ -17,7 +17,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("sdk", "trail", "cache", "capabilities"),
     ("actors", "registry", "dispatch", "watchdog", "metrics", "flights", "privacy"),
     ("resolver", "context", "normalise", "recorder", "reply", "http.wire", "http.client"),
-    ("settings", "storage", "maintenance", "housekeeping", "timers", "node"),
+    ("settings", "storage", "maintenance", "housekeeping", "timers", "jobs", "slots", "node"),
     ("http.server", "client", "testing", "demo", "bench", "cli", "__main__"),
 )
 """Row by row, what a module may import: rows above it in this table, and its own row."""

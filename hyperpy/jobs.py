@@ -1,0 +1,73 @@
+"""Work that outlives one request: a process's slots, one after another, and the actors that own them.
+
+A job's step is a top-level step with limits of its own: it is recorded, and committed before it is
+answered, so what was done stays done when the caller's time ends (design 5). Nobody's request gives it
+rights: it signs nothing, and reads what a stranger may read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from hyperpy.actors import ActorSystem
+from hyperpy.cache import Batch
+from hyperpy.context import Chain, Frame
+from hyperpy.message import Message
+from hyperpy.resolver import Resolver
+from hyperpy.sdk import Result
+from hyperpy.store.base import Store
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+class Jobs:
+    """The ``jobs`` capability.
+
+    Args:
+        chain: makes the chain of one job's step, which writes into the given batch.
+    """
+
+    def __init__(self, resolver: Resolver, store: Store, chain: Callable[[Batch], Chain]) -> None:
+        self._resolver = resolver
+        self._store = store
+        self._chain = chain
+
+    def step(
+        self,
+        base: Message,
+        request: Message,
+        *,
+        slot: tuple[str, int] | None = None,
+        also: Callable[[Result, Batch], None] = lambda result, batch: None,
+    ) -> Result:
+        """See :meth:`hyperpy.capabilities.Jobs.step`."""
+        batch = Batch()
+        chain = self._chain(batch)
+        chain.slot = slot
+        try:
+            result = self._resolver.step(base, request, Frame(self._resolver, chain, 0, None))
+            also(result, batch)
+            return result
+        finally:
+            batch.commit(self._store)
+
+
+class Workers:
+    """The ``workers`` capability: objects of a device's own, each used by one caller at a time."""
+
+    def __init__(self, actors: ActorSystem) -> None:
+        self._actors = actors
+
+    def call(
+        self, kind: str, name: str, make: Callable[[], _T], work: Callable[[_T], _R], *, deadline: float
+    ) -> _R:
+        """See :meth:`hyperpy.capabilities.Workers.call`."""
+        return self._actors.call((kind, name), make, work, deadline=deadline)
+
+    def retire(self, kind: str, name: str) -> None:
+        """See :meth:`hyperpy.capabilities.Workers.retire`."""
+        self._actors.retire(lambda actor: actor == (kind, name))
+
+
