@@ -60,14 +60,10 @@ class Workers:
     def __init__(self, actors: ActorSystem) -> None:
         self._actors = actors
 
-    def call(
-        self, kind: str, name: str, make: Callable[[], _T], work: Callable[[_T], _R], *, deadline: float
-    ) -> _R:
+    def call(self, kind: str, name: str, make: Callable[[], _T], work: Callable[[_T], _R], *, deadline: float) -> _R:
         """See :meth:`hyperpy.capabilities.Workers.call`."""
         return self._actors.call((kind, name), make, work, deadline=deadline)
 
     def retire(self, kind: str, name: str) -> None:
         """See :meth:`hyperpy.capabilities.Workers.retire`."""
         self._actors.retire(lambda actor: actor == (kind, name))
-
-
