@@ -41,14 +41,20 @@ def serve(
     config_file: ConfigFile = None,
     device: DeviceFiles = [],  # noqa: B006
     reload: Annotated[bool, typer.Option("--reload", help="Load device files again when they change.")] = False,
+    log_level: Annotated[str, typer.Option(help="debug (steps), info (requests), warning or error.")] = "warning",
+    log_json: Annotated[bool, typer.Option("--log-json", help="Write the log as JSON, one object a line.")] = False,
 ) -> None:
     """Run a node.
 
     Example: hyperpy serve --port 8734 --device shout.py --reload
     """
+    from hyperpy.cli import logs
     from hyperpy.http.server import Server
     from hyperpy.node import open_node
 
+    if log_level not in logs.LEVELS:
+        raise ConfigError(f"there is no log level '{log_level}'", hint=f"Use one of {', '.join(logs.LEVELS)}.")
+    logs.configure(log_level, as_json=log_json)
     made = settings(config_file, store, wallet, device, **{"http.port": port, "http.host": host})
     if not Path(made.meta.wallet).exists():
         err.print("making two RSA-4096 keys (first run) ...")
@@ -56,6 +62,7 @@ def serve(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     with open_node(made) as node:
+        logs.log_steps(node)
         server = Server(node, made.http.host, made.http.port)
         server.start()
         print(f"hyperpy is ready at {server.url} (address {node.address})", flush=True)
