@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROWS: tuple[tuple[str, ...], ...] = (
     ("errors", "encoding", "message"),
     ("codecs", "keys", "keys_ans104", "config"),
-    ("commitments", "path", "path_format", "path_parts", "path_scope", "path_text"),
+    ("commitments", "path"),
     ("hashpath", "store"),
     ("sdk", "trail", "cache", "capabilities"),
     ("actors", "registry", "dispatch", "watchdog", "metrics", "flights", "privacy"),

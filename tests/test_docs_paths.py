@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from hyperpy.path import LIMITS
-from hyperpy.path_parts import MAX_PART
+from hyperpy.path.parts import MAX_PART
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "paths.md"
 

@@ -10,11 +10,11 @@ import re
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from hyperpy import path_text
 from hyperpy.encoding import ID_LENGTHS
 from hyperpy.errors import PathError, SizeError
 from hyperpy.message import As, Message, Resolve, Value
-from hyperpy.path_scope import check_names, query_keys, spread
+from hyperpy.path import grammar
+from hyperpy.path.scope import check_names, query_keys, spread
 
 MAX_PART: Final = 512
 """Longest part of a path in bytes, quotes and sub-paths included."""
@@ -48,7 +48,7 @@ class Reader:
         """Return the members that a (sub-)path stands for; the text may hold escapes and a query."""
         if len(text) > self.limits.size:
             raise SizeError(f"a sub-path is {len(text)} characters long, more than {self.limits.size}")
-        parts, path, query = path_text.split_path(path_text.decode(text))
+        parts, path, query = grammar.split_path(grammar.decode(text))
         found = self.members(parts, depth)
         if query or "ao-types" in path:
             keys = query_keys(query, lambda inner: self.resolve(inner, depth))
@@ -89,8 +89,8 @@ class Reader:
         if special is None:
             return Message.make({"path": raw})
         at: int | None = special.start()
-        if path_text.is_nested(text):
-            at = next(path_text.cuts(text, "&~+ ="), None)
+        if grammar.is_nested(text):
+            at = next(grammar.cuts(text, "&~+ ="), None)
             if at is None:
                 return Message.make({"path": raw})
         return self._modified(text, at or 0, depth)
@@ -101,9 +101,9 @@ class Reader:
         if mark == "~":
             return self._as(text, at, items, depth)
         start = at + 1 if mark == "&" else 0
-        if mark == " " and not path_text.partition(path_text.split(text, "&")[0], "=")[1]:
+        if mark == " " and not grammar.partition(grammar.split(text, "&")[0], "=")[1]:
             raise PathError(
-                f"there is a space in the part '{path_text.shown(text)}'",
+                f"there is a space in the part '{grammar.shown(text)}'",
                 offset=at,
                 hint='A value with spaces is written key="a b"; an extra key is written part&key=value.',
             )
@@ -111,8 +111,8 @@ class Reader:
         return Message.make(items)
 
     def _as(self, text: str, at: int, items: dict[str, Value], depth: int) -> As:
-        if path_text.is_nested(text):
-            device, _, rest = path_text.partition(text[at + 1 :], "&")
+        if grammar.is_nested(text):
+            device, _, rest = grammar.partition(text[at + 1 :], "&")
         else:
             device, _, rest = text[at + 1 :].partition("&")
         if not at:
@@ -127,12 +127,12 @@ class Reader:
         """Add the ``k=v`` pairs of ``text[start:]`` to ``items``; a later one replaces an earlier one."""
         at = start
         inline = text[start:] if start else text
-        nested = path_text.is_nested(inline)
-        for pair in path_text.split(inline, "&") if nested else inline.split("&"):
+        nested = grammar.is_nested(inline)
+        for pair in grammar.split(inline, "&") if nested else inline.split("&"):
             if not pair:
                 at += 1
                 continue
-            key, equals, value = path_text.partition(pair, "=") if nested else pair.partition("=")
+            key, equals, value = grammar.partition(pair, "=") if nested else pair.partition("=")
             if not equals:
                 items[key] = True
             elif nested or "+" in key or " " in key:
@@ -150,13 +150,13 @@ class Reader:
             raise PathError("the key 'path' of a part must be text", offset=start)
 
     def _value(self, items: dict[str, Value], key: str, text: str, depth: int) -> None:
-        name, kind = path_text.partition_type(key)
-        value = path_text.unquote(text)
+        name, kind = grammar.partition_type(key)
+        value = grammar.unquote(text)
         if value[:1] == "(" and value[-1:] == ")" and len(value) > 1:
             if kind:
                 raise PathError(
-                    f"'{path_text.shown(key)}' has both a type and a (path)",
-                    hint=f"Write {path_text.shown(name)}=(path); a type is for text only.",
+                    f"'{grammar.shown(key)}' has both a type and a (path)",
+                    hint=f"Write {grammar.shown(name)}=(path); a type is for text only.",
                 )
             items[name] = self.resolve(value[1:-1], depth, len(key) + 2)
         elif not kind:
@@ -164,7 +164,7 @@ class Reader:
         elif kind.lower() == "resolve":
             items[name] = self.resolve(value, depth, len(key) + 1)
         else:
-            found = path_text.typed(kind, value)
+            found = grammar.typed(kind, value)
             if found is not None:
                 items[name] = found
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
-from hyperpy import path_text
 from hyperpy.codecs import sfv, structured
 from hyperpy.encoding import is_id, key_text
 from hyperpy.errors import PathError, SizeError
 from hyperpy.message import As, Message, Resolve, Value
+from hyperpy.path import grammar
 
 _NONE: Final[Mapping[str, Any]] = MappingProxyType({})
 _NUMBER = re.compile(r"-?[0-9]{1,9}", re.ASCII)
@@ -24,7 +24,7 @@ def check_names(names: Iterable[str]) -> None:
     for name in names:
         if name == "commitments" or name.startswith("priv"):
             raise PathError(
-                f"the key '{path_text.shown(name)}' cannot be set by a path",
+                f"the key '{grammar.shown(name)}' cannot be set by a path",
                 hint="Commitments come with signed messages; names that begin with 'priv' stay inside the node.",
             )
 
@@ -45,11 +45,11 @@ def query_keys(query: str, resolve: ResolveText) -> dict[str, Value]:
         raw_key, equals, raw_value = pair.replace("+", " ").partition("=") if "+" in pair else pair.partition("=")
         if not raw_key:
             raise PathError("a key of the query has no name", hint="Write ?name=value.")
-        key = key_text(path_text.unescape(raw_key.encode("utf-8"))) if escaped else raw_key
+        key = key_text(grammar.unescape(raw_key.encode("utf-8"))) if escaped else raw_key
         if not equals:
             found[key] = True
             continue
-        value = path_text.unescape(raw_value.encode("utf-8")) if escaped else raw_value.encode("utf-8")
+        value = grammar.unescape(raw_value.encode("utf-8")) if escaped else raw_value.encode("utf-8")
         if value[:1] == b'"':
             value = value[1:-1] if len(value) > 1 and value[-1:] == b'"' else value[1:]
         put_typed(found, key, value, resolve)
@@ -77,13 +77,13 @@ def message_keys(message: Message, resolve: ResolveText) -> dict[str, Value]:
 
 def put_typed(found: dict[str, Value], key: str, value: bytes, resolve: ResolveText) -> None:
     """Put ``value`` under ``key``, converted where the key reads ``name+type`` or ``name type`` (6.3)."""
-    name, kind = path_text.partition_type(key) if "+" in key or " " in key else (key, "")
+    name, kind = grammar.partition_type(key) if "+" in key or " " in key else (key, "")
     if not kind:
         found[name] = value
     elif kind.lower() == "resolve":
-        found[name] = resolve(path_text.utf8(value))
+        found[name] = resolve(grammar.utf8(value))
     else:
-        typed = path_text.typed(kind, key_text(value))
+        typed = grammar.typed(kind, key_text(value))
         if typed is not None:
             found[name] = typed
 
@@ -145,7 +145,7 @@ def _by_scope(keys: Mapping[str, Value]) -> tuple[Mapping[str, Value], dict[int,
         scope, _, name = key.partition(".")
         if not _NUMBER.fullmatch(scope):
             raise PathError(
-                f"the key '{path_text.shown(key)}' has one dot, so '{path_text.shown(scope)}' must be a part's number",
+                f"the key '{grammar.shown(key)}' has one dot, so '{grammar.shown(scope)}' must be a part's number",
                 hint="Write 1.key for the first part, 0.key for the base, or use '-' instead of '.' in the name.",
             )
         check_names((name,))

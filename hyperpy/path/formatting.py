@@ -17,8 +17,8 @@ from hyperpy.codecs import sfv
 from hyperpy.encoding import bytewise, human, key_bytes
 from hyperpy.errors import HyperpyError, PathError, SizeError
 from hyperpy.message import As, Atom, Link, Message, Resolve, Value, same
-from hyperpy.path_scope import names_id
-from hyperpy.path_text import ATOMS, shown
+from hyperpy.path.grammar import ATOMS, shown
+from hyperpy.path.scope import names_id
 
 MAX_DEPTH: Final = 64
 _HINT: Final = "Send the messages as single requests, or the value as a header."

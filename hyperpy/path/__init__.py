@@ -11,8 +11,8 @@ the inverse. The grammar is in docs/paths.md. Members are
     Resolve(members)        ``(path)``: stands for its result
     ======================  ===================================================
 
-Files: ``path_text`` (escapes, quotes, types), ``path_parts`` (one part), ``path_scope`` (keys
-of the request), ``path_format`` (the inverse).
+Files: ``grammar`` (escapes, quotes, types), ``parts`` (one part), ``scope`` (keys
+of the request), ``formatting`` (the inverse).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
-from hyperpy import path_format, path_text
 from hyperpy.encoding import key_bytes
 from hyperpy.errors import PathError, SizeError
 from hyperpy.message import Message, Value
-from hyperpy.path_parts import Limits, Reader
-from hyperpy.path_scope import message_keys, query_keys, spread
+from hyperpy.path import formatting, grammar
+from hyperpy.path.parts import Limits, Reader
+from hyperpy.path.scope import message_keys, query_keys, spread
 
 __all__ = ["LIMITS", "Limits", "format", "parse"]
 
@@ -47,9 +47,9 @@ def parse(singleton: Message | str | bytes, *, limits: Limits = LIMITS) -> list[
     """
     message = singleton if isinstance(singleton, Message) else None
     decoded = _decoded(singleton if message is None else message.raw("path"), limits)
-    nested = path_text.is_nested(decoded)
+    nested = grammar.is_nested(decoded)
     if nested:
-        parts, path, query = path_text.split_path(decoded)
+        parts, path, query = grammar.split_path(decoded)
         reader = Reader(limits)
         members = reader.members(parts, 0)
     else:
@@ -84,8 +84,8 @@ def format(members: Sequence[Value]) -> Message:
     """
     if not members:
         return Message()
-    made = path_format.write(members)
-    if parse(made) != path_format.understood(members):
+    made = formatting.write(members)
+    if parse(made) != formatting.understood(members):
         raise PathError("these messages have no form as one path", hint="Send them as single requests.")
     return made
 
@@ -104,7 +104,7 @@ def _decoded(text: Value | str | None, limits: Limits) -> str:
         raise PathError(f"a path must be text, not a {type(text).__name__}")
     if len(raw) > limits.size:
         raise SizeError(f"the path is {len(raw)} bytes long, more than {limits.size}")
-    return path_text.utf8(path_text.unescape(raw) if b"%" in raw else raw)
+    return grammar.utf8(grammar.unescape(raw) if b"%" in raw else raw)
 
 
 def _plain(path: str, limits: Limits) -> tuple[tuple[Value, ...], int]:
