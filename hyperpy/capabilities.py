@@ -155,10 +155,19 @@ class Workers(Protocol):
 
 
 class Head(NamedTuple):
-    """Where a schedule ends: the last slot and the 32 bytes of its hash-chain; -1 and nothing before the first."""
+    """Where a schedule ends; slot -1 before the first assignment.
+
+    Attributes:
+        slot: the last slot.
+        chain: the 32 raw bytes of its hash-chain; nothing before the first.
+        hashpath: the ``base-hashpath`` of the next assignment (v0.9-final 3.1).
+        timestamp: the last assignment's, milliseconds; 0 before the first.
+    """
 
     slot: int
     chain: bytes
+    hashpath: str
+    timestamp: int
 
 
 class Slots(Protocol):
@@ -170,19 +179,23 @@ class Slots(Protocol):
         Args:
             build: gets the head and returns the signed assignment of the next slot and its 32 chain bytes;
                 never run twice at once for one process. If it raises, no slot is taken.
+            deadline: monotonic seconds; if it passes while the slot is being written, the slot is taken
+                although the caller is told of the timeout.
 
         Raises:
             StoreError: it could not be written; no slot is taken.
+            DeviceTimeout, Busy: too many wait for this process.
+            HyperpyError: what ``build`` raised.
         """
 
     def head(self, process: str) -> Head:
-        """Return the last slot's number and chain."""
+        """Return where the schedule ends, as it is on the disk."""
 
     def read(self, process: str, slot: int) -> Message | None:
-        """Return an assignment with all its commitments, or None."""
+        """Return an assignment with its body and all commitments, or None."""
 
     def range(self, process: str, first: int, last: int) -> Iterator[Message]:
-        """Yield assignments from ``first`` to ``last``, up to the first gap."""
+        """Yield assignments from ``first`` to ``last``, both included, up to the first gap."""
 
     def processes(self) -> Sequence[str]:
         """Return the processes that have a schedule here."""
@@ -191,7 +204,11 @@ class Slots(Protocol):
         """Return the state after a slot, or None if it is not kept."""
 
     def put_state(self, process: str, slot: int, state: Message, batch: Batch, *, snapshot: bool) -> None:
-        """Keep a state; ``snapshot`` says that it carries what resuming needs (then it is kept durably)."""
+        """Keep a state; ``snapshot`` says that it carries what resuming needs.
+
+        The batch's commit keeps it; with ``snapshot`` it makes the whole batch durable, and the state
+        is never removed to make room.
+        """
 
     def latest(self, process: str, limit: int | None = None, *, snapshot: bool = False) -> tuple[int, Message] | None:
         """Return the newest kept state at or below ``limit``, of those with a snapshot if asked."""

@@ -29,6 +29,7 @@ from hyperpy.registry import Registry
 from hyperpy.resolver import Resolver
 from hyperpy.sdk import DeviceSpec, Result, hook_of
 from hyperpy.settings import Settings
+from hyperpy.slots import Slots
 from hyperpy.storage import Storage
 from hyperpy.store.base import Store
 from hyperpy.store.lmdb import LmdbStore
@@ -105,6 +106,7 @@ class Node:
             "metrics": self.metrics,
             "jobs": Jobs(self.resolver, store, self._own_chain),
             "workers": Workers(self.actors),
+            "slots": Slots(store, self.cache, self.actors),
         }
         self.watchdog.start()
         sys.setswitchinterval(0.0005)
@@ -171,19 +173,25 @@ class Node:
         request = request.with_private(**private)
         chain = self.chain(batch, deadline, ingress, request)
         try:
-            members = self._hooked_request(request, path.parse(request, limits=self._limits), chain, ingress)
-            result = self.resolver.top(members, chain)
-            made = self._hooked_response(request, reply.of_result(result), chain)
+            members, request = self._hooked_request(request, path.parse(request, limits=self._limits), chain, ingress)
+            made = self._hooked_response(request, self._resolved(members, chain), chain)
         except _Halted as halted:
             made = halted.reply
         except HyperpyError as error:
             made = reply.of_error(error)
-        made = self._signed(made, ingress)
+        made = reply.with_cookies(self._signed(made, ingress), request)
         try:
             batch.commit(self.store)
         finally:
             self.housekeeping.tick()
         return made
+
+    def _resolved(self, members: Sequence[Value], chain: Chain) -> Message:
+        """Return the reply of a sequence, that of its error included."""
+        try:
+            return reply.of_result(self.resolver.top(members, chain))
+        except HyperpyError as error:
+            return reply.of_error(error)
 
     def reload(self, file: Path) -> tuple[str, ...]:
         """Load a device file again and let go of the actors of its devices; return their names."""
@@ -209,7 +217,8 @@ class Node:
         readers = None
         origin = b""
         if ingress is not None:
-            may_sign = self.config.http.sign_on_request or (request is not None and self.settings.is_operator(request))
+            may_sign = self.settings.flag("sign-on-request")
+            may_sign = may_sign or (request is not None and self.settings.is_operator(request))
             readers = self.settings.readers(request)
             if batch is not None:
                 origin = self.trail.put_origin(ingress.origin, batch)
@@ -253,7 +262,7 @@ class Node:
 
     def _signed(self, made: Message, ingress: Ingress | None = None) -> Message:
         """Return a reply signed by this node, as an ANS-104 item where the caller asked for one (ao-core 10.3)."""
-        if not self.config.http.sign or commitments.committers(made):
+        if not self.settings.flag("force-signed", True) or commitments.committers(made):
             return made
         if ingress is not None and ingress.wants.codec_for(made) == ANS104:
             with suppress(HyperpyError):  # such as a message that fits no item
@@ -267,7 +276,7 @@ class Node:
         """
         batch = Batch()
         chain = self._own_chain(batch)
-        chain.may_sign = self.config.http.sign_on_request
+        chain.may_sign = self.settings.flag("sign-on-request")
         try:
             try:
                 self.resolver.top(path.parse(text, limits=self._limits), chain)
@@ -280,14 +289,22 @@ class Node:
 
     def _hooked_request(
         self, request: Message, members: Sequence[Value], chain: Chain, ingress: Ingress
-    ) -> Sequence[Value]:
+    ) -> tuple[Sequence[Value], Message]:
+        """Return the sequence to resolve, and the request that the response hooks will see.
+
+        The private value ``call`` of that request, which no client can make, is the same in both hooks.
+        """
         handlers = self.settings.request_hooks(ingress)
         if not handlers:
-            return members
-        event = Message.make({"request": request, "body": tuple(members)})
+            return members, request
+        event = Message.make({"request": request.with_private(call=object()), "body": tuple(members)})
         outcome = self._hook("request", handlers, event, chain)
-        body = outcome.get("body")
-        return body if isinstance(body, tuple) else members
+        body, heard = outcome.get("body"), outcome.get("request")
+        heard = heard if isinstance(heard, Message) else request
+        lines = outcome.private.get("set-cookie")
+        if lines:
+            heard = heard.with_private(**{"set-cookie": lines})
+        return body if isinstance(body, tuple) else members, heard
 
     def _hooked_response(self, request: Message, made: Message, chain: Chain) -> Message:
         handlers = self.settings.hooks("response")

@@ -1,0 +1,353 @@
+"""Schedules and states in the store: gapless, durable before the answer, readable again."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hyperpy import commitments
+from hyperpy.actors import ActorSystem
+from hyperpy.cache import Batch, Cache
+from hyperpy.capabilities import Head
+from hyperpy.encoding import b64u, sha256
+from hyperpy.errors import ConfigError, Corrupt, DeviceError, MessageError, ParameterError, StoreError
+from hyperpy.keys import RsaKey
+from hyperpy.message import Message
+from hyperpy.slots import Slots
+from hyperpy.store.lmdb import LmdbStore
+from hyperpy.store.memory import MemoryStore
+
+P = b64u(sha256(b"a process"))
+Q = b64u(sha256(b"another process"))
+
+
+@pytest.fixture(scope="module")
+def key() -> RsaKey:
+    return RsaKey.generate(2048)
+
+
+def builder(key: RsaKey | None = None, **body: Any) -> Callable[[Head], tuple[Message, bytes]]:
+    """Return what makes the next assignment, as a scheduler does."""
+
+    def build(head: Head) -> tuple[Message, bytes]:
+        inner = Message({"n": head.slot + 1, "list": [1, {"deep": "x"}], **body})
+        if key is not None:
+            inner = commitments.commit(inner, key)
+        made = Message({"slot": head.slot + 1, "timestamp": 5, "base-hashpath": head.hashpath, "body": inner})
+        if key is not None:
+            made = commitments.commit(made, key)
+        return made, sha256(head.chain + commitments.signed_id(inner).encode())
+
+    return build
+
+
+class Place:
+    """A store with slots over it."""
+
+    def __init__(self, store: Any) -> None:
+        self.store = store
+        self.cache = Cache(store)
+        self.actors = ActorSystem()
+        self.slots = Slots(store, self.cache, self.actors)
+
+    def add(self, process: str = P, build: Callable[[Head], tuple[Message, bytes]] | None = None) -> Message:
+        return self.slots.append(process, build or builder(), deadline=time.monotonic() + 20)
+
+    def close(self) -> None:
+        self.actors.stop()
+        self.store.close()
+
+
+@pytest.fixture
+def place() -> Any:
+    made = Place(MemoryStore())
+    yield made
+    made.close()
+
+
+def test_slots_are_added_one_after_another(place: Place, key: RsaKey) -> None:
+    made = [place.add(build=builder(key)) for _ in range(3)]
+    assert [one["slot"] for one in made] == [0, 1, 2]
+    chain = b""
+    path = P
+    for one in made:
+        body = one["body"]
+        assert isinstance(body, Message)
+        assert one["base-hashpath"] == path.encode()
+        chain = sha256(chain + commitments.signed_id(body).encode())
+        left = path.split("/")
+        previous = path if len(left) == 1 else b64u(sha256(_raw(left[0]) + _raw(left[1])))
+        path = f"{previous}/{commitments.signed_id(one)}"
+    assert place.slots.head(P) == Head(2, chain, path, 5)
+    assert place.slots.head(Q) == Head(-1, b"", Q, 0)
+
+
+def _raw(text: str) -> bytes:
+    from hyperpy.encoding import b64u_decode
+
+    return b64u_decode(text)
+
+
+def test_an_assignment_comes_back_whole(place: Place, key: RsaKey) -> None:
+    made = place.add(build=builder(key, nested=commitments.commit(Message({"a": 1}), key)))
+    assert place.slots.read(P, 0) == made
+    read = place.slots.read(P, 0)
+    assert read is not None
+    commitments.check(read)
+    body = read["body"]
+    assert isinstance(body, Message)
+    commitments.check(body)
+    nested = body["nested"]
+    assert isinstance(nested, Message)
+    assert commitments.committers(nested) == (key.address,)
+    assert place.slots.read(P, 1) is None
+    assert place.slots.read(Q, 0) is None
+    assert place.slots.read(P, -1) is None
+    assert place.slots.read(P, 1 << 70) is None
+
+
+def test_assignment_and_message_are_found_by_id(place: Place, key: RsaKey) -> None:
+    made = place.add(build=builder(key))
+    body = made["body"]
+    assert isinstance(body, Message)
+    for one in (made, body):
+        found = place.cache.read(commitments.signed_id(one))
+        assert isinstance(found, Message)
+        assert commitments.signed_id(found) == commitments.signed_id(one)
+        commitments.check(found)
+
+
+def test_ranges_end_at_the_first_gap(place: Place) -> None:
+    for _ in range(5):
+        place.add()
+    slots = place.slots
+    assert [one["slot"] for one in slots.range(P, 1, 3)] == [1, 2, 3]
+    assert [one["slot"] for one in slots.range(P, -7, 0)] == [0]
+    assert [one["slot"] for one in slots.range(P, 3, 99)] == [3, 4]
+    assert list(slots.range(P, 5, 9)) == []
+    assert list(slots.range(P, 3, 2)) == []
+    place.store.write([], [("assignments", _raw(P) + (3).to_bytes(8, "big"))])
+    assert [one["slot"] for one in slots.range(P, 1, 4)] == [1, 2]
+
+
+def test_processes_are_listed_without_their_snapshots(place: Place) -> None:
+    place.add(P)
+    place.add(Q)
+    batch = Batch()
+    for slot in range(300):
+        place.slots.put_state(P, slot, Message({"at": slot}), batch, snapshot=True)
+    batch.commit(place.store)
+    assert sorted(place.slots.processes()) == sorted([P, Q])
+
+
+def test_what_a_build_raises_takes_no_slot(place: Place) -> None:
+    place.add()
+
+    def refuse(head: Head) -> tuple[Message, bytes]:
+        raise MessageError("no")
+
+    with pytest.raises(MessageError):
+        place.add(build=refuse)
+    for bad in (
+        lambda head: (Message({"slot": head.slot + 2, "timestamp": 5}), bytes(32)),
+        lambda head: (Message({"slot": head.slot, "timestamp": 5}), bytes(32)),
+        lambda head: (Message({"slot": True, "timestamp": 5}), bytes(32)),
+        lambda head: (Message({"slot": head.slot + 1, "timestamp": "5"}), bytes(32)),
+        lambda head: (Message({"slot": head.slot + 1, "timestamp": 5}), bytes(31)),
+    ):
+        with pytest.raises(DeviceError):
+            place.add(build=bad)
+    assert place.add()["slot"] == 1
+
+
+def test_a_process_is_named_by_an_id(place: Place) -> None:
+    for bad in ("", "x", "x" * 44, "!" * 43):
+        with pytest.raises(ParameterError):
+            place.add(bad)
+    place.add(P)
+    assert place.slots.head(P).slot == 0
+
+
+def test_writers_of_one_process_get_all_slots_once(place: Place) -> None:
+    found: list[Any] = []
+
+    def write() -> None:
+        found.extend(place.add()["slot"] for _ in range(25))
+
+    threads = [threading.Thread(target=write) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == list(range(200))
+
+
+def test_two_nodes_over_one_store_never_give_the_same_slot(key: RsaKey) -> None:
+    store = MemoryStore()
+    places = [Place(store), Place(store)]
+    found: list[Any] = []
+
+    def write(place: Place) -> None:
+        found.extend(place.add(build=builder(key))["slot"] for _ in range(20))
+
+    threads = [threading.Thread(target=write, args=(place,)) for place in places for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == list(range(80))
+    assert len(list(places[0].slots.range(P, 0, 100))) == 80
+    for place in places:
+        place.actors.stop()
+
+
+def test_a_second_process_cannot_open_the_store(tmp_path: Path) -> None:
+    first = Place(LmdbStore(tmp_path))
+    first.add()
+    with pytest.raises(ConfigError):
+        LmdbStore(tmp_path)
+    first.close()
+
+
+def test_a_restart_goes_on_where_it_ended(tmp_path: Path, key: RsaKey) -> None:
+    first = Place(LmdbStore(tmp_path))
+    made = [first.add(build=builder(key)) for _ in range(3)]
+    head = first.slots.head(P)
+    first.close()
+    second = Place(LmdbStore(tmp_path))
+    assert second.slots.head(P) == head
+    assert list(second.slots.range(P, 0, 9)) == made
+    assert second.add(build=builder(key))["slot"] == 3
+    second.close()
+
+
+def test_what_the_cache_lost_is_put_again(key: RsaKey) -> None:
+    store = MemoryStore()
+    first = Place(store)
+    made = [first.add(build=builder(key)) for _ in range(4)]
+    first.actors.stop()
+    lost = made[2:]
+    for table in ("messages", "aliases", "commitments"):
+        keep = {k for one in made[:2] for k in _stored(store, one)}
+        store.write([], [(table, k) for k, _ in list(store.scan(table)) if (table, k) not in keep])
+    second = Place(store)
+    assert not any(second.cache.has(commitments.signed_id(one)) for one in lost)
+    second.add(build=builder(key))
+    assert all(second.cache.has(commitments.signed_id(one)) for one in lost)
+    second.close()
+
+
+def _stored(store: MemoryStore, message: Message) -> set[tuple[str, bytes]]:
+    """Return the entries that a message makes."""
+    batch = Batch()
+    other = MemoryStore()
+    Cache(other).put(message, batch)
+    batch.commit(other)
+    return {(table, k) for table in ("messages", "aliases", "commitments") for k, _ in other.scan(table)}
+
+
+class Failing(MemoryStore):
+    """A store whose parts fail on demand."""
+
+    fail = ""
+
+    def write(self, puts: Any, deletes: Any = (), *, durable: bool = False) -> None:
+        if self.fail == "all":
+            raise StoreError("full")
+        if self.fail == "cache":
+            super().write([put for put in puts if put[0] in ("assignments", "heads")])
+            raise StoreError("the journal is full")
+        super().write(puts, deletes, durable=durable)
+
+
+def test_a_full_store_takes_no_slot() -> None:
+    place = Place(Failing())
+    place.add()
+    place.store.fail = "all"
+    with pytest.raises(StoreError):
+        place.add()
+    place.store.fail = ""
+    assert place.slots.head(P).slot == 0
+    assert place.add()["slot"] == 1
+    place.close()
+
+
+def test_a_slot_on_the_disk_is_told_although_the_cache_failed(key: RsaKey) -> None:
+    place = Place(Failing())
+    place.add(build=builder(key))
+    place.store.fail = "cache"
+    made = place.add(build=builder(key))
+    assert made["slot"] == 1
+    place.store.fail = ""
+    assert not place.cache.has(commitments.signed_id(made))
+    place.add(build=builder(key))
+    assert place.cache.has(commitments.signed_id(made))
+    place.close()
+
+
+def test_damage_is_found_not_believed(place: Place) -> None:
+    place.add()
+    key = _raw(P) + bytes(8)
+    good = place.store.get("assignments", key)
+    for bad in (b"", b"\x00", good[:-1], good + b"\x00", good.replace(b"deep", b"deeP")[:-2]):
+        place.store.write([("assignments", key, bad)])
+        with pytest.raises(Corrupt):
+            place.slots.read(P, 0)
+    place.store.write([("heads", _raw(P), b"\x93\x00\x00\x00")])
+    with pytest.raises(Corrupt):
+        place.slots.head(P)
+
+
+# -- states ----------------------------------------------------------------------------------
+
+
+def keep(place: Place, slot: int, *, snapshot: bool = False) -> None:
+    batch = Batch()
+    place.slots.put_state(P, slot, Message({"at-slot": slot, "snap": snapshot}), batch, snapshot=snapshot)
+    batch.commit(place.store)
+
+
+def test_states_are_kept_by_slot(place: Place) -> None:
+    for slot in (0, 1, 2, 7, 300):
+        keep(place, slot, snapshot=slot in (1, 7))
+    slots = place.slots
+    state = slots.state(P, 2)
+    assert state is not None
+    assert state["at-slot"] == 2
+    assert slots.state(P, 3) is None
+    assert slots.state(Q, 2) is None
+    assert [_at(slots.latest(P, limit)) for limit in (None, 299, 7, 6, 0)] == [300, 7, 7, 2, 0]
+    assert [_at(slots.latest(P, limit, snapshot=True)) for limit in (None, 7, 6, 1, 0)] == [7, 7, 1, 1, None]
+    assert slots.latest(P, -1) is None
+    assert slots.latest(Q) is None
+
+
+def _at(found: tuple[int, Message] | None) -> int | None:
+    if found is None:
+        return None
+    assert found[1]["at-slot"] == found[0]
+    return found[0]
+
+
+def test_a_state_that_is_gone_is_passed_over(place: Place) -> None:
+    keep(place, 1)
+    keep(place, 2)
+    ref = commitments.content_id(Message({"at-slot": 2, "snap": False}))
+    place.store.write([], [("messages", _raw(ref))])
+    assert place.slots.state(P, 2) is None
+    assert _at(place.slots.latest(P)) == 1
+
+
+def test_a_snapshot_makes_its_batch_durable(place: Place) -> None:
+    batch = Batch()
+    place.slots.put_state(P, 1, Message({"at-slot": 1}), batch, snapshot=False)
+    assert not batch.durable
+    place.slots.put_state(P, 2, Message({"at-slot": 2}), batch, snapshot=True)
+    assert batch.durable
+    batch.commit(place.store)
+    assert [table for table in ("heads",) for _ in place.store.scan(table)] == ["heads"]
