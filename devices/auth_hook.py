@@ -44,7 +44,8 @@ class AuthHook:
             return answer
         source = _with_secret(source, answer.value)
         signed = _signed(provider, source, ctx)
-        made = request | {"request": source, "body": tuple(path.parse(_public(signed)))}
+        heard = signed.with_private(**source.private)
+        made = request | {"request": heard, "body": tuple(path.parse(_public(signed)))}
         return self._finalized(base, provider, made, ctx)
 
     def _finalized(self, base: Message, provider: Message, made: Message, ctx: Context) -> Message:

@@ -17,7 +17,12 @@ from hyperpy.message import Message, Value, as_text
 from hyperpy.sdk import Context
 
 _DEVICE = "cookie@1.0"
-_NOT_STORED = frozenset({"path", "accept-bundle", "ao-peer", "host", "method", "body"})
+_NOT_STORED = frozenset(
+    {"path", "accept-bundle", "ao-peer", "host", "method", "body", "accept", "accept-encoding", "accept-language"}
+    | {"user-agent", "connection", "referer", "origin", "dnt", "priority", "cache-control", "pragma", "content-type"}
+    | {"content-length", "upgrade-insecure-requests", "if-none-match", "if-modified-since"}
+)
+"""What every browser sends is no cookie."""
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _BAD = re.compile(rb"[\x00-\x20\x7f\",;\\]")
 _ATTRIBUTES = "; Path=/; HttpOnly; SameSite=Lax"
@@ -60,7 +65,7 @@ class Cookie:
     @key(deterministic=False)
     def store(self, base: Message, request: Message) -> Message:
         """Return the base with the request's keys as cookies, to be set by the reply."""
-        new = {name: _value(name, request[name]) for name in request if name not in _NOT_STORED}
+        new = {name: _value(name, request[name]) for name in request if _is_stored(name)}
         lines = [*_lines(base), *(_line(name, text) for name, text in new.items())]
         return base.with_private(**{"cookie": {**_cookies(base), **new}, "set-cookie": lines})
 
@@ -140,6 +145,10 @@ def _cookies(message: Message) -> dict[str, bytes]:
 def _lines(message: Message) -> list[bytes]:
     held: Any = message.private.get("set-cookie")
     return [line for line in held if isinstance(line, bytes)] if isinstance(held, (list, tuple)) else []
+
+
+def _is_stored(name: str) -> bool:
+    return name not in _NOT_STORED and not name.startswith("sec-")
 
 
 def _value(name: str, item: Value) -> bytes:

@@ -154,10 +154,11 @@ class Message(Mapping[str, Value]):
                     else:
                         hidden[name] = item
                 elif name == "commitments":
-                    found = {**item, **(found or {})}
+                    found = {**_signatures(item), **(found or {})}
                 else:
                     own[name] = value(item)
-        self._set(own, {k: v if type(v) is Message else Message(v) for k, v in (found or {}).items()}, hidden)
+        signed = _signatures(found) if found else _EMPTY
+        self._set(own, {k: v if type(v) is Message else Message(v) for k, v in signed.items()}, hidden)
 
     def _set(self, items: dict[str, Value], commitments: Mapping[str, Message], private: Mapping[str, Any]) -> None:
         put = object.__setattr__
@@ -321,6 +322,13 @@ class Message(Mapping[str, Value]):
         made.memo.update(self.memo)
         object.__setattr__(made, "_order", self._order)
         return made
+
+
+def _signatures(found: Any) -> Mapping[str, Any]:
+    """Return commitments as given; raise MessageError unless they are a map of maps."""
+    if not isinstance(found, Mapping) or not all(isinstance(item, Mapping) for item in found.values()):
+        raise MessageError("'commitments' must be a map of commitments by their IDs", hint="Leave the key out.")
+    return found
 
 
 def committed_list(commitment: Message) -> tuple[str, ...]:

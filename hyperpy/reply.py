@@ -73,6 +73,19 @@ def of_error(error: HyperpyError) -> Message:
     return made.with_private(error=error)
 
 
+def with_cookies(message: Message, request: Message) -> Message:
+    """Return a reply with the cookies to set, in its private part: the request hooks' and its own.
+
+    Such are lists of ``set-cookie`` lines; a header of that name that a client sent is none.
+    """
+    found = request.private.get("set-cookie")
+    if not isinstance(found, (list, tuple)):
+        return message
+    own = message.private.get("set-cookie")
+    lines = dict.fromkeys([*found, *(own if isinstance(own, (list, tuple)) else ())])
+    return message.with_private(**{"set-cookie": list(lines)})
+
+
 def unsigned(message: Message) -> Message:
     """Return a message without commitments over keys it has not, and if nobody signed, without any.
 

@@ -31,6 +31,8 @@ _NOT_SETTINGS = frozenset(
     {"path", "method", "host", "accept", "accept-bundle", "accept-encoding", "user-agent", "connection", "device"}
     | {"address", "identities", "devices", "ao-peer", "body", "content-type", "content-length"}
 )
+_AT_START = frozenset({"port", "host-with-port", "default-request", "cors", "worker-threads"})
+"""Settings that what listens for requests reads once, and every one that begins with ``limits-``."""
 _ORDER = b"\x00order/"
 """Begins the names, in the table of settings, of orders that were carried out."""
 _RATE_LIMIT = Message({"device": "rate-limit@1.0"})
@@ -59,12 +61,7 @@ class Settings(Mapping[str, Any]):
             if not key.startswith(_ORDER):
                 self._values[key_text(key)] = canonical.decode(data)
         self.operator = as_text(self._values["operator"])
-        listed = self.reply_signers(address=False)
-        if config.http.sign_on_request and address in listed:
-            raise ConfigError(
-                "[http] sign-on-request is on and this node's address is a scheduler or authority",
-                hint="Whoever asks could sign assignments. Turn it off.",
-            )
+        self._check_signing(self._values)
         self._info: Message | None = None
 
     # -- reading ---------------------------------------------------------------------------
@@ -103,6 +100,11 @@ class Settings(Mapping[str, Any]):
         """Return one setting by its ``-`` name."""
         return self._values.get(name, default)
 
+    def flag(self, name: str, default: bool = False) -> bool:
+        """Return a setting that is true or false, however it was written."""
+        found = self._values.get(name, default)
+        return found if isinstance(found, bool) else as_text(found).lower() == "true"
+
     def devices(self) -> Mapping[str, str]:
         """Return device names and who brought each."""
         return {name: self._devices.owner(name) for name in self._devices.names()}
@@ -117,6 +119,7 @@ class Settings(Mapping[str, Any]):
         Raises:
             Forbidden: the operator did not sign it, it was carried out before, or ``initialized`` is
                 ``permanent``.
+            ConfigError: a setting that cannot change while the node runs, or not to this.
         """
         if as_text(self.setting("initialized", True)) == "permanent":
             raise Forbidden("The node message of this machine is already permanent. It cannot be changed.")
@@ -130,10 +133,8 @@ class Settings(Mapping[str, Any]):
         if "operator" in changes and as_text(changes["operator"]) == self.address:
             raise ConfigError("the operator's address is the node's own", hint="Use another key.")
         for name, item in changes.items():
-            if _is_elsewhere(item):
-                raise ParameterError(
-                    f"the setting '{name}' came as a link", name=name, hint="Send the value itself: inline, bundled."
-                )
+            self._check_change(name, item)
+        self._check_signing({**self._values, **changes})
         with self._lock:
             names = [_ORDER + key_bytes(name) for name in signatures]
             if any(self._store.get("config", name) is not None for name in names):
@@ -143,6 +144,30 @@ class Settings(Mapping[str, Any]):
             if "operator" in changes:
                 self.operator = as_text(changes["operator"])
         return count
+
+    def _check_change(self, name: str, item: Value) -> None:
+        """Raise ConfigError or ParameterError for what cannot be set while the node runs."""
+        if _is_elsewhere(item):
+            raise ParameterError(
+                f"the setting '{name}' came as a link", name=name, hint="Send the value itself: inline, bundled."
+            )
+        known = self._values.get(name)
+        if known is not None and (name in _AT_START or name.startswith("limits-")):
+            if _word(item) != _word(known):
+                raise ConfigError(
+                    f"the setting '{name}' cannot change while the node runs",
+                    hint="Set it in the configuration file or as a flag of hyperpy serve, and start again.",
+                )
+        elif isinstance(known, bool) and name != "initialized" and _word(item) not in ("true", "false"):
+            raise ConfigError(f"the setting '{name}' is either true or false")
+
+    def _check_signing(self, values: Mapping[str, Value]) -> None:
+        """Raise ConfigError where anybody could have assignments signed."""
+        if as_text(values.get("sign-on-request", False)).lower() == "true" and self.address in _signers(values):
+            raise ConfigError(
+                "[http] sign-on-request is on and this node's address is a scheduler or authority",
+                hint="Whoever asks could sign assignments. Turn it off.",
+            )
 
     def put(self, name: str, item: Value) -> None:
         """Store one durable setting on the node's own account."""
@@ -193,13 +218,9 @@ class Settings(Mapping[str, Any]):
         bound = [one for one in order.commitments.values() if "path" in committed_list(one)]
         return frozenset(filter(None, map(commitments.committer_of, bound)))
 
-    def reply_signers(self, *, address: bool = True) -> frozenset[str]:
+    def reply_signers(self) -> frozenset[str]:
         """Return the addresses whose signature over a ``status`` is only a reply's (design 5, b)."""
-        known = {self.address} if address else set()
-        for name in ("scheduler", "authority", "schedulers", "authorities"):
-            listed = self.setting(name, ())
-            known.update(as_text(item) for item in (listed if isinstance(listed, tuple) else (listed,)))
-        return frozenset(known)
+        return frozenset({self.address} | _signers(self._values))
 
     def peers(self) -> Sequence[str]:
         """Return the peers that relay and push may reach."""
@@ -228,6 +249,20 @@ class Settings(Mapping[str, Any]):
         if not ingress.loopback and self.setting("rate-limit-requests", 1000):
             found.insert(0, _RATE_LIMIT)
         return found
+
+
+def _signers(values: Mapping[str, Value]) -> set[str]:
+    """Return the schedulers and authorities that settings list."""
+    known: set[str] = set()
+    for name in ("scheduler", "authority", "schedulers", "authorities"):
+        listed = values.get(name, ())
+        known.update(as_text(item) for item in (listed if isinstance(listed, tuple) else (listed,)))
+    return known
+
+
+def _word(item: Value) -> str | None:
+    """Return a scalar as text in lower case; None for lists and maps."""
+    return None if isinstance(item, (Message, tuple)) else as_text(item).lower()
 
 
 def _is_elsewhere(item: Value) -> bool:

@@ -21,7 +21,7 @@ from hyperpy.context import device_error
 from hyperpy.errors import Busy, DeviceTimeout, HyperpyError, SizeError
 from hyperpy.http.form import Ingress, RawReply, RawRequest, Rules, Wants
 from hyperpy.http.secrets import scrub_value
-from hyperpy.http.wire import answer_at_edge, read, write, write_error
+from hyperpy.http.wire import answer_at_edge, read, without_cors, write, write_error
 from hyperpy.message import Message
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -102,6 +102,7 @@ class App:
         self._node = node
         self._rules = rules or Rules.of(config)
         self._default_request = default_request or config.http.default_request
+        self._cors = config.http.cors
         self._pool = ThreadPoolExecutor(self.bounds.threads, thread_name_prefix="hyperpy-http")
         self._waiting = 0
         self._bytes = 0
@@ -130,7 +131,7 @@ class App:
             reply.headers.append((b"connection", b"close"))
         finally:
             body.release()
-        await _send(reply, raw.method, send)
+        await _send(reply if self._cors else without_cors(reply), raw.method, send)
         path = scrub_value(raw.target)[0].partition(b"?")[0][:200].decode("ascii", "backslashreplace")
         log.info("%s %s %d %.1f ms", raw.method, path, reply.status, (time.monotonic() - started) * 1e3)
 

@@ -42,6 +42,7 @@ _KEPT: Final = ("ao-types", "ao-result", "status", "ao-body-key", "content-type"
 _DROPPED: Final = frozenset({"commitments", "signature", "signature-input"})
 _CONNECTION: Final = frozenset({b"close", b"keep-alive"})
 _BODILESS: Final = frozenset({204, 304})
+_MAX_COOKIES: Final = 50
 _CORS: Final = (
     (b"access-control-allow-origin", b"*"),
     (b"access-control-allow-methods", b"GET, POST, PUT, DELETE, OPTIONS"),
@@ -59,7 +60,18 @@ def write(reply: Message, wants: Wants) -> RawReply:
         made = _written(reply, wants, error if isinstance(error, HyperpyError) else None)
     except HyperpyError as failed:
         return write_error(failed, wants)
+    lines = reply.private.get("set-cookie")
+    if isinstance(lines, (list, tuple)):  # a header of that name that the caller sent is no list
+        made.headers.extend(
+            (b"set-cookie", line) for line in lines[:_MAX_COOKIES] if type(line) is bytes and _fits(line)
+        )
     return _finished(made, wants)
+
+
+def without_cors(made: RawReply) -> RawReply:
+    """Return a reply that lets no browser page of another origin read it (``[http] cors = false``)."""
+    headers = [pair for pair in made.headers if pair not in _CORS and pair[0] != b"access-control-allow-headers"]
+    return RawReply(made.status, headers, made.body)
 
 
 def answer_at_edge(raw: RawRequest, default_request: str) -> RawReply | None:

@@ -260,3 +260,50 @@ def test_info_over_http_is_quick_and_whole(store: MemoryStore) -> None:
     assert n.get(f"{PATH}/operator")["body"] == operator().address.encode()
     assert n.get(f"{PATH}/absent")["status"] == 404
     assert n.get("/~meta@1.0/build/node")["body"] == b"hyperpy"
+
+
+# -- changes that must take effect, or be refused ----------------------------------------------
+
+
+@pytest.mark.parametrize("off", [False, "false"])
+def test_reply_signing_is_turned_off_by_the_operator(off: Any) -> None:
+    with node() as n:
+        assert n.get("/~message@1.0&a=1/a").commitments
+        n.node.settings.change(order({"force-signed": off}))
+        assert not n.get("/~message@1.0&a=1/a").commitments
+
+
+@pytest.mark.parametrize("on", [True, "true"])
+def test_signing_on_request_is_turned_on_by_the_operator(on: Any) -> None:
+    with node() as n:
+        assert n.get("/~message@1.0&a=1/commit")["status"] == 403
+        n.node.settings.change(order({"sign-on-request": on}))
+        assert n.get("/~message@1.0&a=1/commit")["status"] == 200
+
+
+def test_signing_on_request_is_refused_where_assignments_are_signed() -> None:
+    settings = made(**{"scheduler.schedulers": [wallet().address]})
+    with pytest.raises(ConfigError, match="scheduler or authority"):
+        settings.change(order({"sign-on-request": True}))
+    settings = made(**{"http.sign-on-request": True})
+    with pytest.raises(ConfigError, match="scheduler or authority"):
+        settings.change(order({"authorities": [wallet().address]}))
+    assert settings.setting("authorities") == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "item"),
+    [("port", 1), ("cors", False), ("host-with-port", True), ("worker-threads", 2), ("default-request", "/x")],
+)
+def test_what_cannot_change_now_is_refused(name: str, item: Any) -> None:
+    settings = made()
+    with pytest.raises(ConfigError, match=f"'{name}' cannot change while"):
+        settings.change(order({name: item}))
+    assert settings.change(order({name: settings.setting(name)})) == 1, "what it is already may be sent along"
+
+
+def test_a_switch_is_true_or_false() -> None:
+    settings = made()
+    for item in ("perhaps", 1, ["true"], {"a": 1}):
+        with pytest.raises(ConfigError, match="either true or false"):
+            settings.change(order({"force-signed": item}))
