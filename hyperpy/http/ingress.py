@@ -63,6 +63,8 @@ def read(raw: RawRequest, rules: Rules = DEFAULT_RULES) -> Ingress:
     method = raw.method.encode("ascii", "replace")
     body = raw.body if not raw.body or not _names_private(raw.body, query, sent) else b""
     origin = canonical.encode(Message.make({"method": method, "target": target, "headers": kept, "body": body}))
+    if message.commitments:
+        message = Message.make({**_host(sent, rules), **message.raw_items()}, message.commitments)
     return Ingress(_finish(message, method, query, sent, target), origin, wants, private)
 
 
