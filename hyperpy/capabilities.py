@@ -204,8 +204,9 @@ class Slots(Protocol):
         """Return the state after a slot, or None if it is not kept."""
 
     def put_state(self, process: str, slot: int, state: Message, batch: Batch, *, snapshot: bool) -> None:
-        """Keep a state; ``snapshot`` says that it carries what resuming needs.
+        """Keep a state, with its hashpath and ``private["schedule"]``; both come back with it.
 
+        ``snapshot`` says that it carries what resuming needs.
         The batch's commit keeps it; with ``snapshot`` it makes the whole batch durable, and the state
         is never removed to make room.
         """

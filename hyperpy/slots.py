@@ -119,7 +119,8 @@ class Slots:
     def put_state(self, process: str, slot: int, state: Message, batch: Batch, *, snapshot: bool) -> None:
         """See :meth:`hyperpy.capabilities.Slots.put_state`."""
         key = _raw(process) + _backwards(slot)
-        ref = key_bytes(self._cache.reference(state, batch))
+        place = (self._cache.reference(state, batch), state.hashpath or "", state.private.get("schedule", ""))
+        ref = key_bytes("\n".join(place).rstrip())
         batch.put("states", key, ref)
         if snapshot:
             batch.put("heads", key, ref)
@@ -144,11 +145,12 @@ class Slots:
 
     def _load(self, ref: bytes) -> Message | None:
         """Return a state; None if it was removed, or a power cut took it."""
+        name, path, mark = (*key_text(ref).split("\n"), "", "")[:3]
         try:
-            found = self._cache.read(key_text(ref), exact=True)
+            found = self._cache.read(name, exact=True)
         except MessageNotFound:
             return None
-        return found if isinstance(found, Message) else None
+        return found.with_private(hashpath=path or None, schedule=mark or None) if isinstance(found, Message) else None
 
 
 class _Schedule:
