@@ -36,8 +36,10 @@ def b64u_decode(text: str | bytes) -> bytes:
         CodecError: the text holds other characters or has an impossible length.
     """
     raw = text.encode("ascii", "replace") if isinstance(text, str) else text
-    raw = raw.rstrip(b"=").translate(_FROM_URL)
     try:
+        if len(raw) == 43 and not raw.endswith(b"="):
+            return binascii.a2b_base64(raw.translate(_FROM_URL) + b"=", strict_mode=True)
+        raw = raw.rstrip(b"=").translate(_FROM_URL)
         return binascii.a2b_base64(raw + b"==="[: -len(raw) % 4], strict_mode=True)
     except binascii.Error as error:
         raise CodecError(f"not base64: {error}") from None

@@ -40,6 +40,19 @@ _DIGESTS = (("parent", "parent"), ("origin", "origin"), ("cached-from", "cached_
 _NAMES = frozenset({"v", "oracles", *(name for name, _ in _TEXTS + _DIGESTS)})
 _ORACLE = ("device", "key", "request", "result", "status")
 
+_NULL, _NO_ORACLES = b"\xc0", b"\x90"
+_SHORT = [b"\xc4" + bytes([size]) for size in range(256)]
+"""What stands before a binary of that many bytes."""
+_FIELDS = sorted(_NAMES - {"v"})
+_RECORD = (
+    bytes([0x80 + len(_NAMES)])
+    + b"".join(_SHORT[len(name)] + name.encode() + b"%b" for name in _FIELDS)
+    + _SHORT[1]
+    + b"v"
+    + bytes([VERSION])
+)
+"""A record's canonical bytes, its values left open. Keys are in bytewise order, as the form wants them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Oracle:
@@ -50,6 +63,10 @@ class Oracle:
     request: str
     result: str
     status: str
+
+    def fields(self) -> dict[bytes, bytes | None]:
+        """Return the fields in the order of the canonical form."""
+        return {name.encode(): key_bytes(getattr(self, name)) or None for name in _ORACLE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,37 +102,21 @@ class Record:
 
     def encode(self) -> bytes:
         """Return the canonical bytes."""
-        # Keys in bytewise order, as the canonical form wants them: packed directly.
-        return bytes(
-            msgpack.packb(
-                {
-                    b"attested-by": _text(self.attested_by),
-                    b"base": _text(self.base),
-                    b"cached-from": self.cached_from or None,
-                    b"device": _text(self.device),
-                    b"hashpath-after": _text(self.hashpath_after),
-                    b"hashpath-before": _text(self.hashpath_before),
-                    b"implementation": _text(self.implementation),
-                    b"key": _text(self.key),
-                    b"oracles": [
-                        {
-                            b"device": _text(one.device),
-                            b"key": _text(one.key),
-                            b"request": _text(one.request),
-                            b"result": _text(one.result),
-                            b"status": _text(one.status),
-                        }
-                        for one in self.oracles
-                    ],
-                    b"origin": self.origin or None,
-                    b"parent": self.parent or None,
-                    b"request": _text(self.request),
-                    b"result": _text(self.result),
-                    b"status": _text(self.status),
-                    b"v": VERSION,
-                },
-                use_bin_type=True,
-            )
+        return _RECORD % (
+            _text(self.attested_by),
+            _text(self.base),
+            _digest(self.cached_from),
+            _text(self.device),
+            _text(self.hashpath_after),
+            _text(self.hashpath_before),
+            _text(self.implementation),
+            _text(self.key),
+            _packed([one.fields() for one in self.oracles]) if self.oracles else _NO_ORACLES,
+            _digest(self.origin),
+            _digest(self.parent),
+            _text(self.request),
+            _text(self.result),
+            _text(self.status),
         )
 
     @property
@@ -160,14 +161,15 @@ class Trail:
     def append(self, record: Record, batch: Batch, *, slot: tuple[str, int] | None = None) -> bytes:
         """Add a record to a batch and return its ID (32 bytes).
 
-        An equal record is kept once: the same request of the same client, answered the same.
+        An equal record is kept once: the same request of the same client, answered the same. Whether an old one
+        is in the store is not asked: writing it again costs less than looking.
 
         Args:
             slot: process ID and slot number, if the step computed a slot.
         """
         data = record.encode()
         name = sha256(data)
-        if batch.has("trail", name) or name in self._recent or self.store.get("trail", name) is not None:
+        if name in self._recent or batch.has("trail", name):
             return name
         self._recent.add(name, batch)
         batch.put("trail", name, data)
@@ -228,9 +230,8 @@ class Trail:
 
     def all_by_hashpath(self, hashpath: str) -> Iterator[Record]:
         """Yield every record whose step led to that hashpath, newest first: the same path recurs."""
-        for _, name in self.store.scan("by-hashpath", hashpath_key(hashpath)):
-            record = self.read(name)
-            if record is not None and record.hashpath_after == hashpath:
+        for record in self._each("by-hashpath", hashpath_key(hashpath)):
+            if record.hashpath_after == hashpath:
                 yield record
 
     def by_slot(self, process: str, slot: int) -> Record | None:
@@ -247,10 +248,17 @@ class Trail:
 
     def children(self, parent: bytes) -> Iterator[Record]:
         """Yield the records of a step's recorded sub-steps, oldest first."""
-        for _, name in self.store.scan("by-parent", parent):
-            record = self.read(name)
-            if record is not None:
-                yield record
+        yield from self._each("by-parent", parent)
+
+    def _each(self, table: str, prefix: bytes) -> Iterator[Record]:
+        """Yield the records an index names under a prefix, each once: one that recurs has several entries."""
+        seen: set[bytes] = set()
+        for _, name in self.store.scan(table, prefix):
+            if name not in seen:
+                seen.add(name)
+                record = self.read(name)
+                if record is not None:
+                    yield record
 
     def _age(self) -> int:
         """Return a number greater than all before."""
@@ -269,8 +277,21 @@ def slot_key(process: str, slot: int) -> bytes:
     return native(process) + slot.to_bytes(8, "big")
 
 
-def _text(item: str) -> bytes | None:
-    return item.encode("utf-8", "surrogateescape") if item else None
+def _text(item: str) -> bytes:
+    """Return canonical bytes of a text, or of null for the empty one."""
+    if not item:
+        return _NULL
+    data = item.encode("utf-8", "surrogateescape")
+    size = len(data)
+    return _SHORT[size] + data if size < 256 else _packed(data)
+
+
+def _digest(item: bytes) -> bytes:
+    return _SHORT[len(item)] + item if item else _NULL
+
+
+def _packed(item: Any) -> bytes:
+    return bytes(msgpack.packb(item, use_bin_type=True))
 
 
 def _read_text(fields: Message, name: str) -> str:

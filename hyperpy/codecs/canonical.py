@@ -25,7 +25,7 @@ import math
 import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgpack  # type: ignore[import-untyped]
 
@@ -54,11 +54,14 @@ def encode(item: Any) -> bytes:
             ``Resolve``, objects; a key of a ``dict`` that no message can have).
         SizeError: nested deeper than MAX_DEPTH, or a value of 4 GiB or more.
     """
-    if type(item) in _CONTAINERS:
-        _check_depth(item)
     try:
-        data: bytes = _packer().pack(_plain(item))
-        return data
+        if type(item) is Message:
+            flat = _flat(item.raw_items())
+            if flat is not None:
+                return cast(bytes, _packer().pack(flat))
+        if type(item) in _CONTAINERS:
+            _check_depth(item)
+        return cast(bytes, _packer().pack(_plain(item)))
     except UnicodeEncodeError:
         raise CodecError("canonical: text holds a lone surrogate") from None
     except (OverflowError, ValueError):
@@ -102,6 +105,29 @@ def _packer() -> msgpack.Packer:
 
 
 # -- to msgpack ------------------------------------------------------------------------------
+
+
+_orders: dict[tuple[str, ...], tuple[tuple[bytes, str], ...]] = {}
+_SIMPLE: Final = frozenset({bytes, int, bool})
+_ORDERS, _ORDER_KEYS, _ORDER_BYTES = 1024, 32, 512
+
+
+def _flat(items: Mapping[str, Any]) -> dict[bytes, Any] | None:
+    """Return the map of a message that holds nothing nested, by a remembered order of its keys; else None."""
+    if not _SIMPLE.issuperset(map(type, items.values())):
+        return None
+    shape = tuple(items)
+    order = _orders.get(shape)
+    if order is None:
+        if len(shape) > _ORDER_KEYS or sum(map(len, shape)) > _ORDER_BYTES:
+            return None
+        names = sorted((key_bytes(key), key) for key in shape)
+        if len({name for name, _ in names}) != len(shape):
+            return None
+        if len(_orders) >= _ORDERS:
+            _orders.clear()
+        order = _orders[shape] = tuple(names)
+    return {name: items[key] for name, key in order}
 
 
 def _check_depth(item: Any) -> None:

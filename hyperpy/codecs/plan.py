@@ -9,6 +9,7 @@ MAC. Whatever a plan cannot say (long or bundled values, keys in the form of an 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
@@ -47,6 +48,22 @@ class _Plan(NamedTuple):
 
 
 _plans: dict[Any, _Plan | None] = {}
+
+
+_KEY_BLOCK = UNSIGNED_KEY.ljust(64, b"\x00")
+_INNER, _OUTER = (hashlib.sha256(bytes([byte ^ pad for byte in _KEY_BLOCK])) for pad in (0x36, 0x5C))
+
+
+def unsigned_mac(base: bytes) -> bytes:
+    """Return the HMAC-SHA256 of a base under the constant key: 32 bytes, and an unsigned ID.
+
+    The two hashes begin with a block that never changes (RFC 2104, section 4), so they are copied: this takes
+    half as long as ``hmac.digest``.
+    """
+    inner, outer = _INNER.copy(), _OUTER.copy()
+    inner.update(base)
+    outer.update(inner.digest())
+    return outer.digest()
 
 
 def unsigned_base(msg: Message, link: Callable[[Any], str]) -> bytes | None:

@@ -48,18 +48,32 @@ def content_id(item: Value) -> str:
     if type(item) is Message:
         found = item.memo.get("content-id")
         if found is None:
+            found = item.memo["content-id"] = b64u(content_key(item))
+        return cast(str, found)
+    return item.id if type(item) is Link else b64u(content_key(item))
+
+
+def content_key(item: Value) -> bytes:
+    """Return what :func:`content_id` is the text of: 32 bytes; a link's ID may have another length.
+
+    Raises:
+        MessageError: the item has no ID.
+    """
+    if type(item) is Message:
+        found = item.memo.get("content-key")
+        if found is None:
             base = plan.unsigned_base(item, signed_id)
             if base is None:
                 base = httpsig.signed(tabm_of(item)).base(plan.UNSIGNED_PARAMS)
-            found = item.memo["content-id"] = b64u(hmac.digest(plan.UNSIGNED_KEY, base, "sha256"))
-        return cast(str, found)
+            found = item.memo["content-key"] = plan.unsigned_mac(base)
+        return cast(bytes, found)
     if type(item) is bytes:
-        return b64u(sha256(item))
+        return sha256(item)
     if type(item) is tuple:
         base = httpsig.signed(structured.encode(item, link=signed_id)).base(plan.UNSIGNED_PARAMS)
-        return b64u(hmac.digest(plan.UNSIGNED_KEY, base, "sha256"))
+        return plan.unsigned_mac(base)
     if type(item) is Link:
-        return item.id
+        return b64u_decode(item.id)
     raise MessageError(f"a {type(item).__name__} has no ID; put it into a message")
 
 

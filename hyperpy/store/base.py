@@ -68,6 +68,9 @@ HEADER_KEY = b"header"
 class Store(Protocol):
     """Tables of bytes. Safe to use from many threads."""
 
+    collections: int
+    """How often old entries were removed; see :mod:`hyperpy.store.collect`."""
+
     def get(self, table: str, key: bytes) -> bytes | None:
         """Return the value, or None."""
 

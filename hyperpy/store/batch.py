@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Protocol
 
 from hyperpy.store.base import Store
+
+
+class Learner(Protocol):
+    """What wants to know of keys that were committed; see :class:`hyperpy.store.recent.Recent`."""
+
+    def remember(self, key: bytes) -> None: ...
 
 
 class Batch:
     """What one top-level request will write. Safe to use from many threads."""
 
-    __slots__ = ("_after", "_collections", "_lock", "_pending", "_relied", "durable")
+    __slots__ = ("_after", "_collections", "_learnt", "_lock", "_pending", "_relied", "durable")
 
     def __init__(self) -> None:
         self._pending: dict[tuple[str, bytes], bytes] = {}
         self._lock = threading.Lock()
         self._relied: dict[bytes, Callable[[], object]] = {}
+        self._learnt: list[tuple[Learner, bytes]] = []
         self._collections: int | None = None
         self._after: list[Callable[[], object]] = []
         self.durable = False
@@ -46,8 +54,14 @@ class Batch:
     def rely(self, name: bytes, again: Callable[[], object], store: Store) -> None:
         """Note that this batch needs a message the store holds; ``again`` puts it once more."""
         if self._collections is None:
-            self._collections = getattr(store, "collections", 0)
+            self._collections = store.collections
         self._relied[name] = again
+
+    def learn(self, learner: Learner, key: bytes, store: Store) -> None:
+        """Tell the learner of a key of this batch once it is committed, unless old entries are removed meanwhile."""
+        if self._collections is None:
+            self._collections = store.collections
+        self._learnt.append((learner, key))
 
     def after(self, done: Callable[[], object]) -> None:
         """Have something called once everything is committed."""
@@ -60,16 +74,21 @@ class Batch:
             StoreError: the store cannot take it; the batch still holds everything.
         """
         self._write(store)
-        if self._collections is not None and getattr(store, "collections", 0) != self._collections:
-            # Old entries are being removed: what this batch found there is perhaps gone by now.
-            for name, again in self._relied.items():
-                if store.get("messages", name) is None:
-                    again()
-            self._write(store)
-        self._relied, self._collections = {}, None
-        done, self._after = self._after, []
-        for call in done:
-            call()
+        if self._collections is not None:
+            if store.collections != self._collections:
+                # Old entries are being removed: what this batch found there is perhaps gone by now.
+                self._learnt = []
+                for name, again in self._relied.items():
+                    if store.get("messages", name) is None:
+                        again()
+                self._write(store)
+            for learner, key in self._learnt:
+                learner.remember(key)
+            self._relied, self._learnt, self._collections = {}, [], None
+        if self._after:
+            done, self._after = self._after, []
+            for call in done:
+                call()
 
     def _write(self, store: Store) -> None:
         with self._lock:

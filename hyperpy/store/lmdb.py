@@ -57,6 +57,7 @@ class LmdbStore:
         self.readonly = readonly
         self.quota = quota
         self.durable = durable
+        self.collections = 0
         self.set_aside: Path | None = None
         """Where a journal went that a power cut may have damaged."""
         self._max_map = max_map
@@ -92,7 +93,7 @@ class LmdbStore:
         cache = self._environment("cache", sync=True)
         journal = self._environment("journal", sync=self.durable)
         self._cache = cache
-        self.tables = Tables(journal, cache, readonly=self.readonly)
+        self.tables = Tables(journal, cache, readonly=self.readonly, declared=self._count)
         """The tables that are not synced with every write."""
 
     def _environment(self, name: str, *, sync: bool) -> Environment:
@@ -221,10 +222,8 @@ class LmdbStore:
 
     # -- the rest ------------------------------------------------------------------------------
 
-    @property
-    def collections(self) -> int:
-        """How often old entries were removed; see :mod:`hyperpy.store.collect`."""
-        return self.tables.collections
+    def _count(self) -> None:
+        self.collections += 1
 
     @property
     def used(self) -> int:

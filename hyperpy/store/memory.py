@@ -17,6 +17,7 @@ class MemoryStore:
     """Implements :class:`hyperpy.store.base.Store`; everything is gone when the process ends."""
 
     def __init__(self) -> None:
+        self.collections = 0
         self._tables: dict[str, dict[bytes, bytes]] = {name: {} for name in TABLES}
         self._sorted: dict[str, list[bytes]] = {}  # tables that were scanned, kept in order from then on
         self._lock = threading.Lock()

@@ -19,22 +19,21 @@ class Recent:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._keys: dict[bytes, None] = {}
-        self._seen = 0
+        self._seen = store.collections
 
     def __contains__(self, key: bytes) -> bool:
-        now = getattr(self._store, "collections", 0)
+        now = self._store.collections
         if now != self._seen:
             self._keys, self._seen = {}, now
         return key in self._keys
 
     def add(self, key: bytes, batch: Batch) -> None:
         """Remember a key as soon as the batch that holds it is committed."""
-        began = getattr(self._store, "collections", 0)
-        batch.after(lambda: self._remember(key, began))
+        batch.learn(self, key, self._store)
 
-    def _remember(self, key: bytes, began: int) -> None:
-        if began != getattr(self._store, "collections", 0):
-            return
-        if len(self._keys) >= _MOST:
-            self._keys = {}
-        self._keys[key] = None
+    def remember(self, key: bytes) -> None:
+        """Remember a key that was committed, and that no collection can have removed since."""
+        keys = self._keys
+        if len(keys) >= _MOST:
+            self._keys = keys = {}
+        keys[key] = None

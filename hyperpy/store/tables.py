@@ -45,9 +45,13 @@ class Tables:
     Args:
         journal, cache: open environments.
         readonly: another process writes; look at its journal before each read.
+        declared: called whenever entries were declared absent, in the moment in which nobody writes.
     """
 
-    def __init__(self, journal: Environment, cache: Environment, *, readonly: bool) -> None:
+    def __init__(
+        self, journal: Environment, cache: Environment, *, readonly: bool, declared: Callable[[], None]
+    ) -> None:
+        self._declared = declared
         self._journal = journal
         self._cache = cache
         self._readonly = readonly
@@ -57,8 +61,6 @@ class Tables:
         self._closed = False
         self.condemned: set[bytes] = set()
         """Keys that are being removed: absent already."""
-        self.collections = 0
-        """How often old entries were removed; see :mod:`hyperpy.store.collect`."""
         self._group: Group[Sequence[Change]] = Group(self._append)
         self.sequence = 0
         """The number of the last batch."""
@@ -294,7 +296,7 @@ class Tables:
                     batches.append([*kept.items(), *((key, self._settled(key)) for key in others)])
             spare([*batches, *self._frozen.batches, *self._young.batches])
             self.condemned = doomed.copy()
-            self.collections += 1
+            self._declared()
 
     def condemn_rows(self, rows: Sequence[tuple[bytes, bytes]]) -> None:
         """Declare absent those of the entries that still have the given value."""
