@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from hyperpy.cache import Batch
+from hyperpy.errors import HyperpyError
 from hyperpy.message import Message, Value
 from hyperpy.sdk import Result
 
@@ -103,6 +104,9 @@ class Storage(Protocol):
     def link(self, name: str, ref: str) -> None:
         """Make a name stand for an ID, durably."""
 
+    def link_all(self, names: Mapping[str, str]) -> None:
+        """Make several names stand for IDs, all or none, durably."""
+
     def named(self, name: str) -> str | None:
         """Return the ID a name stands for."""
 
@@ -127,12 +131,14 @@ class Jobs(Protocol):
         *,
         slot: tuple[str, int] | None = None,
         also: Callable[[Result, Batch], None] = ...,
+        rescue: Callable[[HyperpyError], Result] | None = None,
     ) -> Result:
         """Run one step with limits of its own; it is recorded and committed when this returns.
 
         Args:
             slot: process ID and slot number that the step computes, for the trail's index.
             also: called with the result before the commit; what it puts into the batch is committed too.
+            rescue: may turn the step's failure, which is recorded, into a result; or raise.
 
         Raises:
             HyperpyError: the step failed; its record is committed all the same.
@@ -173,11 +179,11 @@ class Head(NamedTuple):
 class Slots(Protocol):
     """``slots``: the schedules this node keeps, and the states computed from them."""
 
-    def append(self, process: str, build: Callable[[Head], tuple[Message, bytes]], *, deadline: float) -> Message:
+    def append(self, process: str, build: Callable[[Head], tuple[Message, Head]], *, deadline: float) -> Message:
         """Add one assignment; return it when it is on the disk.
 
         Args:
-            build: gets the head and returns the signed assignment of the next slot and its 32 chain bytes;
+            build: gets the head and returns the signed assignment of the next slot, and the head after it;
                 never run twice at once for one process. If it raises, no slot is taken.
             deadline: monotonic seconds; if it passes while the slot is being written, the slot is taken
                 although the caller is told of the timeout.

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from hyperpy import commitments, hashpath
+from hyperpy import commitments
 from hyperpy.actors import ActorSystem
 from hyperpy.cache import Batch, Cache
 from hyperpy.capabilities import Head
@@ -47,7 +47,7 @@ class Slots:
 
     # -- schedules -------------------------------------------------------------------------
 
-    def append(self, process: str, build: Callable[[Head], tuple[Message, bytes]], *, deadline: float) -> Message:
+    def append(self, process: str, build: Callable[[Head], tuple[Message, Head]], *, deadline: float) -> Message:
         """See :meth:`hyperpy.capabilities.Slots.append`."""
         name = _raw(process)
         process = b64u(name)
@@ -187,7 +187,7 @@ class _Schedule:
             batch.commit(self._store)
         self._behind = False
 
-    def append(self, build: Callable[[Head], tuple[Message, bytes]]) -> Message:
+    def append(self, build: Callable[[Head], tuple[Message, Head]]) -> Message:
         """Build, sign and write the next slot."""
         if self._behind:
             self._restore()
@@ -200,13 +200,13 @@ class _Schedule:
             raise StoreError("another program writes to this schedule", hint="Run one node per store.")
         return made
 
-    def _once(self, build: Callable[[Head], tuple[Message, bytes]]) -> Message | None:
+    def _once(self, build: Callable[[Head], tuple[Message, Head]]) -> Message | None:
         """Add a slot after the head as this actor knows it; None if that is not where the schedule ends."""
-        assignment, chain = build(self._head)
-        after = following(self._head, assignment, chain)
+        assignment, after = build(self._head)
+        _refuse_unfit(self._head, assignment, after)
         mark = canonical.encode(tuple(after))
         batch = Batch()
-        batch.put("assignments", self._name + _slot(after.slot), write_assignment(assignment, chain))
+        batch.put("assignments", self._name + _slot(after.slot), write_assignment(assignment, after.chain))
         batch.put("heads", self._name, mark)
         self._cache.put(assignment, batch)
         with self._turn:
@@ -266,17 +266,11 @@ def read_head(data: bytes | None, process: str) -> Head:
         raise Corrupt(f"the end of the schedule of {process} was damaged: {error}") from None
 
 
-def following(head: Head, assignment: Message, chain: bytes) -> Head:
-    """Return the head after one more assignment.
-
-    Raises:
-        DeviceError: the assignment is not one of the next slot.
-    """
-    slot, timestamp = assignment.get("slot"), assignment.get("timestamp")
-    if slot != head.slot + 1 or type(slot) is not int or type(timestamp) is not int or len(chain) != 32:
+def _refuse_unfit(head: Head, assignment: Message, after: Head) -> None:
+    """Raise DeviceError unless an assignment and the head after it are those of the next slot."""
+    slot = assignment.get("slot")
+    if slot != after.slot or type(slot) is not int or slot != head.slot + 1 or len(after.chain) != 32:
         raise DeviceError(f"the assignment is not that of slot {head.slot + 1}")
-    path = hashpath.combine(head.hashpath, commitments.signed_id(assignment))
-    return Head(slot, chain, path, timestamp)
 
 
 def _raw(process: str) -> bytes:

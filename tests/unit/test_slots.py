@@ -14,7 +14,7 @@ from hyperpy import commitments
 from hyperpy.actors import ActorSystem
 from hyperpy.cache import Batch, Cache
 from hyperpy.capabilities import Head
-from hyperpy.encoding import b64u, sha256
+from hyperpy.encoding import b64u, b64u_decode, sha256
 from hyperpy.errors import ConfigError, Corrupt, DeviceError, MessageError, ParameterError, StoreError
 from hyperpy.keys import RsaKey
 from hyperpy.message import Message
@@ -31,17 +31,18 @@ def key() -> RsaKey:
     return RsaKey.generate(2048)
 
 
-def builder(key: RsaKey | None = None, **body: Any) -> Callable[[Head], tuple[Message, bytes]]:
+def builder(key: RsaKey | None = None, **body: Any) -> Callable[[Head], tuple[Message, Head]]:
     """Return what makes the next assignment, as a scheduler does."""
 
-    def build(head: Head) -> tuple[Message, bytes]:
+    def build(head: Head) -> tuple[Message, Head]:
         inner = Message({"n": head.slot + 1, "list": [1, {"deep": "x"}], **body})
         if key is not None:
             inner = commitments.commit(inner, key)
         made = Message({"slot": head.slot + 1, "timestamp": 5, "base-hashpath": head.hashpath, "body": inner})
         if key is not None:
             made = commitments.commit(made, key)
-        return made, sha256(head.chain + commitments.signed_id(inner).encode())
+        chain = sha256(head.chain + commitments.signed_id(inner).encode())
+        return made, Head(head.slot + 1, chain, commitments.signed_id(made), 5)
 
     return build
 
@@ -55,7 +56,7 @@ class Place:
         self.actors = ActorSystem()
         self.slots = Slots(store, self.cache, self.actors)
 
-    def add(self, process: str = P, build: Callable[[Head], tuple[Message, bytes]] | None = None) -> Message:
+    def add(self, process: str = P, build: Callable[[Head], tuple[Message, Head]] | None = None) -> Message:
         return self.slots.append(process, build or builder(), deadline=time.monotonic() + 20)
 
     def close(self) -> None:
@@ -74,22 +75,17 @@ def test_slots_are_added_one_after_another(place: Place, key: RsaKey) -> None:
     made = [place.add(build=builder(key)) for _ in range(3)]
     assert [one["slot"] for one in made] == [0, 1, 2]
     chain = b""
-    path = P
     for one in made:
         body = one["body"]
         assert isinstance(body, Message)
-        assert one["base-hashpath"] == path.encode()
         chain = sha256(chain + commitments.signed_id(body).encode())
-        left = path.split("/")
-        previous = path if len(left) == 1 else b64u(sha256(_raw(left[0]) + _raw(left[1])))
-        path = f"{previous}/{commitments.signed_id(one)}"
-    assert place.slots.head(P) == Head(2, chain, path, 5)
+    last = made[2]
+    assert [one["base-hashpath"] for one in made[1:]] == [commitments.signed_id(one).encode() for one in made[:2]]
+    assert place.slots.head(P) == Head(2, chain, commitments.signed_id(last), 5)
     assert place.slots.head(Q) == Head(-1, b"", Q, 0)
 
 
 def _raw(text: str) -> bytes:
-    from hyperpy.encoding import b64u_decode
-
     return b64u_decode(text)
 
 
@@ -148,20 +144,14 @@ def test_processes_are_listed_without_their_snapshots(place: Place) -> None:
 def test_what_a_build_raises_takes_no_slot(place: Place) -> None:
     place.add()
 
-    def refuse(head: Head) -> tuple[Message, bytes]:
+    def refuse(head: Head) -> tuple[Message, Head]:
         raise MessageError("no")
 
     with pytest.raises(MessageError):
         place.add(build=refuse)
-    for bad in (
-        lambda head: (Message({"slot": head.slot + 2, "timestamp": 5}), bytes(32)),
-        lambda head: (Message({"slot": head.slot, "timestamp": 5}), bytes(32)),
-        lambda head: (Message({"slot": True, "timestamp": 5}), bytes(32)),
-        lambda head: (Message({"slot": head.slot + 1, "timestamp": "5"}), bytes(32)),
-        lambda head: (Message({"slot": head.slot + 1, "timestamp": 5}), bytes(31)),
-    ):
+    for slot, told, chain in ((2, 2, 32), (0, 0, 32), (True, 1, 32), (1, 2, 32), (b"1", 1, 32), (1, 1, 31)):
         with pytest.raises(DeviceError):
-            place.add(build=bad)
+            place.add(build=lambda head, a=slot, b=told, c=chain: (Message({"slot": a}), Head(b, bytes(c), "", 5)))
     assert place.add()["slot"] == 1
 
 
@@ -298,7 +288,7 @@ def test_damage_is_found_not_believed(place: Place) -> None:
         place.store.write([("assignments", key, bad)])
         with pytest.raises(Corrupt):
             place.slots.read(P, 0)
-    place.store.write([("heads", _raw(P), b"\x93\x00\x00\x00")])
+    place.store.write([("heads", _raw(P), b"\x94\x00\x00\x00")])
     with pytest.raises(Corrupt):
         place.slots.head(P)
 
