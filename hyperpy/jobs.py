@@ -13,6 +13,7 @@ from typing import TypeVar
 from hyperpy.actors import ActorSystem
 from hyperpy.cache import Batch
 from hyperpy.context import Chain, Frame
+from hyperpy.errors import HyperpyError
 from hyperpy.message import Message
 from hyperpy.resolver import Resolver
 from hyperpy.sdk import Result
@@ -41,13 +42,19 @@ class Jobs:
         *,
         slot: tuple[str, int] | None = None,
         also: Callable[[Result, Batch], None] = lambda result, batch: None,
+        rescue: Callable[[HyperpyError], Result] | None = None,
     ) -> Result:
         """See :meth:`hyperpy.capabilities.Jobs.step`."""
         batch = Batch()
         chain = self._chain(batch)
         chain.slot = slot
         try:
-            result = self._resolver.step(base, request, Frame(self._resolver, chain, 0, None))
+            try:
+                result = self._resolver.step(base, request, Frame(self._resolver, chain, 0, None))
+            except HyperpyError as error:
+                if rescue is None:
+                    raise
+                result = rescue(error)
             also(result, batch)
             return result
         finally:

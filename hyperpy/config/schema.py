@@ -143,6 +143,19 @@ class Scheduler:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """How processes are computed and kept."""
+
+    snapshot_slots: int = _setting(0, "Take a snapshot at every slot that this divides; 0 never.", least=0)
+    snapshot_time: float = _setting(60.0, "Seconds after which the next slot takes a snapshot; 0 never.", least=0)
+    now_from_cache: str = _setting(
+        "false",
+        "What 'now' answers: 'false' computes, 'true' the newest kept state if any, 'always' only kept states.",
+        choices=("false", "true", "always"),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Names:
     """How names become messages."""
 
@@ -195,6 +208,7 @@ class Config:
     rate_limit: RateLimit = field(default_factory=RateLimit)
     cache: Cache = field(default_factory=Cache)
     scheduler: Scheduler = field(default_factory=Scheduler)
+    process: Process = field(default_factory=Process)
     names: Names = field(default_factory=Names)
     routes: Routes = field(default_factory=Routes)
     hooks: Hooks = field(default_factory=Hooks)

@@ -1,0 +1,105 @@
+"""Which process a message means, and how it acts as one of its three devices (devices/01-process)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from hyperpy import Message, commitments
+from hyperpy.errors import HyperpyError, MessageNotFound, ParameterError
+from hyperpy.message import Value
+
+NAME: Final = b"process@1.0"
+DEFAULTS: Final = {"scheduler": b"scheduler@1.0", "push": b"push@1.0", "execution": b"genesis-wasm@1.0"}
+"""The devices of a process that names none, by role."""
+
+
+def ensured(base: Message, read: Callable[[str], Value]) -> Message:
+    """Return the message with the key ``process``: its definition, committed keys only.
+
+    The result carries no commitments; the base's hashpath stays.
+
+    Args:
+        read: returns a stored message by its ID; asked where the base lost its signers.
+    """
+    if "process" in base:
+        return base
+    return base.with_commitments({}) | {"process": _committed(base, read)}
+
+
+def _committed(base: Message, read: Callable[[str], Value]) -> Message:
+    if not commitments.committers(base):
+        try:
+            found = read(commitments.content_id(base))
+        except HyperpyError:
+            found = base
+        if isinstance(found, Message) and commitments.committers(found):
+            base = found
+    plain = commitments.only_committed(base) if base.commitments else base
+    return Message.make(dict(plain.raw_items()), plain.commitments)
+
+
+def definition(base: Message) -> Message:
+    """Return the definition of an ensured message.
+
+    Raises:
+        ParameterError: ``process`` is no message.
+    """
+    found = base.get("process")
+    if not isinstance(found, Message):
+        raise ParameterError("'process' must hold the process's definition", name="process")
+    return found
+
+
+def process_id(base: Message, request: Message) -> str:
+    """Return the process's ID: the definition's signed ID, or the unsigned one where asked for."""
+    found = definition(base)
+    if request.get("commitments") == b"none":
+        return commitments.unsigned_id(found)
+    return commitments.signed_id(found)
+
+
+def proven(process: str, base: Message, read: Callable[[str], Value]) -> Message:
+    """Return the definition that really has this ID: the stored one, else the given one if it verifies.
+
+    Raises:
+        InvalidSignature: the given definition does not verify.
+    """
+    try:
+        found = read(process)
+        if isinstance(found, Message) and commitments.signed_id(found) == process:
+            return found
+    except MessageNotFound:
+        pass
+    given = definition(base)
+    if given.commitments:
+        commitments.check(given)
+    return given
+
+
+def as_role(base: Message, role: str) -> Message:
+    """Return an ensured message as the device of a role: a plain merge, no step of its own.
+
+    Raises:
+        ParameterError: the role is unknown and the process names no device for it.
+    """
+    device = base.get(f"{role}-device") or DEFAULTS.get(role)
+    if device is None:
+        raise ParameterError(
+            f"the process has no '{role[:60]}-device'", name="as", hint="Use execution, scheduler or push."
+        )
+    changes: dict[str, Value] = {"device": device, "input-prefix": base.get("input-prefix", b"process")}
+    prefixes = base.raw(f"{role}-output-prefixes")
+    if prefixes is not None:
+        changes["output-prefixes"] = prefixes
+    return base | changes
+
+
+def as_before(result: Value, role_base: Message, base: Message) -> Value:
+    """Return a role's result under the process's own device again, if it still has the role's."""
+    if not isinstance(result, Message):
+        return result
+    device, before = role_base.get("device"), base.get("device")
+    if result.raw("device") is None or result.get("device") != device or before is None:
+        return result
+    return result.with_commitments({}) | {"device": before}

@@ -1,0 +1,253 @@
+"""The keys of process@1.0."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from typing import Final
+
+from hyperpy import Context, Message, Result, device, key
+from hyperpy.capabilities import Jobs, NodeControl, Slots, Storage, Workers
+from hyperpy.errors import DeviceError, DeviceReentered, DeviceTimeout, HyperpyError, KeyNotFound
+from hyperpy.message import Value, as_text
+
+from .definition import as_before, as_role, definition, ensured, process_id
+from .line import Line, Rules
+from .schedule import Mark, check_signed, schedulers_of
+from .worker import Worker, fits, slot_number
+
+_TURN_S: Final = 0.05
+"""How long one caller keeps a process's actor before others have their turn."""
+_AHEAD: Final = 64
+"""Assignments fetched at a time from a schedule kept elsewhere."""
+_KIND: Final = "process"
+_LOCAL: Final = b"scheduler@1.0"
+
+_inside: ContextVar[frozenset[str]] = ContextVar("hyperpy-processes", default=frozenset())
+"""The processes whose slots the current call chain is computing."""
+
+
+@device("process@1.0", needs=("node", "store", "slots", "jobs", "workers"))
+class Process:
+    """A process: ordered messages (scheduler), a state computed from them (execution), messages out (push).
+
+    The definition names its three devices as ``scheduler-device``, ``execution-device`` and
+    ``push-device``. States are computed once, kept by slot, and read by anybody at any time.
+    """
+
+    def start(self, node: NodeControl, store: Storage, slots: Slots, jobs: Jobs, workers: Workers) -> None:
+        """Take settings, messages, schedules, and what computes beside a request."""
+        self._node, self._store, self._slots, self._jobs, self._workers = node, store, slots, jobs, workers
+
+    # -- schedule --------------------------------------------------------------------------
+
+    @key(deterministic=False)
+    def schedule(self, base: Message, request: Message, ctx: Context) -> Result:
+        """Do what the scheduler's ``schedule`` does: add a message (POST), or list assignments (GET)."""
+        return self._as(base, request, ctx, "scheduler")
+
+    @key(deterministic=False)
+    def slot(self, base: Message, request: Message, ctx: Context) -> Result:
+        """Return where the schedule ends: ``current``, and who keeps it."""
+        return self._as(base, request, ctx, "scheduler")
+
+    @key(deterministic=False)
+    def push(self, base: Message, request: Message, ctx: Context) -> Result:
+        """Compute a slot (``slot``, or that of the message to schedule) and deliver what it sends, and so on."""
+        return self._as(base, request, ctx, "push")
+
+    def _as(self, base: Message, request: Message, ctx: Context, role: str) -> Result:
+        ready = ensured(base, self._store.read)
+        swapped = as_role(ready, role)
+        result = ctx.step(swapped, request)
+        if result.status != "ok":
+            return result
+        return Result("ok", as_before(result.value, swapped, ready))
+
+    # -- state -----------------------------------------------------------------------------
+
+    @key(deterministic=False)
+    def compute(self, base: Message, request: Message, ctx: Context) -> Result:
+        """Return the state after a slot (``compute=N`` or ``slot=N``); without one, the newest kept state."""
+        ready = ensured(base, self._store.read)
+        process = process_id(ready, request)
+        asked = request.get("compute", request.get("slot"))
+        if asked is None:
+            return self._newest(process) or self._latest(ready, process, request, ctx)
+        name = "compute" if "compute" in request else "slot"
+        return self._at(ready, process, slot_number(asked, name), ctx)
+
+    @key(deterministic=False)
+    def now(self, base: Message, request: Message, ctx: Context) -> Result:
+        """Return the state after everything scheduled so far."""
+        ready = ensured(base, self._store.read)
+        process = process_id(ready, request)
+        kept = as_text(self._node.setting("process-now-from-cache", b"false"))
+        if kept != "false":
+            found = self._newest(process)
+            if found is not None:
+                return found
+            if kept == "always":
+                return Result("failure", b"No cached state available.")
+        return self._latest(ready, process, request, ctx)
+
+    @key(name="as", deterministic=False)
+    def as_device(self, base: Message, request: Message) -> Message:
+        """Return the newest resumable state as the process's ``execution`` (or other) device; nothing runs."""
+        role = as_text(request.get("as", request.get("as-device", b"execution")), "as")
+        ready = ensured(base, self._store.read)
+        as_role(ready, role)
+        return as_role(self._loaded(ready, request), role)
+
+    @key(deterministic=False)
+    def snapshot(self, base: Message, request: Message, ctx: Context) -> Message:
+        """Return what the execution device needs to go on from here (``mode: Map``)."""
+        state = self._loaded(ensured(base, self._store.read), request)
+        found = ctx.step(as_role(state, "execution"), Message({"path": "snapshot", "mode": "Map"})).value
+        if not isinstance(found, Message):
+            raise DeviceError("the execution device's snapshot is no message")
+        return found.with_commitments({}) | {"cache-control": ("store",)}
+
+    # -- reading and computing -------------------------------------------------------------
+
+    def _newest(self, process: str) -> Result | None:
+        """Return the newest kept state, if there is one that the schedule leads to."""
+        found = self._slots.latest(process)
+        return None if found is None or not self._holds(process, *found) else Result("ok", _shown(found[1]))
+
+    def _holds(self, process: str, slot: int, state: Message) -> bool:
+        mark = Mark.read(state.private.get("schedule"))
+        return mark is not None and fits(self._slots, process, slot, mark)
+
+    def _latest(self, ready: Message, process: str, request: Message, ctx: Context) -> Result:
+        """Compute up to the end of the schedule."""
+        head = self._slots.head(process).slot if self._is_local(ready) else -1
+        if head < 0:
+            answer = ctx.resolve(as_role(ready, "scheduler"), {"path": "slot"})
+            current = answer.get("current") if isinstance(answer, Message) else None
+            if isinstance(current, int) and current < 0:
+                raise KeyNotFound("nothing is scheduled to this process yet")
+            head = slot_number(current, "current")
+        return self._at(ready, process, head, ctx)
+
+    def _at(self, ready: Message, process: str, slot: int, ctx: Context) -> Result:
+        kept = self._slots.state(process, slot)
+        if kept is not None and self._holds(process, slot, kept):
+            return Result("ok", _shown(kept))
+        try:
+            return Result("ok", _shown(self._computed(ready, process, slot, ctx)))
+        except _Missing as missing:
+            return missing.result
+
+    def _computed(self, ready: Message, process: str, slot: int, ctx: Context) -> Message:
+        """Have the process's actor compute up to a slot.
+
+        Raises:
+            DeviceTimeout: the caller's time ended; what was computed is kept.
+            DeviceReentered: this call chain is computing the process already.
+        """
+        if process in _inside.get():
+            raise DeviceReentered(f"the call chain comes back to the process {process}, which it is computing")
+        local = self._is_local(ready) and self._slots.head(process).slot >= 0
+        token = _inside.set(_inside.get() | {process})
+        try:
+            while True:
+                given = None if local else self._fetched(ready, process, slot, ctx)
+                found = self._turn(ready, process, slot, ctx.deadline, given)
+                if found is not None:
+                    return found
+                if time.monotonic() >= ctx.deadline:
+                    at = self._slots.latest(process)
+                    known = f"; slot {at[0]} is done" if at is not None else ""
+                    raise DeviceTimeout(f"slot {slot} is not computed yet{known}")
+        finally:
+            _inside.reset(token)
+
+    def _turn(
+        self, ready: Message, process: str, slot: int, deadline: float, given: Sequence[Message] | None
+    ) -> Message | None:
+        def work(worker: Worker) -> Message | None:
+            return worker.advance(slot, min(deadline, time.monotonic() + _TURN_S), deadline, given)
+
+        try:
+            return self._workers.call(_KIND, process, lambda: self._worker(ready, process), work, deadline=deadline)
+        except KeyNotFound as error:
+            if error.message.startswith("Requested slot"):
+                raise _Missing(Result("error", _not_yet(error, self._slots.head(process).slot + 1))) from None
+            raise
+
+    def _worker(self, ready: Message, process: str) -> Worker:
+        return Worker(process, ready, self._store.read, self._jobs, self._slots, self._rules)
+
+    def _rules(self) -> Rules:
+        slots, time_s = (self._node.setting(f"process-snapshot-{name}", 0) for name in ("slots", "time"))
+        return Rules(int(as_text(slots)), float(as_text(time_s)))
+
+    def _is_local(self, ready: Message) -> bool:
+        return ready.get("scheduler-device", _LOCAL) == _LOCAL
+
+    def _fetched(self, ready: Message, process: str, wanted: int, ctx: Context) -> list[Message]:
+        """Return the next assignments, from a schedule kept elsewhere, through the scheduler's ``next``."""
+        position = self._workers.call(
+            _KIND, process, lambda: self._worker(ready, process), Worker.position, deadline=ctx.deadline
+        )
+        schedulers = schedulers_of(definition(ready))
+        state = as_role(ready, "scheduler")
+        found: list[Message] = []
+        for at in range(position, min(wanted, position + _AHEAD)):
+            try:
+                result = ctx.step(state | {"at-slot": at}, Message({"path": "next"}))
+            except HyperpyError as error:
+                result = Result("error", Message({"status": error.status, "reason": error.message}))
+            body = result.value.get("body") if isinstance(result.value, Message) else None
+            if result.status != "ok" or not isinstance(body, Message):
+                if found:
+                    break
+                raise _Missing(Result("error", _unscheduled(result, at + 1)))
+            check_signed(body, schedulers)
+            found.append(body)
+            after = result.value.get("state") if isinstance(result.value, Message) else None
+            state = after if isinstance(after, Message) else state
+        return found
+
+    def _loaded(self, ready: Message, request: Message) -> Message:
+        """Return the newest resumable state, with the execution device's own part made again.
+
+        A base that is a state already stays that state.
+        """
+        process = process_id(ready, request)
+        at = ready.get("at-slot") if "initialized" in ready else None
+        limit = at if isinstance(at, int) else None
+        line = Line(process, definition(ready), self._jobs, self._slots, Rules())
+        if limit is not None:
+            kept = self._slots.latest(process, limit, snapshot=True)
+            if kept is None or kept[0] != limit or _shown(kept[1]) != _shown(ready):
+                return ready
+        line.resume(limit, lambda slot, mark: fits(self._slots, process, slot, mark))
+        return line.state
+
+
+class _Missing(HyperpyError):
+    """The schedule does not hold the slot; ``result`` says so to the caller."""
+
+    def __init__(self, result: Result) -> None:
+        super().__init__("the slot is not scheduled")
+        self.result = result
+
+
+def _not_yet(error: HyperpyError, slot: int) -> Message:
+    return Message({"status": 404, "reason": error.message, "phase": "get-schedule", "attempted-slot": slot})
+
+
+def _unscheduled(result: Result, slot: int) -> Message:
+    """Return the scheduler's own error, and how far computing had come (devices/01-process, compute 4)."""
+    found: Value = result.value
+    if not isinstance(found, Message):
+        found = Message({"error": found}) if isinstance(found, (bytes, tuple)) else Message({"error": as_text(found)})
+    return found.with_commitments({}) | {"phase": "get-schedule", "attempted-slot": slot}
+
+
+def _shown(state: Message) -> Message:
+    """Return a state as callers get it: no snapshot, nothing private."""
+    return Message.make({name: item for name, item in state.raw_items().items() if name != "snapshot"})

@@ -1,0 +1,273 @@
+"""One process's state on its way from slot to slot.
+
+A slot is one recorded, committed step: the execution device, with the assignment as the request. What
+fails by itself, on every machine alike, is the slot's result; what fails for lack of time, room or a
+message is none, and the slot is tried again when somebody asks.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+from typing import Final
+
+from hyperpy import Message, hashpath
+from hyperpy.cache import Batch
+from hyperpy.capabilities import Jobs, Slots
+from hyperpy.errors import (
+    Busy,
+    CommitmentError,
+    ConfigError,
+    DeviceError,
+    DeviceNotFound,
+    DeviceReentered,
+    DeviceTimeout,
+    HyperpyError,
+    KeyNotFound,
+    MessageError,
+    NotCached,
+)
+from hyperpy.message import Link, Value, as_text
+from hyperpy.sdk import Result
+
+from .definition import NAME, as_role
+from .schedule import Mark, slot_of
+
+log = logging.getLogger("hyperpy.device")
+
+_LASTING: Final = (MessageError, KeyNotFound, DeviceError)
+_PASSING: Final = (Busy, DeviceTimeout, NotCached, CommitmentError, DeviceNotFound, ConfigError)
+_SNAPSHOT: Final = Message({"path": "snapshot", "mode": "Map"})
+_NOT_ENOUGH: Final = "(MemoryError)"
+
+
+class Forked(HyperpyError):
+    """The schedule no longer continues the one this state was computed from."""
+
+    status = 409
+    advice = "Ask again: the process is computed anew from the schedule that holds now."
+
+
+class Rules:
+    """When snapshots are taken (devices/01-process, snapshot policy).
+
+    Args:
+        slots: at every slot that this divides; 0 never.
+        time_s: when the last one is older; 0 never.
+    """
+
+    def __init__(self, slots: int = 0, time_s: float = 60.0) -> None:
+        self.slots, self.time_s = slots, time_s
+
+
+class Line:
+    """A process's live state. Used by one thread at a time.
+
+    Args:
+        process: the process's ID.
+        given: its definition, proven to have that ID.
+    """
+
+    def __init__(self, process: str, given: Message, jobs: Jobs, slots: Slots, rules: Rules) -> None:
+        self.process = process
+        self.given = given
+        self._jobs, self._slots, self._rules = jobs, slots, rules
+        self._link = Link(process, lambda _: given)
+        self._snapped: float | None = None
+        self._light = False
+        self._state: Message | None = None
+        self.mark = Mark(process)
+        self.at = -1
+        self.broken = False
+
+    @property
+    def state(self) -> Message:
+        """The state after slot ``at``, with the live device's private part."""
+        assert self._state is not None
+        return self._state
+
+    # -- where to begin ----------------------------------------------------------------------
+
+    def resume(self, limit: int | None, fits: object = None) -> None:
+        """Begin at the newest kept state at or below a slot, else before the first slot.
+
+        Args:
+            fits: called with slot and mark; False passes a state over, as one of another schedule.
+        """
+        self._snapped = None
+        while limit is None or limit >= 0:
+            found = self._resumable(limit)
+            if found is None:
+                break
+            at, kept = found
+            mark = Mark.read(kept.private.get("schedule"))
+            if mark is not None and (not callable(fits) or fits(at, mark)):
+                self._state, self.at, self.mark = self._normal(kept), at, mark
+                return
+            limit = at - 1
+        self._state, self.at, self.mark = self._first(), -1, Mark(self.process)
+
+    def _resumable(self, limit: int | None) -> tuple[int, Message] | None:
+        """Return the newest state that computing can go on from."""
+        found = self._slots.latest(self.process, limit, snapshot=True)
+        if found is not None and "snapshot" not in found[1]:
+            self._light = True  # this execution device keeps nothing outside the state
+            found = self._slots.latest(self.process, limit)
+        return found
+
+    def _normal(self, kept: Message) -> Message:
+        """Return a kept state with whatever the execution device holds beside it made again."""
+        state = kept.without("snapshot") | {"process": self._link}
+        try:
+            result = self._jobs.step(as_role(kept, "execution"), Message({"path": "normalize"}))
+        except KeyNotFound:
+            return state
+        if result.status == "ok" and isinstance(result.value, Message):
+            live = {name: item for name, item in result.value.private.items() if name not in ("hashpath", "schedule")}
+            return state.with_private(**live)
+        raise DeviceError("the execution device could not take up the stored state")
+
+    def _first(self) -> Message:
+        """Return the state before the first slot."""
+        base = Message.make({**self.given.raw_items(), "process": self._link})
+        made: Value = base
+        try:
+            result = self._jobs.step(as_role(base, "execution"), Message({"path": "init"}))
+        except KeyNotFound:
+            pass
+        else:
+            if result.status != "ok":
+                raise DeviceError("the execution device could not begin the process")
+            made = result.value
+        return self._own(made, {"initialized": b"true"}, -1)
+
+    def _own(self, made: Value, more: dict[str, Value], slot: int) -> Message:
+        """Return what the execution device made as a state of this process."""
+        if not isinstance(made, Message):
+            raise DeviceError("the execution device returned no message")
+        changes: dict[str, Value] = {"device": NAME, "at-slot": slot, **more}
+        if not isinstance(made.raw("process"), Link):
+            changes["process"] = self._link
+        return made.with_commitments({}) | changes
+
+    # -- one slot after another --------------------------------------------------------------
+
+    def advance(self, assignments: Iterable[Message], wanted: int, until: float) -> bool:
+        """Compute slots up to ``wanted``; stop at ``until`` (monotonic seconds), but not before one is done.
+
+        Returns:
+            Whether ``wanted`` was reached.
+
+        Raises:
+            Forked: an assignment does not follow those that led here.
+            HyperpyError: a slot could not be computed now.
+        """
+        first = True
+        for assignment in assignments:
+            if self.at >= wanted:
+                break
+            self._one(assignment, first, wanted)
+            first = False
+            if time.monotonic() >= until:
+                break
+        return self.at >= wanted
+
+    def _one(self, assignment: Message, first: bool, wanted: int) -> None:
+        slot = slot_of(assignment)
+        if slot != self.at + 1:
+            raise DeviceError("Received assignment slot does not match expected slot.")
+        if not self.mark.follows(assignment):
+            raise Forked(f"slot {slot} of the schedule does not follow what this node computed before")
+        if assignment.get("path") is None:
+            assignment = assignment | {"path": b"compute"}
+        mark = self.mark.after(assignment, hashpath.algorithm_of(self.given))
+        base = as_role(self.state.without("results"), "execution")
+        made: list[Message] = []
+
+        def keep(result: Result, batch: Batch) -> None:
+            made.append(self._after(result, base, assignment, slot).with_private(schedule=str(mark)))
+            self._slots.put_state(self.process, slot, made[0], batch, snapshot=False)
+
+        self.broken = True  # until the new state is in place: the live device may be ahead of the old one
+        self._jobs.step(base, assignment, slot=(self.process, slot), also=keep, rescue=_lasting)
+        self._state, self.at, self.mark = made[0], slot, mark
+        self.broken = False
+        if self._due(slot, first or slot == wanted):
+            self.keep_snapshot()
+
+    def _after(self, result: Result, base: Message, assignment: Message, slot: int) -> Message:
+        """Return the state after a slot."""
+        if result.status == "ok" and isinstance(result.value, Message):
+            return self._own(result.value, {}, slot)
+        text = _error_text(result)
+        state = self._own(self.state.without("results"), {"results": Message({"error": text})}, slot)
+        return state.with_private(hashpath=hashpath.extend(base, assignment))
+
+    # -- snapshots -----------------------------------------------------------------------------
+
+    def _due(self, slot: int, forced: bool) -> bool:
+        rules = self._rules
+        if self._snapped is None:
+            return True
+        if forced and not self._light:
+            return True
+        if rules.slots and slot % rules.slots == 0:
+            return True
+        return bool(rules.time_s) and time.monotonic() - self._snapped > rules.time_s
+
+    def keep_snapshot(self) -> None:
+        """Keep what resuming at this slot needs. A failure costs computing again, no more."""
+        state = self.state
+        if self.at < 0:
+            return
+
+        def keep(kept: Message, batch: Batch) -> None:
+            self._slots.put_state(self.process, self.at, kept, batch, snapshot=True)
+            self._slots.put_state(self.process, self.at, state, batch, snapshot=False)
+
+        def rescue(error: HyperpyError) -> Result:
+            if not isinstance(error, KeyNotFound):
+                raise error
+            self._light = True
+            return Result("ok", Message())
+
+        def also(result: Result, batch: Batch) -> None:
+            if result.status == "ok" and isinstance(result.value, Message):
+                keep(state if self._light else state | {"snapshot": _bare(result.value)}, batch)
+
+        try:
+            self._jobs.step(as_role(state, "execution"), _SNAPSHOT, also=also, rescue=rescue)
+        except HyperpyError as error:
+            log.warning("no snapshot of process %s at slot %d: %s", self.process, self.at, error.message)
+        self._snapped = time.monotonic()
+
+
+def _bare(item: Message) -> Message:
+    return Message.make(dict(item.raw_items()), item.commitments)
+
+
+def _lasting(error: HyperpyError) -> Result:
+    """Return a failure that every node meets alike as the slot's result; raise any other."""
+    if not isinstance(error, _LASTING) or isinstance(error, _PASSING):
+        raise error
+    if isinstance(error, DeviceReentered) and error.message.startswith("waiting would never end"):
+        raise Busy("another computation waits for this one", hint=error.hint) from error
+    if _NOT_ENOUGH in error.message:
+        raise error
+    text = error.message
+    if error.incident:
+        text = text.replace(f"; incident {error.incident}", "")
+    return Result("error", text.encode("utf-8", "replace"))
+
+
+def _error_text(result: Result) -> Value:
+    """Return what a slot's ``results/error`` says."""
+    item = result.value
+    if result.status == "ok":
+        return b"the execution device returned no message"
+    if isinstance(item, Message):
+        return _bare(item)
+    if isinstance(item, (tuple, bytes)):
+        return item
+    return as_text(item).encode() if not isinstance(item, Link) else item.id.encode()
