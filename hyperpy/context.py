@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hyperpy.cache import Batch
+from hyperpy.dispatch import Found
 from hyperpy.errors import (
     DeviceError,
     DeviceReentered,
@@ -92,6 +93,30 @@ class Chain:
             )
         if time.monotonic() > self.deadline:
             raise DeviceTimeout("the request's deadline passed")
+
+
+class Step:
+    """One step while it is made: what was asked of what, and who answers.
+
+    Attributes:
+        frame: where it was asked; what it leaves for the trail goes there.
+        inner: where its own sub-steps run.
+        address: the base as it was named, if by an ID or a hashpath.
+        cached_from: the record its result was taken from, if it was not computed.
+    """
+
+    __slots__ = ("address", "base", "cached_from", "found", "frame", "inner", "request")
+
+    def __init__(
+        self, base: Message, request: Message, found: Found, frame: Frame, *, address: str | None = None
+    ) -> None:
+        self.base = base
+        self.request = request
+        self.found = found
+        self.frame = frame
+        self.inner = Frame(frame.resolver, frame.chain, frame.depth + 1, found.spec)
+        self.address = address
+        self.cached_from = b""
 
 
 class Frame:

@@ -35,7 +35,8 @@ def reference(request: Message) -> str:
         found = parts(at)
         if type(found) is tuple and found:
             return human(as_text(found[0], "path"))
-    return human(hashpath_id(request))
+    name = hashpath_id(request)
+    return name if len(name) == 43 else human(name)
 
 
 def parts(path: Value) -> tuple[Value, ...] | Atom:

@@ -161,12 +161,11 @@ class Message(Mapping[str, Value]):
         self._set(own, {k: v if type(v) is Message else Message(v) for k, v in signed.items()}, hidden)
 
     def _set(self, items: dict[str, Value], commitments: Mapping[str, Message], private: Mapping[str, Any]) -> None:
-        put = object.__setattr__
-        put(self, "_items", items)
-        put(self, "_order", None)
-        put(self, "commitments", commitments or _EMPTY)
-        put(self, "private", private or _EMPTY)
-        put(self, "memo", {})
+        _put_items(self, items)
+        _put_order(self, None)
+        _put_commitments(self, commitments or _EMPTY)
+        _put_private(self, private or _EMPTY)
+        _put_memo(self, {})
 
     @classmethod
     def make(
@@ -176,8 +175,12 @@ class Message(Mapping[str, Value]):
         private: Mapping[str, Any] = _EMPTY,
     ) -> Message:
         """Build without conversion: ``items`` must hold valid keys and values, and is kept."""
-        made = object.__new__(cls)
-        made._set(items, commitments, private)
+        made = _new(cls)
+        _put_items(made, items)
+        _put_order(made, None)
+        _put_commitments(made, commitments)
+        _put_private(made, private)
+        _put_memo(made, {})
         return made
 
     def __setattr__(self, name: str, item: Any) -> None:
@@ -238,7 +241,7 @@ class Message(Mapping[str, Value]):
         order = self._order
         if order is None:
             order = ordered(self._items)
-            object.__setattr__(self, "_order", order)
+            _put_order(self, order)
         return order
 
     def raw_items(self) -> Mapping[str, Value]:
@@ -316,11 +319,11 @@ class Message(Mapping[str, Value]):
         return Message.make(self._items, commitments, self.private)
 
     def with_private(self, **changes: Any) -> Message:
-        """Return a copy with private values set; None removes one. IDs stay remembered."""
+        """Return a copy with private values set; None removes one. What is remembered is shared."""
         private = {k: v for k, v in {**self.private, **changes}.items() if v is not None}
         made = Message.make(self._items, self.commitments, private)
-        made.memo.update(self.memo)
-        object.__setattr__(made, "_order", self._order)
+        _put_memo(made, self.memo)
+        _put_order(made, self._order)
         return made
 
 
@@ -329,6 +332,13 @@ def _signatures(found: Any) -> Mapping[str, Any]:
     if not isinstance(found, Mapping) or not all(isinstance(item, Mapping) for item in found.values()):
         raise MessageError("'commitments' must be a map of commitments by their IDs", hint="Leave the key out.")
     return found
+
+
+# Setting a slot by its descriptor costs half as much as ``object.__setattr__``; messages are made all the time.
+_new = object.__new__
+_put_items, _put_order, _put_commitments, _put_private, _put_memo = (
+    Message.__dict__[name].__set__ for name in ("_items", "_order", "commitments", "private", "memo")
+)
 
 
 def committed_list(commitment: Message) -> tuple[str, ...]:

@@ -29,8 +29,8 @@ from hyperpy import hashpath, normalise, path
 from hyperpy.actors import ActorSystem
 from hyperpy.cache import Cache
 from hyperpy.commitments import unsigned_id
-from hyperpy.context import Chain, Frame, Services, device_error
-from hyperpy.dispatch import Found, find
+from hyperpy.context import Chain, Frame, Services, Step, device_error
+from hyperpy.dispatch import find
 from hyperpy.encoding import is_id, key_text
 from hyperpy.errors import (
     Busy,
@@ -167,9 +167,10 @@ class Resolver:
                 raise KeyNotFound("a literal value has no keys", hint="Remove the last part of the path.")
             found = find(self.registry, base, normalise.key_of(made))
             control = made.raw("cache-control")
+            now = Step(base, made, found, frame, address=address)
             if address is None and control is None:
-                return self._compute(base, made, found, frame, None)[0]
-            return self._cached(base, made, found, frame, address, control)
+                return self._compute(now)
+            return self._cached(now, control)
         finally:
             self._running[ident] = outer
 
@@ -185,80 +186,66 @@ class Resolver:
                 raise MessageNotFound(f"this node holds no message {address}{where}") from None
             return self.recompute(record, frame.chain.deadline)
 
-    def _cached(
-        self, base: Message, request: Message, found: Found, frame: Frame, address: str | None, control: Value | None
-    ) -> Result:
+    def _cached(self, now: Step, control: Value | None) -> Result:
         """Stages 2, 4 and 11: answer from the cache, or compute once for all who ask."""
-        chain = frame.chain
+        chain, found = now.frame.chain, now.found
         only = normalise.says(control, "only-if-cached")
         if only and not found.spec.deterministic:
             raise _not_cached()
-        wanted = address and chain.lookup and chain.given is None and not normalise.says(control, "no-cache")
+        wanted = now.address and chain.lookup and chain.given is None and not normalise.says(control, "no-cache")
         if not only and (not wanted or not found.spec.deterministic):
-            return self._compute(base, request, found, frame, address)[0]
-        key = self.cache.result_key(base, request, found.device.implementation)
+            return self._compute(now)
+        key = self.cache.result_key(now.base, now.request, found.device.implementation)
         hit = self.cache.result(key, chain.batch)
         if hit is not None:
             kept = self.cache.read(hit.result, chain.batch, exact=True)
-            result = Result(hit.status, unwrap(kept) if hit.literal else kept)
-            inner = Frame(self, chain, frame.depth + 1, None)
-            return self._finish(base, request, found, result, frame, inner, hit.record)
+            now.cached_from = hit.record
+            return self._finish(now, Result(hit.status, unwrap(kept) if hit.literal else kept))
         if only:
             raise _not_cached()
         if chain.batch is None:
-            return self._compute(base, request, found, frame, address)[0]
+            return self._compute(now)
         if key in chain.in_flight:
             raise DeviceReentered(f"computing '{found.name}' needs its own result", hint="Break the cycle.")
         chain.in_flight.add(key)
         try:
-            (result, inner), here = self._flights.run(
-                key, lambda: self._compute(base, request, found, frame, address), chain.deadline
-            )
+            (result, inner), here = self._flights.run(key, lambda: (self._compute(now), now.inner), chain.deadline)
         finally:
             chain.in_flight.discard(key)
         if here:
             return result
-        own = Frame(self, chain, frame.depth + 1, None)
-        own.drafts, own.oracles = inner.drafts, inner.oracles
-        return self._finish(base, request, found, Result(result.status, _public(result.value)), frame, own, b"")
+        now.inner.drafts, now.inner.oracles = inner.drafts, inner.oracles
+        return self._finish(now, Result(result.status, _public(result.value)))
 
-    def _compute(
-        self, base: Message, request: Message, found: Found, frame: Frame, address: str | None
-    ) -> tuple[Result, Frame]:
-        """Stages 6 to 10: run the key, or, for a base given by hashpath, follow the trail.
-
-        Returns the result, and the frame that holds what the sub-steps left.
-        """
-        chain = frame.chain
-        inner = Frame(self, chain, frame.depth + 1, found.spec)
-        if chain.given is not None and not found.spec.deterministic:
-            return self._inject(found, request, frame), inner
+    def _compute(self, now: Step) -> Result:
+        """Stages 6 to 10: run the key, or, for a base given by hashpath, follow the trail."""
+        chain = now.frame.chain
+        if chain.given is not None and not now.found.spec.deterministic:
+            return self._inject(now)
         try:
-            result = self._execute(found, base, request, inner)
+            result = self._execute(now)
         except KeyNotFound as error:
-            record = self._gate.by_hashpath(f"{address}/{found.name}", chain.readers) if address else None
+            at = f"{now.address}/{now.found.name}"
+            record = self._gate.by_hashpath(at, chain.readers) if now.address else None
             if record is not None:
-                return self.recompute(record, chain.deadline), inner
-            self._fail(error, base, request, found, frame, inner)
+                return self.recompute(record, chain.deadline)
+            self._fail(now, error)
             raise
         except HyperpyError as error:
             if not isinstance(error, _PASSING):
-                self._fail(error, base, request, found, frame, inner)
+                self._fail(now, error)
             raise
-        if self.step_hook is not None and frame.depth == 0:  # 7
-            result = self.step_hook(base, request, result)
+        if self.step_hook is not None and now.frame.depth == 0:  # 7
+            result = self.step_hook(now.base, now.request, result)
         if isinstance(result.value, Resolve):  # 8
-            result = self.many(result.value.messages, inner)
-        return self._finish(base, request, found, result, frame, inner, b""), inner
+            result = self.many(result.value.messages, now.inner)
+        return self._finish(now, result)
 
-    def _execute(self, found: Found, base: Message, request: Message, inner: Frame) -> Result:
+    def _execute(self, now: Step) -> Result:
         """Stage 6. Whatever a device raises becomes a HyperpyError."""
-        loaded, status = found.device, "ok"
+        loaded, status = now.found.device, "ok"
         try:
-            if loaded.spec.one_per is None:
-                out = self._run(loaded.instance, found, base, request, inner)
-            else:
-                out = self._in_actor(found, base, request, inner)
+            out = self._run(now, loaded.instance) if loaded.spec.one_per is None else self._in_actor(now)
             if type(out) is Result:
                 status = out.status
                 return out
@@ -266,98 +253,81 @@ class Resolver:
         except HyperpyError as error:
             status = str(error.status)
             if error.device is None:
-                error.device, error.key, error.hashpath = loaded.spec.name, found.name, base.hashpath
+                error.device, error.key, error.hashpath = loaded.spec.name, now.found.name, now.base.hashpath
             raise
         except BaseException as error:
             status = "500"
             if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
                 raise
-            raise device_error(error, loaded.spec.name, found.name) from None
+            raise device_error(error, loaded.spec.name, now.found.name) from None
         finally:
             for observer in self.observers:
-                observer(loaded.spec.name, found.name, status, base)
+                observer(loaded.spec.name, now.found.name, status, now.base)
 
-    def _run(self, instance: Any, found: Found, base: Message, request: Message, inner: Frame) -> Any:
+    def _run(self, now: Step, instance: Any) -> Any:
         """Call the key on this thread, marked for the watchdog as inside device code."""
         here = threading.get_ident()
         before = self._running.get(here)
-        self._running[here] = inner.chain.deadline
+        self._running[here] = now.inner.chain.deadline
         try:
-            return found.spec.call(instance, found.name, base, request, inner)
+            return now.found.spec.call(instance, now.found.name, now.base, now.request, now.inner)
         except Interrupted:
             raise DeviceTimeout("the device ran past its deadline and was stopped") from None
         finally:
             self._running[here] = before
 
-    def _in_actor(self, found: Found, base: Message, request: Message, inner: Frame) -> Any:
-        device = found.device.spec
-        group = base.get(device.one_per or "", request.get(device.one_per or "", b""))
+    def _in_actor(self, now: Step) -> Any:
+        device = now.found.device.spec
+        group = now.base.get(device.one_per or "", now.request.get(device.one_per or "", b""))
         label = key_text(group) if isinstance(group, bytes) else unsigned_id(group)
         return self.actors.call(
             (device.name, label),
-            lambda: self.registry.make(found.device),
-            lambda instance: self._run(instance, found, base, request, inner),
-            deadline=inner.chain.deadline,
-            reentrant=found.spec.reentrant,
+            lambda: self.registry.make(now.found.device),
+            lambda instance: self._run(now, instance),
+            deadline=now.inner.chain.deadline,
+            reentrant=now.found.spec.reentrant,
         )
 
-    def _finish(
-        self,
-        base: Message,
-        request: Message,
-        found: Found,
-        result: Result,
-        frame: Frame,
-        inner: Frame,
-        cached_from: bytes,
-    ) -> Result:
+    def _finish(self, now: Step, result: Result) -> Result:
         """Stages 9 and 10."""
-        if not frame.chain.hashpaths:
+        chain = now.frame.chain
+        if not chain.hashpaths:
             return result
-        batch = frame.chain.batch
         out = result.value
         after = None
         if type(out) is Message:
             if result.status == "ok":
-                after = hashpath.extend(base, request)
+                after = hashpath.extend(now.base, now.request)
                 out = out.with_private(hashpath=after)
             elif out.hashpath is not None:
                 out = out.with_private(hashpath=None)
-        if after is None and (batch is not None or frame.chain.linked):
-            after = hashpath.extend(base, request)
-        if batch is not None and after is not None:
-            self._record(base, request, found, Result(result.status, out), frame, inner, after, cached_from)
-        return Result(result.status, out, after)
+        if after is None and (chain.batch is not None or chain.linked):
+            after = hashpath.extend(now.base, now.request)
+        made = Result(result.status, out, after)
+        if chain.batch is not None and after is not None:
+            self._record(now, made, after)
+        return made
 
-    def _record(
-        self,
-        base: Message,
-        request: Message,
-        found: Found,
-        result: Result,
-        frame: Frame,
-        inner: Frame,
-        after: str,
-        cached_from: bytes,
-    ) -> None:
-        batch = frame.chain.batch
+    def _record(self, now: Step, result: Result, after: str) -> None:
+        frame, inner, batch = now.frame, now.inner, now.frame.chain.batch
         assert batch is not None
-        deterministic = found.spec.deterministic
-        if frame.depth > 0 and deterministic and not cached_from:
+        deterministic = now.found.spec.deterministic
+        if frame.depth > 0 and deterministic and not now.cached_from:
             frame.drafts.extend(inner.drafts)
             frame.oracles.extend(inner.oracles)
             return
+        device = now.found.device
         draft = Draft(
-            base=base,
-            request=request,
+            base=now.base,
+            request=now.request,
             result=wrap(result.value),
             status=result.status,
-            device=found.device.spec.name,
-            key=found.name,
-            implementation=found.device.implementation,
-            before=hashpath.start(base),
+            device=device.spec.name,
+            key=now.found.name,
+            implementation=device.implementation,
+            before=hashpath.start(now.base),
             after=after,
-            cached_from=cached_from,
+            cached_from=now.cached_from,
             oracles=inner.oracles if deterministic else [],
             children=inner.drafts,
         )
@@ -367,22 +337,19 @@ class Resolver:
                 frame.oracles.append(self.recorder.oracle(draft, batch))
             return
         record = self.recorder.write(draft, batch, frame.chain.origin, slot=frame.chain.slot)
-        if deterministic and not inner.oracles and not cached_from and result.status == "ok":
-            key = self.cache.result_key(base, request, found.device.implementation)
-            self.cache.put_result(
-                key, wrap(result.value), result.status, record, batch, literal=not isinstance(result.value, Message)
-            )
+        if deterministic and not inner.oracles and not now.cached_from and result.status == "ok":
+            key = self.cache.result_key(now.base, now.request, device.implementation)
+            literal = type(result.value) is not Message
+            self.cache.put_result(key, draft.result, result.status, record, batch, literal=literal)
 
-    def _fail(
-        self, error: HyperpyError, base: Message, request: Message, found: Found, frame: Frame, inner: Frame
-    ) -> None:
+    def _fail(self, now: Step, error: HyperpyError) -> None:
         """Record a step that ended in an error; the error is its result."""
-        if frame.chain.batch is None:
+        if now.frame.chain.batch is None:
             return
         body: Value = NOT_FOUND if isinstance(error, KeyNotFound) else error.message.encode()
         outcome = Message.make({"status": error.status, "body": body})
-        after = hashpath.extend(base, request)
-        self._record(base, request, found, Result(_word(error.status), outcome), frame, inner, after, b"")
+        after = hashpath.extend(now.base, now.request)
+        self._record(now, Result(_word(error.status), outcome), after)
 
     # -- reading, trail and replay ----------------------------------------------------------
 
@@ -432,11 +399,11 @@ class Resolver:
             base = base.with_private(hashpath=record.hashpath_before)
         return self.step(base, request, Frame(self, chain, 0, None))
 
-    def _inject(self, found: Found, request: Message, frame: Frame) -> Result:
+    def _inject(self, now: Step) -> Result:
         """Answer a key that is not deterministic with its recorded result."""
-        chain = frame.chain
+        chain, found = now.frame.chain, now.found
         assert chain.given is not None
-        if frame.depth == 0:
+        if now.frame.depth == 0:
             raise MessageNotFound(
                 f"{found.device.spec.name}/{found.name} cannot be made again: it is not deterministic"
             )
