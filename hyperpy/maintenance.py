@@ -20,6 +20,7 @@ from hyperpy.cache import Cache, combined_id
 from hyperpy.encoding import b64u, key_text, sha256
 from hyperpy.errors import ConfigError, HyperpyError
 from hyperpy.message import Message
+from hyperpy.slots import read_assignment, read_head
 from hyperpy.store.base import FORMAT, HEADER_KEY, TABLES, Store, new_header
 from hyperpy.store.collect import Collected, collect
 from hyperpy.store.environment import Environment
@@ -135,6 +136,30 @@ def _result(cache: Cache, trail: Trail, key: bytes, value: bytes) -> str:
     return "" if cache.result(key) is not None else "points to a result that is not there"
 
 
+def _assignment(cache: Cache, trail: Trail, key: bytes, value: bytes) -> str:
+    _, found = read_assignment(value)
+    if found.get("slot") != int.from_bytes(key[32:], "big") or found.get("process") != b64u(key[:32]).encode():
+        return "an assignment of another process or slot"
+    commitments.check(found)
+    return ""
+
+
+def _end(cache: Cache, trail: Trail, key: bytes, value: bytes) -> str:
+    if len(key) != 32:
+        return _state(cache, trail, key, value)
+    head = read_head(value, b64u(key))
+    at = key + max(0, head.slot).to_bytes(8, "big")
+    last = trail.store.get("assignments", at)
+    if last is None or next(trail.store.scan("assignments", key, at), None) is not None:
+        return f"the schedule does not end at slot {head.slot}"
+    return "" if read_assignment(last)[0] == head.chain else "the chain is not that of the last assignment"
+
+
+def _state(cache: Cache, trail: Trail, key: bytes, value: bytes) -> str:
+    cache.read(key_text(value.partition(b"\n")[0]), exact=True)
+    return ""
+
+
 def _origin(cache: Cache, trail: Trail, key: bytes, value: bytes) -> str:
     return "" if sha256(value) == key else "the request was damaged"
 
@@ -150,6 +175,9 @@ _CHECKS: dict[str, Callable[[Cache, Trail, bytes, bytes], str]] = {
     "by-parent": _pointer(lambda record, key: record.parent == key[:32]),
     "results": _result,
     "origins": _origin,
+    "assignments": _assignment,
+    "heads": _end,
+    "states": _state,
 }
 
 

@@ -28,7 +28,7 @@ _IDS = re.compile(rb"[A-Za-z0-9_-]{43,}")
 _P = {name: place.prefix for name, place in TABLES.items()}
 _GO = (_P["messages"], _P["trail"], _P["origins"])
 _NAMING = ("messages", "trail", "aliases", "claims")
-_POINTING = ("by-result", "by-hashpath", "by-slot", "by-parent", "results")
+_POINTING = ("by-result", "by-hashpath", "by-slot", "by-parent", "results", "states")
 _LOW = 0.9
 _PURGE = 2000
 
@@ -175,6 +175,12 @@ def _mentioned(data: bytes) -> Iterator[bytes]:
             yield _P["messages"] + b64u_decode(found)
 
 
+def _content(store: LmdbStore, name: bytes) -> bytes:
+    """Return the unsigned ID of what an ID names."""
+    alias = store.get("aliases", name)
+    return name if alias is None else msgpack.unpackb(alias, raw=True)[0]
+
+
 def _pointers(store: LmdbStore, doomed: set[bytes], progress: Progress) -> list[tuple[bytes, bytes]]:
     """Return index entries and results that point to what goes."""
     found = []
@@ -183,6 +189,8 @@ def _pointers(store: LmdbStore, doomed: set[bytes], progress: Progress) -> list[
             if table == "results":
                 name, _, record, _ = msgpack.unpackb(value, raw=True)
                 gone = _P["messages"] + name in doomed or _P["trail"] + record in doomed
+            elif table == "states":
+                gone = _P["messages"] + _content(store, b64u_decode(value[:43])) in doomed
             else:
                 gone = _P["trail"] + value in doomed
             if gone:

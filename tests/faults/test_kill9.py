@@ -41,7 +41,7 @@ def work(thread):
                         implementation="i", hashpath_before=ids[0], hashpath_after="/".join(ids))
         name = trail.append(record, batch)
         if n % 10 == 0:
-            batch.put("assignments", native(ids[0]), b"slot")
+            batch.put("names", native(ids[0]), b"slot")
         batch.commit(store)
         line = " ".join([ids[0], b64u(name), "synced" if n % 10 == 0 else "-"]) + "\\n"
         os.write(1, line.encode())
@@ -72,7 +72,7 @@ def missing(store: LmdbStore, acknowledged: list[list[str]]) -> list[list[str]]:
         for line in acknowledged
         if not cache.has(line[0])
         or trail.read(b64u_decode(line[1])) is None
-        or (line[2] == "synced" and store.get("assignments", b64u_decode(line[0])) != b"slot")
+        or (line[2] == "synced" and store.get("names", b64u_decode(line[0])) != b"slot")
     ]
 
 

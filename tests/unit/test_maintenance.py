@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,11 +11,14 @@ import lmdb
 import pytest
 
 from hyperpy import commitments, maintenance
+from hyperpy.actors import ActorSystem
 from hyperpy.cache import Batch, Cache
+from hyperpy.capabilities import Head
 from hyperpy.encoding import b64u, b64u_decode, sha256
 from hyperpy.errors import MessageNotFound
 from hyperpy.keys import RsaKey
 from hyperpy.message import Message
+from hyperpy.slots import Slots
 from hyperpy.store.lmdb import LmdbStore
 from hyperpy.trail import Record, Trail
 
@@ -140,7 +144,7 @@ def test_the_oldest_unneeded_steps_go_first(store: LmdbStore, key: RsaKey) -> No
     pinned, _, _ = step(store, 1)
     store.write([("pins", b64u_decode(commitments.unsigned_id(pinned)), b"test")])
     named, _, _ = step(store, 2)
-    store.write([("heads", b"process", b"snapshot of " + commitments.unsigned_id(named).encode())])
+    store.write([("heads", bytes(40), commitments.unsigned_id(named).encode())])
     chained = step(store, 3)
     old = [step(store, n) for n in range(10, 200)]
     store.flush()
@@ -203,4 +207,69 @@ def test_what_is_put_again_while_it_goes_stays(store: LmdbStore, monkeypatch: py
     assert cache.read(kept, exact=True) is not None
     store.flush()
     assert cache.has(kept)
+    assert list(maintenance.verify(store)) == []
+
+
+# -- schedules and states ----------------------------------------------------------------------
+
+
+PROCESS = b64u(sha256(b"a process"))
+
+
+def assigned(store: LmdbStore, key: RsaKey, count: int) -> Slots:
+    """Put a schedule of a process into the store."""
+    actors = ActorSystem()
+    slots = Slots(store, Cache(store), actors)
+
+    def build(head: Head) -> tuple[Message, Head]:
+        made = Message({"slot": head.slot + 1, "process": PROCESS, "body": commitments.commit(Message({"a": 1}), key)})
+        return commitments.commit(made, key), Head(head.slot + 1, sha256(head.chain), "", 0)
+
+    for _ in range(count):
+        slots.append(PROCESS, build, deadline=time.monotonic() + 20)
+    actors.stop()
+    return slots
+
+
+def test_a_schedule_is_checked(store: LmdbStore, key: RsaKey) -> None:
+    assigned(store, key, 3)
+    assert list(maintenance.verify(store)) == []
+    name = b64u_decode(PROCESS)
+    rows = dict(store.scan("assignments"))
+    first, second, third = rows.values()
+    for number, bad, table in (
+        (1, first, "assignments"),
+        (1, second.replace(b"Process", b"Pr0cess").replace(b"process", b"pr0cess"), "assignments"),
+        (2, third[:40] + bytes([third[40] ^ 1]) + third[41:], "assignments"),
+        (3, third, "heads"),
+    ):
+        store.write([("assignments", name + number.to_bytes(8, "big"), bad)])
+        assert table in {found.table for found in maintenance.verify(store)}
+        store.write([("assignments", k, v) for k, v in rows.items()], [("assignments", name + (3).to_bytes(8, "big"))])
+    assert list(maintenance.verify(store)) == []
+    head = store.get("heads", name)
+    assert head is not None
+    store.write([("heads", name, head.replace(head[3:20], bytes(17)))])
+    assert {found.table for found in maintenance.verify(store)} == {"heads"}
+
+
+def test_collecting_keeps_schedules_and_snapshots_and_lets_states_go(store: LmdbStore, key: RsaKey) -> None:
+    slots = assigned(store, key, 5)
+    before = list(slots.range(PROCESS, 0, 9))
+    for slot in range(80):
+        batch = Batch()
+        slots.put_state(PROCESS, slot, Message({"at-slot": slot, "pad": "x" * 500}), batch, snapshot=slot % 40 == 0)
+        batch.commit(store)
+    store.flush()
+    outcome = maintenance.collect(store, target=int(store.used * 0.3))
+    assert outcome.messages > 10
+    assert list(slots.range(PROCESS, 0, 9)) == before
+    for one in before:
+        assert Cache(store).has(commitments.signed_id(one))
+    for slot in (0, 40):
+        kept = slots.latest(PROCESS, slot, snapshot=True)
+        assert kept is not None
+        assert kept[1]["at-slot"] == slot
+    gone = [slot for slot in range(80) if slots.state(PROCESS, slot) is None]
+    assert gone
     assert list(maintenance.verify(store)) == []
