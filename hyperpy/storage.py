@@ -31,10 +31,14 @@ class Storage:
 
     def link(self, name: str, ref: str) -> None:
         """Make a name stand for an ID, durably."""
-        key = key_bytes(name)
-        if len(key) > 400:
+        self.link_all({name: ref})
+
+    def link_all(self, names: Mapping[str, str]) -> None:
+        """Make several names stand for IDs, all or none, durably."""
+        puts = [("names", key_bytes(name), key_bytes(ref)) for name, ref in names.items()]
+        if any(len(key) > 400 for _, key, _ in puts):
             raise SizeError("a name may have at most 400 bytes")
-        self._store.write([("names", key, key_bytes(ref))], durable=True)
+        self._store.write(puts, durable=True)
 
     def named(self, name: str) -> str | None:
         """Return the ID a name stands for."""

@@ -1,0 +1,267 @@
+"""p4@1.0: payment for requests. A hook device for the events ``request`` and ``response``.
+
+Before a request runs, its price is set aside from the signer's balance; after it ran, the price is
+charged, once; if the call failed, nothing is. What is set aside lives in memory alone: a crash, or a
+reply that never leaves, gives it back. One actor per ledger decides who has enough.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from hyperpy import device, key
+from hyperpy.capabilities import Keys, NodeControl, Workers
+from hyperpy.commitments import committers, content_id
+from hyperpy.errors import DeviceError, Forbidden, HyperpyError, KeyNotFound, NotFound, ParameterError, StoreError
+from hyperpy.message import As, Atom, Message, Resolve, Value, as_text
+from hyperpy.sdk import Context, Result
+
+_R = TypeVar("_R")
+_FREE = re.compile(r"/~(?:p4|simple-pay)@1\.0/(?:balance|topup)(?:\?[^(]*)?|/~meta@1\.0(?:/[a-z0-9-]+)*(?:\?[^(]*)?")
+"""Paths that cost nothing unless ``p4-non-chargable-routes`` says otherwise."""
+_NEVER = "Node will not service this request under any circumstances."
+_GRACE = 60.0
+"""Seconds past the request's deadline for which money stays set aside."""
+
+
+class _Holds:
+    """What is set aside from the accounts of one ledger. Used by one caller at a time."""
+
+    def __init__(self) -> None:
+        self._held: dict[object, tuple[str, int, float]] = {}
+
+    def of(self, account: str) -> int:
+        """Return what is set aside from an account."""
+        now = time.monotonic()
+        for call in [call for call, (_, _, until) in self._held.items() if until < now]:
+            del self._held[call]
+        return sum(amount for name, amount, _ in self._held.values() if name == account)
+
+    def put(self, call: object, account: str, amount: int, until: float) -> None:
+        self._held[call] = (account, amount, until)
+
+    def drop(self, call: object) -> None:
+        self._held.pop(call, None)
+
+
+@device("p4@1.0", needs=("node", "keys", "workers"), excludes=("set", "keys"))
+class P4:
+    """Charges for requests, with the ``pricing-device`` and the ``ledger-device`` that its hook names.
+
+    ``[hooks.on]`` names it twice, under ``request`` and under ``response``. Without one of the two devices
+    requests pass free. Settings: ``p4-recipient`` gets what is paid (default the operator);
+    ``p4-non-chargable-routes`` lists routes (``template``: a regular expression that the path begins with)
+    that cost nothing, by default balances and meta@1.0. With ``ledger-path`` the ledger is the process at
+    that path: its state's ``balance`` maps addresses to numbers, and it is sent signed ``charge`` messages.
+    """
+
+    def start(self, node: NodeControl, keys: Keys, workers: Workers) -> None:
+        """Take the settings, the node's key and the actors."""
+        self._node, self._keys, self._workers = node, keys, workers
+
+    @key(deterministic=False)
+    def request(self, base: Message, request: Message, ctx: Context) -> Message | Result:
+        """Let a request pass that can be paid, and set its price aside; answer any other."""
+        source, call = _heard(request)
+        if not _charges(base) or self._is_free(source, request):
+            return request
+        price = self._price(base, request, ("estimate",), ctx)
+        if price == 0:
+            return request
+        if price is None:
+            return Result("error", Message({"status": 400, "body": _NEVER}))
+        signers = committers(source)
+        if len(signers) > 1:
+            return Result("error", Message({"status": 400, "body": "Multiple signers in charge."}))
+        account = signers[0] if signers else "unknown"
+        until = ctx.deadline + _GRACE
+
+        def reserve(holds: _Holds) -> Result | None:
+            balance = self._balance(base, source, account, ctx)
+            left = None if balance is None else balance - holds.of(account)
+            if left is not None and left < price:
+                short = {"status": 402, "body": "Insufficient funds", "price": price, "balance": left}
+                return Result("error", Message(short))
+            holds.put(call, account, price, until)
+            return None
+
+        return self._at_ledger(base, reserve, ctx) or request
+
+    @key(deterministic=False)
+    def response(self, base: Message, request: Message, ctx: Context) -> Message | Result:
+        """Charge for a request that was answered; one that failed costs nothing."""
+        source, call = _heard(request)
+        if not _charges(base) or self._is_free(source, request):
+            return request
+        price = 0 if _failed(request.get("body")) else self._price(base, request, ("price", "estimate"), ctx) or 0
+
+        def settle(holds: _Holds) -> Result | None:
+            holds.drop(call)
+            return self._charge(base, source, price, ctx) if price else None
+
+        return self._at_ledger(base, settle, ctx) or request
+
+    @key(deterministic=False)
+    def balance(self, request: Message, ctx: Context) -> Value | Result:
+        """Return the caller's balance, or that of ``target``, at the ledger of the request hook."""
+        hook = self._hook()
+        if hook is None:
+            return Result("error", b"No request hook found.")
+        signers = committers(request)
+        account = signers[0] if signers else request.text("target", "")
+        found = self._balance(hook, request, account, ctx) if account else 0
+        return b"infinity" if found is None else found
+
+    @key(deterministic=False)
+    def topup(self, request: Message, ctx: Context) -> Value | Result:
+        """Add to a balance at the ledger of the request hook, which says who may."""
+        hook = self._hook()
+        if hook is None or "ledger-device" not in hook:
+            return Result("error", b"No request hook found.")
+        done = ctx.step(_as(hook, "ledger-device"), request | {"path": "topup"})
+        return done.value if done.status == "ok" else done
+
+    def _hook(self) -> Message | None:
+        found = [one for one in self._node.hooks("request") if one.get("device") == b"p4@1.0"]
+        return found[0] if found else None
+
+    # -- free or not -----------------------------------------------------------------------
+
+    def _is_free(self, source: Message, request: Message) -> bool:
+        """Say whether the path is one that costs nothing. A sub-path makes any request more than its path."""
+        target = source.text("path", "/")
+        listed = self._node.setting("p4-non-chargable-routes")
+        if listed is None:
+            found = _FREE.fullmatch(target) is not None
+        else:
+            routes = listed if isinstance(listed, tuple) else (listed,)
+            found = any(re.match(text, target[:8192]) for text in map(_template, routes) if text)
+        members = request.get("body")
+        return found and not (isinstance(members, tuple) and any(map(_holds_path, members)))
+
+    # -- pricing and ledger ----------------------------------------------------------------
+
+    def _price(self, base: Message, request: Message, names: tuple[str, ...], ctx: Context) -> int | None:
+        """Return the price, None for what is not sold; ask for the first of ``names`` that answers."""
+        asked: dict[str, Value] = {"request": request["request"], "body": request.get("body", ())}
+        for name in names:
+            try:
+                found = ctx.step(_as(base, "pricing-device"), Message.make({**asked, "path": name.encode()}))
+            except KeyNotFound:
+                continue
+            if found.status == "ok":
+                return _amount(found.value)
+        raise DeviceError("Could not estimate price of request.")
+
+    def _balance(self, base: Message, source: Message, account: str, ctx: Context) -> int | None:
+        """Return the balance of an account; None if it has no end."""
+        try:
+            if "ledger-path" in base:
+                found = _process_balance(base.text("ledger-path"), account, ctx)
+            else:
+                call = Message.make({"path": b"balance", "target": account.encode(), "request": source})
+                done = ctx.step(_as(base, "ledger-device"), call)
+                if done.status != "ok":
+                    raise DeviceError(f"the ledger answered '{done.status}'")
+                found = done.value
+            return None if found is True else _amount(found)
+        except StoreError:
+            raise
+        except HyperpyError as error:
+            ctx.log("ledger-failed", error=error.message)
+            raise DeviceError("Error checking ledger balance.") from None
+
+    def _charge(self, base: Message, source: Message, price: int, ctx: Context) -> Result | None:
+        """Have the ledger take the price; return its answer if that is no."""
+        signers = committers(source)
+        named = self._node.setting("p4-recipient") or self._node.setting("operator", b"")
+        order = self._keys.sign(
+            Message(
+                {
+                    "path": "charge",
+                    "action": "charge",
+                    "quantity": price,
+                    "account": signers[0] if signers else "unknown",
+                    "recipient": as_text(named),
+                    "request": content_id(source),
+                }
+            )
+        )
+        if "ledger-path" in base:
+            return _process_charge(base.text("ledger-path"), order, ctx)
+        done = ctx.step(_as(base, "ledger-device"), order.with_private(ledger=object()))
+        return None if done.status == "ok" else done
+
+    def _at_ledger(self, base: Message, work: Callable[[_Holds], _R], ctx: Context) -> _R:
+        name = as_text(base.get("ledger-path", base.get("ledger-device", b"")))
+        return self._workers.call("p4", name, _Holds, work, deadline=ctx.deadline)
+
+
+def _heard(request: Message) -> tuple[Message, object]:
+    """Return the request that a hook's event is about, and what stands for this one call.
+
+    Raises:
+        Forbidden: this is no hook of the node: whoever asks names requests of others.
+    """
+    source = request.get("request")
+    call = source.private.get("call") if isinstance(source, Message) else None
+    if not isinstance(source, Message) or type(call) is not object:
+        raise Forbidden("p4@1.0 charges as a hook only", hint="The operator names it in [hooks.on].")
+    return source, call
+
+
+def _charges(base: Message) -> bool:
+    return "pricing-device" in base and ("ledger-device" in base or "ledger-path" in base)
+
+
+def _as(base: Message, name: str) -> Message:
+    return base | {"device": base[name]}
+
+
+def _amount(item: Value) -> int | None:
+    """Return a price or balance; None for ``infinity``."""
+    if isinstance(item, (bytes, Atom)) and as_text(item) == "infinity":
+        return None
+    if isinstance(item, int) and not isinstance(item, bool):
+        return item
+    text = as_text(item, "amount")
+    if not (text.isascii() and text.isdigit() and len(text) <= 64):
+        raise ParameterError("an amount must be a whole number", name="amount")
+    return int(text)
+
+
+def _failed(body: Value | None) -> bool:
+    status = body.get("status") if isinstance(body, Message) else None
+    return isinstance(status, int) and status >= 400
+
+
+def _template(route: Value) -> str | None:
+    found = route.get("template") if isinstance(route, Message) else route
+    return as_text(found) if isinstance(found, bytes) else None
+
+
+def _holds_path(member: Value) -> bool:
+    if isinstance(member, As):
+        return isinstance(member.device, Resolve) or _holds_path(member.message)
+    if isinstance(member, Resolve):
+        return True
+    return isinstance(member, Message) and any(isinstance(item, (As, Resolve)) for item in member.raw_items().values())
+
+
+# -- a process as ledger -----------------------------------------------------------------------
+
+
+def _process_balance(ledger: str, account: str, ctx: Context) -> Value:
+    try:
+        return ctx.resolve(f"{ledger}/now/balance/{account}")
+    except NotFound:
+        return 0
+
+
+def _process_charge(ledger: str, order: Message, ctx: Context) -> Result | None:
+    """Schedule the charge on the ledger process, which computes it when its balances are read next."""
+    done = ctx.step(ctx.resolve(ledger), Message({"path": "schedule", "method": "POST", "body": order}))
+    return None if done.status == "ok" else done
