@@ -12,6 +12,7 @@ const readline = require("node:readline");
 
 const folder = process.env.HYPERPY_NODE_MODULES || path.join(__dirname, "node_modules");
 
+exports.folder = folder;
 exports.library = createRequire(path.join(path.dirname(path.resolve(folder)), "scripts.cjs"));
 
 exports.serve = async function serve(operations) {

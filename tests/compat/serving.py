@@ -1,0 +1,91 @@
+"""A real ``hyperpy serve`` on loopback, and what the client tests do with it first."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+LUA = """
+function compute(base, req, opts)
+  local body = req.body or {}
+  if body.action == "Fail" then error("no such luck") end
+  if body.action == "Inc" then base.count = (base.count or 0) + (tonumber(body.data) or 1) end
+  base.results = { output = { body = "Count: " .. tostring(base.count or 0) }, outbox = {} }
+  if body.action == "Echo" then
+    base.results.outbox["1"] = { target = body.reply or "nobody", action = "Echoed", data = body.data }
+  end
+  return base
+end
+"""
+
+
+@contextmanager
+def served(folder: Path, *options: str) -> Iterator[str]:
+    """Run ``hyperpy serve`` in a folder; gives the URL."""
+    command = [sys.executable, "-m", "hyperpy", "serve", "--port", "0", "--host", "127.0.0.1", *options]
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        yield line.split()[4]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+class Clients:
+    """JavaScript clients of one user at one node."""
+
+    def __init__(self, script: Any, url: str, jwk: dict[str, str]) -> None:
+        self.url = url
+        self.jwk = jwk
+        self._script = script
+
+    def call(self, client: str, fn: str, *args: Any, **options: Any) -> Any:
+        """Return what the client's method gives its caller; AssertionError with the text it throws."""
+        return self._ask("call", client=client, fn=fn, args=[_shown(one) for one in args], options=options)
+
+    def failure(self, client: str, fn: str, *args: Any) -> str:
+        """Return the text that a failing call throws."""
+        found = self._ask("failure", client=client, fn=fn, args=[_shown(one) for one in args])
+        assert "thrown" in found, found
+        return str(found["thrown"])
+
+    def item(self, path: str, data: Any, headers: dict[str, str] | None = None, **options: Any) -> Any:
+        """Post an item that arbundles made; give its ID and bytes beside the reply."""
+        item = {"data": _shown(data), **options}
+        return self._ask("item", path=path, item=item, headers=headers or {})
+
+    def get(self, path: str, **headers: str) -> Any:
+        """Give status, headers and body (base64) of a plain GET by ``fetch``."""
+        return self._ask("get", path=path, headers={name.replace("_", "-"): text for name, text in headers.items()})
+
+    def hbsig(self, **fields: Any) -> Any:
+        """Sign fields with hbsig, send them, give what it decodes."""
+        return self._ask("hbsig", fields=_shown({key.replace("_", "-"): one for key, one in fields.items()}))
+
+    def _ask(self, op: str, **request: Any) -> Any:
+        return self._script.ask(op=op, url=self.url, jwk=self.jwk, **request)
+
+
+def tags(**named: str) -> list[dict[str, str]]:
+    """Return tags as arbundles and aoconnect take them; ``_`` in names stands for ``-``."""
+    return [{"name": name.replace("_", "-"), "value": value} for name, value in named.items()]
+
+
+def _shown(item: Any) -> Any:
+    if isinstance(item, bytes):
+        return {"$bytes": b64encode(item).decode("ascii")}
+    if isinstance(item, dict):
+        return {key: _shown(one) for key, one in item.items()}
+    return [_shown(one) for one in item] if isinstance(item, (list, tuple)) else item
