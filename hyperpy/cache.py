@@ -91,6 +91,9 @@ class Cache:
         if not item.commitments:
             self._put(item, batch, 0)
             return commitments.content_id(item)
+        known = item.memo.get("reference")  # of what lies whole elsewhere and was put before
+        if known is not None and self._holds(native(known), batch):
+            return cast(str, known)
         return self._put_signed(item, batch, 0)[1]
 
     def _put(self, item: Value, batch: Batch, depth: int) -> bytes:

@@ -337,6 +337,8 @@ class Resolver:
                 frame.oracles.append(self.recorder.oracle(draft, batch))
             return
         record = self.recorder.write(draft, batch, frame.chain.origin, slot=frame.chain.slot)
+        if frame.chain.slot is not None:
+            return  # kept by slot
         if deterministic and not inner.oracles and not now.cached_from and result.status == "ok":
             key = self.cache.result_key(now.base, now.request, device.implementation)
             literal = type(result.value) is not Message

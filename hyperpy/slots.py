@@ -239,19 +239,21 @@ def _turn(store: Store, name: bytes) -> Any:
 
 
 def write_assignment(assignment: Message, chain: bytes) -> bytes:
-    """Return the entry of the table ``assignments``: the 32 chain bytes, and the whole message."""
-    return canonical.encode((chain, whole.plain(assignment)))
+    """Return the entry of the table ``assignments``: the 32 chain bytes, the whole message, and two of its IDs."""
+    names = (commitments.signed_id(assignment).encode(), commitments.hashpath_id(assignment).encode())
+    return canonical.encode((chain, whole.plain(assignment), names))
 
 
 def read_assignment(data: bytes) -> tuple[bytes, Message]:
     """Return the chain bytes and the assignment of an entry; raise Corrupt if it is damaged."""
     try:
-        chain, rest = canonical.decode(data)
+        chain, rest, (name, path) = canonical.decode(data)
         found = whole.restored(rest)
     except (CodecError, SizeError, TypeError, ValueError) as error:
         raise Corrupt(f"a stored assignment was damaged: {error}") from None
     if type(found) is not Message or type(chain) is not bytes:
         raise Corrupt("a stored assignment was damaged")
+    found.memo.update({"id all": key_text(name), "hashpath-id": key_text(path), "reference": key_text(name)})
     return chain, found
 
 
