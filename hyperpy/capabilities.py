@@ -45,6 +45,9 @@ class NodeControl(Protocol):
     def is_operator(self, request: Message) -> bool:
         """Say whether a verified signature of the operator is on the request."""
 
+    def reply_signers(self, *, address: bool = True) -> frozenset[str]:
+        """Return the addresses (``address``: this node's too) whose signature over a status is only a reply's."""
+
     def hooks(self, event: str) -> Sequence[Message]:
         """Return the handlers of a hook, in order."""
 
@@ -132,6 +135,7 @@ class Jobs(Protocol):
         slot: tuple[str, int] | None = None,
         also: Callable[[Result, Batch], None] = ...,
         rescue: Callable[[HyperpyError], Result] | None = None,
+        into: Batch | None = None,
     ) -> Result:
         """Run one step with limits of its own; it is recorded and committed when this returns.
 
@@ -139,10 +143,14 @@ class Jobs(Protocol):
             slot: process ID and slot number that the step computes, for the trail's index.
             also: called with the result before the commit; what it puts into the batch is committed too.
             rescue: may turn the step's failure, which is recorded, into a result; or raise.
+            into: collects what several steps write; the caller commits it before anybody is answered.
 
         Raises:
             HyperpyError: the step failed; its record is committed all the same.
         """
+
+    def commit(self, batch: Batch) -> None:
+        """Commit what steps wrote ``into`` a batch; raise StoreError if the store cannot take it."""
 
 
 class Workers(Protocol):

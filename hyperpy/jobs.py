@@ -43,9 +43,10 @@ class Jobs:
         slot: tuple[str, int] | None = None,
         also: Callable[[Result, Batch], None] = lambda result, batch: None,
         rescue: Callable[[HyperpyError], Result] | None = None,
+        into: Batch | None = None,
     ) -> Result:
         """See :meth:`hyperpy.capabilities.Jobs.step`."""
-        batch = Batch()
+        batch = Batch() if into is None else into
         chain = self._chain(batch)
         chain.slot = slot
         try:
@@ -58,7 +59,12 @@ class Jobs:
             also(result, batch)
             return result
         finally:
-            batch.commit(self._store)
+            if into is None:
+                batch.commit(self._store)
+
+    def commit(self, batch: Batch) -> None:
+        """See :meth:`hyperpy.capabilities.Jobs.commit`."""
+        batch.commit(self._store)
 
 
 class Workers:

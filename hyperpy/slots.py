@@ -247,7 +247,7 @@ def write_assignment(assignment: Message, chain: bytes) -> bytes:
 def read_assignment(data: bytes) -> tuple[bytes, Message]:
     """Return the chain bytes and the assignment of an entry; raise Corrupt if it is damaged."""
     try:
-        chain, rest, (name, path) = canonical.decode(data)
+        chain, rest, (name, path) = canonical.decode_own(data)
         found = whole.restored(rest)
     except (CodecError, SizeError, TypeError, ValueError) as error:
         raise Corrupt(f"a stored assignment was damaged: {error}") from None

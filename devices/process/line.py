@@ -39,6 +39,8 @@ log = logging.getLogger("hyperpy.device")
 _LASTING: Final = (MessageError, KeyNotFound, DeviceError)
 _PASSING: Final = (Busy, DeviceTimeout, NotCached, CommitmentError, DeviceNotFound, ConfigError)
 _SNAPSHOT: Final = Message({"path": "snapshot", "mode": "Map"})
+_TOGETHER: Final = 16
+"""Slots that are committed at once. Nobody is told of a slot before its commit."""
 _NOT_ENOUGH: Final = "(MemoryError)"
 
 
@@ -163,17 +165,27 @@ class Line:
             Forked: an assignment does not follow those that led here.
             HyperpyError: a slot could not be computed now.
         """
-        first = True
-        for assignment in assignments:
-            if self.at >= wanted:
-                break
-            self._one(assignment, first, wanted)
-            first = False
-            if time.monotonic() >= until:
-                break
+        batch, started, first = Batch(), self.at, True
+        try:
+            for assignment in assignments:
+                if self.at >= wanted:
+                    break
+                self._one(assignment, first or self.at + 1 == wanted, batch)
+                first = False
+                if (self.at - started) % _TOGETHER == 0:
+                    self._commit(batch)
+                if time.monotonic() >= until:
+                    break
+        finally:
+            self._commit(batch)
         return self.at >= wanted
 
-    def _one(self, assignment: Message, first: bool, wanted: int) -> None:
+    def _commit(self, batch: Batch) -> None:
+        ahead, self.broken = self.broken, True
+        self._jobs.commit(batch)
+        self.broken = ahead
+
+    def _one(self, assignment: Message, forced: bool, batch: Batch) -> None:
         slot = slot_of(assignment)
         if slot != self.at + 1:
             raise DeviceError("Received assignment slot does not match expected slot.")
@@ -190,10 +202,11 @@ class Line:
             self._slots.put_state(self.process, slot, made[0], batch, snapshot=False)
 
         self.broken = True  # until the new state is in place: the live device may be ahead of the old one
-        self._jobs.step(base, assignment, slot=(self.process, slot), also=keep, rescue=_lasting)
+        self._jobs.step(base, assignment, slot=(self.process, slot), also=keep, rescue=_lasting, into=batch)
         self._state, self.at, self.mark = made[0], slot, mark
         self.broken = False
-        if self._due(slot, first or slot == wanted):
+        if self._due(slot, forced):
+            self._commit(batch)
             self.keep_snapshot()
 
     def _after(self, result: Result, base: Message, assignment: Message, slot: int) -> Message:

@@ -82,6 +82,15 @@ def decode(data: bytes) -> Any:
     return found
 
 
+def decode_own(data: bytes) -> Any:
+    """Return the value of bytes that this node wrote and nobody else could: whether they are canonical is not asked.
+
+    Raises:
+        CodecError, SizeError: they are damaged.
+    """
+    return _unpack(data, _message)
+
+
 def _unpack(data: bytes, hook: Callable[[list[tuple[Any, Any]]], Message]) -> Any:
     try:
         return msgpack.unpackb(

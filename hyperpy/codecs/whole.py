@@ -16,6 +16,7 @@ MAX_DEPTH = 64
 """Nesting of what is written (design 5)."""
 
 _LIST = b"list"
+_NESTING = frozenset({Message, tuple})
 
 
 def encode(item: Value) -> bytes:
@@ -60,6 +61,8 @@ def restored(item: Any) -> Value:
         CodecError: it gives nothing such.
     """
     if type(item) is Message:
+        if _NESTING.isdisjoint(map(type, item.raw_items().values())):
+            return item
         return Message.make({key: restored(child) for key, child in item.raw_items().items()})
     if type(item) is not tuple:
         return item  # type: ignore[no-any-return]
