@@ -16,7 +16,7 @@ from hyperpy import commitments
 from hyperpy.errors import InvalidSignature
 from hyperpy.http.client import Connection, parse_url, request_form
 from hyperpy.keys import RsaKey
-from hyperpy.message import Message
+from hyperpy.message import Message, Value
 
 
 class Client:
@@ -69,12 +69,27 @@ class Client:
         own = Message(message or {}) | {"path": self._prefix + path, "method": method}
         if self._key is not None:
             own = commitments.commit(own, self._key)
-        reply = self._connection.exchange(self._origin, request_form(own))
+        return self._checked(self._connection.exchange(self._origin, request_form(own)))
+
+    def _checked(self, reply: Message) -> Message:
         status = reply.get("status")
         worked = isinstance(status, int) and status < 400
         if worked and self._signed_by is not None and self._signed_by not in self.signers(reply):
             raise InvalidSignature(f"the reply is not signed by {self._signed_by}")
         return reply
+
+    def send(self, path: str, message: Mapping[str, Any] | Message) -> Message:
+        """Return the reply to a POST of a message that stands for itself; raises as :meth:`get`.
+
+        The message is signed without path and method, unless it is signed already: what a process is
+        sent, or is, keeps its ID wherever it goes.
+        """
+        own = message if isinstance(message, Message) else Message(message)
+        if self._key is not None and not own.commitments:
+            own = commitments.commit(own, self._key)
+        extra: dict[str, Value] = {"path": (self._prefix + path).encode(), "method": b"POST"}
+        own = Message.make({**own.raw_items(), **extra}, own.commitments)
+        return self._checked(self._connection.exchange(self._origin, request_form(own)))
 
     @staticmethod
     def signers(reply: Message) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
 """http_process: one recorded story of a process, told again in order (design.md 6).
 
 Each request is made anew: the identifiers of the recording become ours, and what was signed is
-signed by wallets of ours. Then replies are compared as in ``run_http``: status, header names and
-values, ``ao-types``, ``ao-result`` and body. What depends on a clock or on the salt of a signature
+signed by wallets of ours. Then replies are compared as in ``run_http``: whether there is a hashpath
+with S's file; status, header names and values, ``ao-types``, ``ao-result`` and body with F's. What depends on a clock or on the salt of a signature
 (``timestamp``, ``hash-chain``, ``base-hashpath``, IDs of signed messages) is learnt where it is
 first seen, and must then be the same everywhere.
 """
@@ -43,7 +43,7 @@ def run(header: Any, case: Any) -> Outcome:
     at, story = _told["story"]
     want = rules.expected(case)
     got = _asked(at, _request(case["request"], story))
-    shown = want.final if want.final is not None and want.sides & {"F", "both", "neither"} else want.base
+    shown = want.base if want.final is None else want.final
     traced = wire._recorded(want.base)
     answer = wire._recorded(shown)
     if "result-cache" in want.rules:
