@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import threading
+import time
 
 from hyperpy import Context, Message, Result, device, key
 from hyperpy.capabilities import Http, NodeControl
-from hyperpy.errors import Forbidden, HyperpyError, NotFound, ParameterError
+from hyperpy.errors import Forbidden, HyperpyError, NotFound, ParameterError, UpstreamError
 from hyperpy.message import As, Value, as_text
+
+_PAUSE = 10.0
+"""Seconds for which a peer that failed is tried last."""
+_MOST_PEERS = 16
 
 
 @device("relay@1.0", needs=("node", "http"), excludes=("set", "keys", "id"))
@@ -17,19 +22,35 @@ class Relay:
     def start(self, node: NodeControl, http: Http) -> None:
         """Take the settings and the way to peers."""
         self._node, self._http = node, http
+        self._down: dict[str, float] = {}
 
     @key(deterministic=False)
     def call(self, base: Message, request: Message, ctx: Context) -> Message:
-        """Return the peer's reply."""
-        peer, message = self._prepare(base, request, ctx)
-        return self._http.call(peer, message).without("set-cookie")
+        """Return the peer's reply; of several peers, that of the first one that can be reached."""
+        calls, again = self._prepare(base, request, ctx)
+        calls = self._allowed(calls)
+        if again and len(calls) == 1:
+            calls = calls * 2  # a connection that was kept open may have ended
+        for number, (peer, message) in enumerate(calls, 1):
+            try:
+                reply = self._http.call(peer, message).without("set-cookie")
+            except UpstreamError as error:
+                self._down[peer] = time.monotonic() + _PAUSE
+                if number == len(calls) or not (again or error.unsent):
+                    raise
+                ctx.log("peer-failed", peer=peer, error=error.message)
+                continue
+            if number < len(calls) and again and reply.get("status") in (502, 503):
+                self._down[peer] = time.monotonic() + _PAUSE
+                continue
+            self._down.pop(peer, None)
+            return reply
+        raise UpstreamError("no peer answered")
 
     @key(deterministic=False)
     def cast(self, base: Message, request: Message, ctx: Context) -> bytes:
         """Send and do not wait for the reply."""
-        peer, message = self._prepare(base, request, ctx)
-        if not self._http.allowed(peer):
-            raise Forbidden(f"this node may not talk to {peer}", hint="The operator lists peers in [relay] peers.")
+        peer, message = self._allowed(self._prepare(base, request, ctx)[0])[0]
 
         def send() -> None:
             try:
@@ -47,7 +68,8 @@ class Relay:
         call = Message({"path": "call", "target": "body"}) | {"body": original}
         return Message({"body": [{"device": "relay@1.0"}, call]})
 
-    def _prepare(self, base: Message, request: Message, ctx: Context) -> tuple[str, Message]:
+    def _prepare(self, base: Message, request: Message, ctx: Context) -> tuple[list[tuple[str, Message]], bool]:
+        """Return who may be called with which message, in order, and whether calling again is harmless."""
         target = _target(base, request)
         path = _first((base, "path"), (target, "path"), (request, "relay-path"), (base, "relay-path"))
         if target is request or path is None:
@@ -55,38 +77,75 @@ class Relay:
         if path is None:
             raise ParameterError("relay: there is no path to call", name="relay-path", hint="Add relay-path=/PATH.")
         text = as_text(path, "relay-path")
-        peer = _first((base, "peer"), (target, "peer"), (request, "peer"))
-        at, text = _split(text) if peer is None else (as_text(peer, "peer"), text)
-        if at is None:
-            at = self._route(text, ctx)
         method = _first(
             (base, "method"), (target, "method"), (request, "relay-method"), (base, "relay-method"), (request, "method")
         )
         body = _first(
             (base, "body"), (target, "body"), (request, "relay-body"), (base, "relay-body"), (request, "body")
         )
+        device = _first((base, "relay-device"), (target, "relay-device"), (request, "relay-device"))
         kept = {k: v for k, v in target.raw_items().items() if k not in _OWN} if target is not base else {}
-        made = Message.make({**kept, "path": text.encode(), "method": method if method is not None else b"GET"})
+        made = Message.make({**kept, "method": method if method is not None else b"GET"})
+        if device is not None:
+            made = made | {"device": device}
         if body is not None and made.get("method") != b"GET":
             made = made | {"body": body}
-        return at, made
+        again = _first((base, "relay-retry"), (request, "relay-retry"))
+        readonly = made.get("method") in (b"GET", b"HEAD")
+        peer = _first((base, "peer"), (target, "peer"), (request, "peer"))
+        calls = [(at, made | {"path": way}) for at, way in self._peers(peer, text, kept, ctx)]
+        return calls, readonly if again is None else as_text(again) == "true"
 
-    def _route(self, path: str, ctx: Context) -> str:
+    def _peers(self, peer: Value | None, path: str, kept: dict[str, Value], ctx: Context) -> list[tuple[str, str]]:
+        """Return peers and paths: the named peer or peers, that of an absolute URL, or those of a route."""
+        if peer is not None:
+            named = peer if isinstance(peer, tuple) else (peer,)
+            return [(as_text(one, "peer"), path) for one in named[:_MOST_PEERS]]
+        at, rest = _split(path)
+        if at is not None:
+            return [(at, rest)]
         try:
-            found = ctx.step(As("router@1.0", Message()), Message({"path": "route", "route-path": path}))
+            call = Message.make({**kept, "path": b"order", "route-path": path.encode("utf-8", "surrogateescape")})
+            found = ctx.step(As("router@1.0", Message()), call)
         except NotFound:
             found = Result("not_found", b"")
-        if found.status != "ok":
+        if found.status != "ok" or not isinstance(found.value, tuple):
             raise ParameterError(
                 "relay: no peer is named, and no route leads to that path",
                 name="peer",
                 hint="Add peer=http://HOST:PORT; the operator allows peers with [relay] peers.",
             )
-        return as_text(found.value, "route")
+        urls = [_split(as_text(one, "route")) for one in found.value[:_MOST_PEERS]]
+        return [(at, way) for at, way in urls if at is not None]
+
+    def _allowed(self, calls: list[tuple[str, Message]]) -> list[tuple[str, Message]]:
+        """Return the calls to peers the operator allowed, those that failed lately last.
+
+        Raises:
+            Forbidden: there is none.
+        """
+        found = [one for one in calls if self._http.allowed(one[0])]
+        if not found:
+            who = calls[0][0] if calls else "that peer"
+            raise Forbidden(f"this node may not talk to {who}", hint="The operator lists peers in [relay] peers.")
+        now = time.monotonic()
+        return sorted(found, key=lambda one: self._down.get(one[0], 0.0) > now)
 
 
 _OWN = frozenset(
-    {"path", "method", "body", "peer", "host", "connection", "accept", "accept-encoding", "accept-bundle", "device"}
+    {
+        "path",
+        "method",
+        "body",
+        "peer",
+        "host",
+        "relay-retry",
+        "connection",
+        "accept",
+        "accept-encoding",
+        "accept-bundle",
+        "device",
+    }
     | {"relay-path", "relay-method", "relay-body", "relay-device", "target", "user-agent", "content-length"}
 )
 

@@ -232,9 +232,13 @@ class Corrupt(StoreError):
 
 
 class UpstreamError(HyperpyError):
-    """Another node answered wrongly, or not at all."""
+    """Another node answered wrongly, or not at all.
+
+    ``unsent`` says that no byte of the request reached it, so that sending again repeats nothing.
+    """
 
     status = 502
+    unsent = False
     advice = "Check that the peer runs and is reachable."
 
 

@@ -29,7 +29,7 @@ _ONE_FILE = (
     *("message", "stack", "multipass", "dedup", "patch", "trie", "apply", "lookup", "cache", "hook", "rate-limit"),
     *("location", "relay", "name", "local-name", "whois", "cron", "test-device", "secret", "http-auth", "cookie"),
     *("auth-hook", "meta", "calculator", "hyperbuddy", "process"),
-    *("p4", "simple-pay", "faff"),
+    *("p4", "simple-pay", "faff", "router"),
 )
 BUNDLED: dict[str, str] = {
     **{f"{name}@1.0": f"hyperpy.devices.{name.replace('-', '_')}" for name in _ONE_FILE},

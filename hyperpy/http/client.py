@@ -101,8 +101,9 @@ class Connection:
                 data = self._body(answer, time.monotonic() + 2 * self._timeout)
                 return decode_reply(answer.status_code, answer.headers.raw, data)
         except httpx2.HTTPError as error:
-            kind = type(error).__name__
-            raise UpstreamError(f"{origin.url} did not answer ({kind})") from None
+            made = UpstreamError(f"{origin.url} did not answer ({type(error).__name__})")
+            made.unsent = isinstance(error, (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout))
+            raise made from None
 
     def _http(self) -> httpx2.Client:
         with self._lock:

@@ -180,6 +180,13 @@ def test_the_operator_says_what_is_free() -> None:
         assert ask(n, "GET", "/~message@1.0&x=/~worker@1.0/x")["status"] == 402
 
 
+def test_routes_have_prices_of_their_own() -> None:
+    offered = {"offered": [{"template": "/~worker@1.0/.*", "price": 50}]}
+    with charged(funds=60, **{"router-opts": offered}) as n:
+        assert text(call(n, ALICE)) == "done"
+        assert balance(n) == 10
+
+
 def test_paths_that_apply_runs_are_counted() -> None:
     with charged(price=1) as n:
         direct = call(n, None, '/~apply@1.0&job="/~worker@1.0/work"/job')
