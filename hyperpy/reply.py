@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from hyperpy import commitments
+from hyperpy.commitments import without_reply_signatures as without_reply_signatures
 from hyperpy.errors import HyperpyError, KeyNotFound
 from hyperpy.message import NOT_FOUND, Atom, Message, Value, as_text, committed_list
 from hyperpy.recorder import wrap
@@ -104,25 +103,3 @@ def unsigned(message: Message) -> Message:
     if len(kept) < len(message.commitments):
         message = message.with_commitments(kept)
     return message if commitments.committers(message) else message.with_commitments({})
-
-
-def without_reply_signatures(message: Message, signers: Collection[str]) -> Message:
-    """Return a message without the commitments that only say "this node answered so" (design 5, b).
-
-    Such is a commitment by one of ``signers`` (the node, its schedulers and authorities) that covers an
-    integer ``status``; in ANS-104 items, whose tags have no types, and in the older dialects, which
-    sign texts, any ``status``.
-    """
-    if not message.commitments:
-        return message
-    whole = isinstance(message.raw("status"), int)
-    kept = {
-        name: fields
-        for name, fields in message.commitments.items()
-        if not (
-            commitments.committer_of(fields) in signers
-            and "status" in committed_list(fields)
-            and (whole or fields.get("commitment-device") == b"ans104@1.0" or "dialect" in fields)
-        )
-    }
-    return message if len(kept) == len(message.commitments) else message.with_commitments(kept)

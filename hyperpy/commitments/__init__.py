@@ -33,6 +33,7 @@ from hyperpy.commitments.ids import (
     signed_id,
     unsigned_id,
 )
+from hyperpy.commitments.replies import without_reply_signatures
 from hyperpy.commitments.signing import bundled, commit
 from hyperpy.commitments.verifying import check, verify
 from hyperpy.commitments.wire import http_form
@@ -56,4 +57,5 @@ __all__ = [
     "signed_id",
     "unsigned_id",
     "verify",
+    "without_reply_signatures",
 ]

@@ -138,6 +138,20 @@ class Scheduler:
     unsigned: bool = _setting(
         False, "Schedule messages that nobody signed. For development only.", wire="scheduler-unsigned"
     )
+    mode: str = _setting(
+        "local",
+        "'local' (a slot is on this disk before it is answered) or 'disabled' (nothing is scheduled).",
+        wire="scheduler-mode",
+        choices=("local", "disabled"),
+    )
+    follow_redirects: bool = _setting(
+        True,
+        "Ask a process's scheduler on the client's behalf, where it is an allowed peer; else answer 307.",
+        wire="scheduler-follow-redirects",
+    )
+    follow_hints: bool = _setting(
+        True, "Believe the ?hint=URL of a process ID about where its scheduler is.", wire="scheduler-follow-hints"
+    )
     schedulers: list[str] = _setting([], "Addresses of schedulers this node believes.", wire="schedulers")
     authorities: list[str] = _setting([], "Addresses that may speak for other processes.", wire="authorities")
 

@@ -1,0 +1,271 @@
+"""Checking a schedule: slots, chains, signers, times (devices/02-scheduler, "For hyperpy")."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, Final
+
+from hyperpy import Message, commitments, hashpath
+from hyperpy.capabilities import Slots
+from hyperpy.encoding import b64u, b64u_decode, number_keys, sha256
+from hyperpy.errors import CodecError, HyperpyError, MessageError, MessageNotFound
+from hyperpy.message import Link, as_text
+
+from .assignment import algorithm_of
+from .targets import references
+
+MOST: Final = 9_999
+"""Slots beyond the first that one answer checks."""
+
+MAX_FINDINGS: Final = 1_000
+
+RAW: Final = "raw"
+"""``hash-chain`` made from the 32 bytes of the one before."""
+TEXT: Final = "text"
+"""``hash-chain`` made from the 43 characters of the one before, as the reference does after a restart."""
+
+
+class Audit:
+    """One check of one schedule.
+
+    Args:
+        slots: this node's own schedules, to compare with.
+        process: the process's ID.
+        definition: its definition.
+        deadline: monotonic seconds; what was not checked until then is said to be.
+    """
+
+    def __init__(self, slots: Slots, process: str, definition: Message, *, deadline: float) -> None:
+        self._slots = slots
+        self._process = process
+        self._schedulers = [one.address for one in references(definition, Message())]
+        self._algorithm = algorithm_of(definition)
+        self._deadline = deadline
+        self._findings: list[dict[str, Any]] = []
+        self._forms: Counter[str] = Counter()
+        self._signers: Counter[str] = Counter()
+        self._before: Message | None = None
+        self._checked = 0
+        self._unlinked = 0
+
+    def own(self, first: int, last: int) -> Message:
+        """Return the verdict on this node's own schedule, from slot ``first`` to ``last``."""
+        head = self._slots.head(self._process).slot
+        if first > 0:
+            self._before = self._slots.read(self._process, first - 1)
+            if self._before is None and first <= head:
+                self._found(first - 1, "missing", "there is no such slot")
+        due = first
+        for one in self._slots.range(self._process, first, last):
+            if self._late():
+                break
+            self._check(due, one)
+            due += 1
+        if due <= min(last, head) and not self._late():
+            self._found(due, "missing", f"there is no such slot, though the schedule goes on to {head}")
+        return self._verdict(first, due - 1, due <= head)
+
+    def given(self, schedule: Message) -> Message:
+        """Return the verdict on a schedule that somebody sent, compared with this node's own where it has one.
+
+        Raises:
+            MessageError: it is no schedule.
+        """
+        numbered = list(self._numbered(schedule))
+        due = first = numbered[0][0] if numbered else 0
+        if first > 0:
+            self._before = self._slots.read(self._process, first - 1)
+        for number, one in numbered:
+            if self._late():
+                break
+            if number != due:
+                self._found(due, "missing", f"slots {due} to {number - 1} are not there")
+                self._before = None
+            self._check(number, one)
+            self._compare(number, one)
+            due = number + 1
+        more = schedule.get("continues") is True or (bool(numbered) and due <= numbered[-1][0])
+        return self._verdict(first, due - 1, more)
+
+    def _numbered(self, schedule: Message) -> Iterable[tuple[int, Message]]:
+        found = schedule.get("assignments")
+        if isinstance(found, tuple):
+            found = Message.make({str(number): one for number, one in enumerate(found)})
+        if not isinstance(found, Message):
+            raise MessageError("a schedule holds its assignments under 'assignments'")
+        names = number_keys(found)
+        if len(names) > MOST + 1:
+            raise MessageError(f"more than {MOST + 1} assignments at once", hint="Send the schedule in parts.")
+        for name in names:
+            raw = found.raw(name)
+            try:
+                one = found.get(name)
+            except MessageNotFound:
+                one = raw
+            if isinstance(one, Message):
+                yield int(name), one
+            else:
+                where = f" ({raw.id})" if isinstance(raw, Link) else ""
+                self._found(int(name), "missing", f"the assignment is not at hand{where}")
+
+    # -- one assignment --------------------------------------------------------------------
+
+    def _check(self, due: int, one: Message) -> None:
+        self._checked += 1
+        if one.get("slot") != due:
+            self._found(due, "slot", f"says that it is slot {_shown(one, 'slot')}")
+        if one.get("process") != self._process.encode():
+            self._found(due, "process", f"belongs to the process {_shown(one, 'process')}")
+        if _shown(one, "type").lower() != "assignment":
+            self._found(due, "type", "is no assignment")
+        self._check_signers(due, one)
+        self._check_body(due, one)
+        self._check_chain(due, one)
+        self._check_path(due, one)
+        self._check_time(due, one)
+        self._before = one
+
+    def _check_signers(self, due: int, one: Message) -> None:
+        try:
+            commitments.check(one)
+        except HyperpyError as error:
+            self._found(due, "signature", error.message)
+        signers = commitments.committers(one)
+        for signer in signers:
+            self._signers[signer] += 1
+            if signer not in self._schedulers:
+                self._found(due, "signer", f"signed by {signer}, which is no scheduler of the process")
+        if not set(signers) & set(self._schedulers):
+            self._found(due, "signer", "signed by no scheduler of the process")
+        covered = set(commitments.committed(one)) if signers else set()
+        for name in ("slot", "process", "body", "hash-chain", "base-hashpath"):
+            if name in one and signers and name not in covered:
+                self._found(due, "signature", f"no signature covers '{name}'")
+
+    def _check_body(self, due: int, one: Message) -> None:
+        try:
+            body = one.get("body")
+        except MessageNotFound as error:
+            self._found(due, "body", error.message)
+            return
+        if not isinstance(body, Message):
+            self._found(due, "body", "holds no message")
+            return
+        try:
+            commitments.check(body)
+        except HyperpyError as error:
+            self._found(due, "body", f"the scheduled message does not verify: {error.message}")
+
+    def _check_chain(self, due: int, one: Message) -> None:
+        told = one.get("hash-chain")
+        if told is None:
+            self._forms["none"] += 1
+            if "base-hashpath" not in one:
+                self._found(due, "chain", "is linked to nothing: neither hash-chain nor base-hashpath")
+            return
+        body = _body_id(one)
+        if body is None:
+            return
+        forms = self._forms_before(due)
+        if forms is None:
+            self._unlinked += 1
+            return
+        for form, before in forms.items():
+            if told == b64u(sha256(before + body)).encode():
+                self._forms[form] += 1
+                return
+        self._found(due, "hash-chain", "does not follow from the slot before it and the scheduled message")
+
+    def _forms_before(self, due: int) -> dict[str, bytes] | None:
+        """Return what may stand before the message's ID in the hash-chain; None if it is not known."""
+        if due == 0:
+            return {RAW: b""}
+        told = self._before.get("hash-chain") if self._before is not None else None
+        if not isinstance(told, bytes):
+            return None
+        try:
+            return {RAW: b64u_decode(told), TEXT: told}
+        except CodecError:
+            return {TEXT: told}
+
+    def _check_path(self, due: int, one: Message) -> None:
+        told = one.get("base-hashpath")
+        if told is None:
+            return
+        if due == 0:
+            expected = self._process
+        elif self._before is not None and "base-hashpath" in self._before:
+            try:
+                before = self._before.text("base-hashpath")
+                expected = hashpath.combine(before, commitments.signed_id(self._before), self._algorithm)
+            except HyperpyError:
+                expected = ""
+        else:
+            self._unlinked += "hash-chain" not in one
+            return
+        if told != expected.encode():
+            self._found(due, "base-hashpath", "does not follow from the assignment before it")
+
+    def _check_time(self, due: int, one: Message) -> None:
+        now = _whole(one.get("timestamp"))
+        before = _whole(self._before.get("timestamp")) if self._before is not None else None
+        if now is None:
+            self._found(due, "timestamp", "is no number")
+        elif before is not None and now < before:
+            self._found(due, "timestamp", f"{now} is before {before}, that of the slot before")
+
+    def _compare(self, number: int, one: Message) -> None:
+        """Find a fork: another assignment of the same slot, which this node holds."""
+        known = self._slots.read(self._process, number)
+        if known is None:
+            return
+        here, there = commitments.signed_id(known), commitments.signed_id(one)
+        if here == there:
+            return
+        both = sorted(set(commitments.committers(known)) & set(commitments.committers(one)))
+        who = f"{', '.join(both)} signed both" if both else "signed by others"
+        self._found(number, "fork", f"{there} is not {here}, which this node holds for the slot; {who}")
+
+    # -- the answer ------------------------------------------------------------------------
+
+    def _late(self) -> bool:
+        return time.monotonic() > self._deadline - 1.0
+
+    def _found(self, slot: int, kind: str, problem: str) -> None:
+        if len(self._findings) < MAX_FINDINGS:
+            self._findings.append({"slot": slot, "kind": kind, "problem": problem})
+
+    def _verdict(self, first: int, last: int, more: bool) -> Message:
+        return Message(
+            {
+                "process": self._process,
+                "valid": not self._findings,
+                "checked": self._checked,
+                "from": first,
+                "to": last,
+                "continues": more,
+                "unlinked": self._unlinked,
+                "schedulers": self._schedulers,
+                "signers": dict(self._signers),
+                "hash-chain-forms": dict(self._forms),
+                "findings": self._findings,
+            }
+        )
+
+
+def _body_id(one: Message) -> bytes | None:
+    raw = one.raw("body")
+    if isinstance(raw, Link):
+        return raw.id.encode()
+    return commitments.signed_id(raw).encode() if isinstance(raw, (Message, bytes)) else None
+
+
+def _shown(one: Message, name: str) -> str:
+    found = one.get(name)
+    return as_text(found, name)[:60] if found is not None and not isinstance(found, (Message, tuple)) else "nothing"
+
+
+def _whole(item: object) -> int | None:
+    return item if isinstance(item, int) and not isinstance(item, bool) else None
