@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hyperpy import commitments, path, reply
+from hyperpy import commitments, path, reply, results
 from hyperpy.actors import ActorSystem
 from hyperpy.cache import Batch, Cache
 from hyperpy.config import Config
@@ -19,6 +19,7 @@ from hyperpy.context import Chain, Frame, Services, device_error, ok
 from hyperpy.errors import ConfigError, DeviceTimeout, Forbidden, HyperpyError
 from hyperpy.housekeeping import Housekeeping
 from hyperpy.http.client import PeerClient
+from hyperpy.http.form import JSON
 from hyperpy.http.wire import ANS104, Ingress
 from hyperpy.jobs import Jobs, Workers
 from hyperpy.keys import RsaKey
@@ -173,8 +174,12 @@ class Node:
         request = request.with_private(**private)
         chain = self.chain(batch, deadline, ingress, request)
         try:
-            members, request = self._hooked_request(request, path.parse(request, limits=self._limits), chain, ingress)
-            made = self._hooked_response(request, self._resolved(members, chain), chain)
+            asked = results.with_slots(path.parse(request, limits=self._limits))
+            members, request = self._hooked_request(request, asked, chain, ingress)
+            made = self._resolved(members, chain)
+            if ingress.wants.codec == JSON:
+                made = results.with_raw(made, members)
+            made = self._hooked_response(request, made, chain)
         except _Halted as halted:
             made = halted.reply
         except HyperpyError as error:

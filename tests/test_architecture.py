@@ -16,7 +16,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("hashpath", "store"),
     ("sdk", "trail", "cache", "capabilities"),
     ("actors", "registry", "dispatch", "watchdog", "metrics", "flights", "privacy"),
-    ("resolver", "context", "normalise", "recorder", "reply", "http.wire", "http.client"),
+    ("resolver", "context", "normalise", "recorder", "reply", "results", "http.wire", "http.client"),
     ("settings", "storage", "maintenance", "housekeeping", "timers", "jobs", "slots", "node"),
     ("http.server", "client", "testing", "demo", "bench", "cli", "__main__"),
 )
