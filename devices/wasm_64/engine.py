@@ -1,0 +1,201 @@
+"""Compiled images: one engine for the process, a bounded cache of modules, and the clock that ends late calls."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from hyperpy.codecs import wasm
+from hyperpy.errors import CodecError, SizeError
+
+if TYPE_CHECKING:
+    from wasmtime import Engine, FuncType, Linker, Module
+
+IMAGE_LIMIT = 32 << 20
+"""Bytes of one image. Compiling cannot be interrupted."""
+STACK = 512 << 10
+"""Bytes of a guest's call stack."""
+_KEPT = 16
+_KEPT_BYTES = 64 << 20
+_TICK_S = 0.05
+_LETTERS = {"i32": "i", "i64": "I", "f32": "f", "f64": "F"}
+
+
+class LegacyExceptions(CodecError):
+    """The image uses the older exception operators; it must be converted first."""
+
+
+class Import:
+    """One imported function: its names and its signature.
+
+    Attributes:
+        letters: parameters and results, ``(iI)F``.
+        results: type names of the results.
+    """
+
+    __slots__ = ("letters", "module", "name", "params", "results")
+
+    def __init__(self, module: str, name: str, kind: FuncType) -> None:
+        self.module, self.name = module, name
+        self.params = [str(item) for item in kind.params]
+        self.results = [str(item) for item in kind.results]
+        letters = ["".join(_LETTERS.get(item, "?") for item in side) for side in (self.params, self.results)]
+        self.letters = f"({letters[0]}){letters[1]}"
+
+
+class Compiled:
+    """A module ready to be instantiated. Thread-safe.
+
+    Args:
+        key: the ID of the image as messages name it.
+        image: the bytes to run; of a converted image, the converted form.
+        called: answers a call of an imported function on the calling thread.
+    """
+
+    def __init__(self, key: str, image: bytes, called: Callable[[Import, tuple[Any, ...]], Any]) -> None:
+        from wasmtime import FuncType, Linker, MemoryType, Module, WasmtimeError
+
+        made = wasm.instrument(image)
+        self.key, self.size = key, len(image)
+        self.globals, self.has_memory = made.globals, made.memory
+        self.engine = engine()
+        try:
+            self.module: Module = Module(self.engine, made.image)
+        except WasmtimeError as error:
+            raise _refused(str(error)) from None
+        self.linker: Linker = Linker(self.engine)
+        for item in self.module.imports:
+            if isinstance(item.type, FuncType):  # instrument() lets nothing else through
+                entry = Import(item.module, item.name or "", item.type)
+                self.linker.define_func(entry.module, entry.name, item.type, _bound(called, entry))
+        self.memory64 = False
+        self.functions: dict[str, tuple[list[str], list[str]]] = {}
+        for export in self.module.exports:
+            if isinstance(export.type, FuncType):
+                sides = (export.type.params, export.type.results)
+                self.functions[export.name] = ([str(kind) for kind in sides[0]], [str(kind) for kind in sides[1]])
+            elif isinstance(export.type, MemoryType):
+                self.memory64 = export.type.is_64
+        self.initial: tuple[bytes, ...] | None = None
+        """The memory's pages after instantiation; kept here so that states share them."""
+
+
+def _bound(called: Callable[[Import, tuple[Any, ...]], Any], entry: Import) -> Callable[..., Any]:
+    return lambda *args: called(entry, args)
+
+
+def _refused(text: str) -> CodecError:
+    if "legacy_exceptions" in text:
+        return LegacyExceptions("the image uses WebAssembly's older exception operators")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return CodecError(
+        f"the image is no module that this node can run: {lines[-1][:200] if lines else 'no reason given'}"
+    )
+
+
+_engine: Engine | None = None
+_lock = threading.Lock()
+_modules: OrderedDict[tuple[str, str], Compiled] = OrderedDict()
+_compiling: dict[tuple[str, str], threading.Lock] = {}
+
+
+def engine() -> Engine:
+    """Return the process's engine: 64-bit memory, counted steps, one NaN, no threads."""
+    global _engine
+    if _engine is None:
+        from wasmtime import Config, Engine
+
+        config = Config()
+        config.wasm_memory64 = True
+        config.wasm_exceptions = True
+        config.wasm_threads = False
+        config.wasm_multi_memory = False
+        config.wasm_relaxed_simd_deterministic = True
+        config.cranelift_nan_canonicalization = True
+        config.consume_fuel = True
+        config.epoch_interruption = True
+        config.max_wasm_stack = STACK
+        _engine = Engine(config)
+    return _engine
+
+
+def load(key: str, form: str, image: Callable[[], bytes], called: Callable[[Import, tuple[Any, ...]], Any]) -> Compiled:
+    """Return the compiled image of an ID, compiling it at most once at a time.
+
+    Args:
+        form: empty for the image as it is, else the converter's name.
+        image: returns the bytes; asked only if they must be compiled.
+
+    Raises:
+        LegacyExceptions: it must be converted first.
+        CodecError, SizeError: it is no module, or too large.
+    """
+    name = (key, form)
+    with _lock:
+        found = _modules.get(name)
+        if found is not None:
+            _modules.move_to_end(name)
+            return found
+        turn = _compiling.setdefault(name, threading.Lock())
+    try:
+        with turn:
+            found = _modules.get(name)
+            if found is not None:
+                return found
+            data = image()
+            if len(data) > IMAGE_LIMIT:
+                raise SizeError(f"an image may have {IMAGE_LIMIT} bytes, not {len(data)}")
+            found = Compiled(key, data, called)
+            with _lock:
+                _modules[name] = found
+                while len(_modules) > 1 and (
+                    len(_modules) > _KEPT or sum(item.size for item in _modules.values()) > _KEPT_BYTES
+                ):
+                    _modules.popitem(last=False)
+            return found
+    finally:
+        with _lock:
+            _compiling.pop(name, None)
+
+
+class Clock:
+    """Advances the engine's epoch while calls run, so that a call can be ended at its deadline."""
+
+    def __init__(self) -> None:
+        self._running = 0
+        self._change = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> None:
+        with self._change:
+            self._running += 1
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._tick, name="hyperpy-wasm-clock", daemon=True)
+                self._thread.start()
+            self._change.notify()
+
+    def __exit__(self, *_: object) -> None:
+        with self._change:
+            self._running -= 1
+
+    def _tick(self) -> None:
+        own = engine()
+        while True:
+            with self._change:
+                while not self._running:
+                    if not self._change.wait(60):
+                        self._thread = None
+                        return
+            time.sleep(_TICK_S)
+            own.increment_epoch()
+
+    @staticmethod
+    def ticks(deadline: float) -> int:
+        """Return how many ticks are left until a deadline (monotonic seconds); at least one."""
+        return max(1, int((deadline - time.monotonic()) / _TICK_S) + 1)
+
+
+CLOCK = Clock()

@@ -1,0 +1,244 @@
+"""One running guest: a store with limits, calls that end at a step count or a deadline, and its memory.
+
+Python exceptions never cross the engine: the binding keeps them in one place for the whole process, where
+another thread could pick them up. A host function that fails notes the error here, takes away the guest's
+fuel and answers zero; the guest stops at its next check, and the caller raises what was noted.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hyperpy.codecs.wasm import GLOBAL, MEMORY
+from hyperpy.errors import Busy, DeviceReentered, DeviceTimeout
+
+from . import emscripten
+from .engine import CLOCK, Compiled, Import
+from .values import Failure, address, from_bits, shaped, to_bits
+
+PAGE = 65536
+ZERO = bytes(PAGE)
+_TABLE = 1_000_000  # elements of a guest's tables
+_INSIDE = 3  # guests that may wait for each other on one thread; each has a stack of its own
+_AT_ONCE = threading.BoundedSemaphore(16)
+_here = threading.local()
+
+Host = Callable[[Import, tuple[Any, ...]], Sequence[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one call may use: ``fuel`` steps, ``memory`` bytes."""
+
+    fuel: int
+    memory: int
+
+
+def called(entry: Import, args: tuple[Any, ...]) -> Any:
+    """Answer a call of an imported function for the guest that runs on this thread."""
+    running: Running = _here.running
+    return running.imported(entry, args)
+
+
+class Running:
+    """A guest with its own memory. Used by one thread at a time.
+
+    Args:
+        deadline: monotonic seconds at which its start function is ended.
+
+    Raises:
+        Failure: it cannot be started within the limits.
+    """
+
+    def __init__(self, compiled: Compiled, limits: Limits, deadline: float) -> None:
+        from wasmtime import Store
+
+        self.compiled, self.limits = compiled, limits
+        self.store = Store(compiled.engine)
+        self.store.set_limits(memory_size=limits.memory, table_elements=_TABLE, instances=1, memories=1)
+        self.ended: BaseException | None = None
+        self.host: Host | None = None
+        self.invoked = 0
+        self.exports: Any = {}
+        self._memory: Any = None
+        instance = self._guarded(lambda: compiled.linker.instantiate(self.store, compiled.module), deadline)
+        self.exports = instance.exports(self.store)
+        self._memory = self.exports[MEMORY] if compiled.has_memory else None
+
+    def close(self) -> None:
+        """Free the guest's memory now."""
+        self.store.close()
+
+    # -- calling -----------------------------------------------------------------------------
+
+    def call(self, name: str, values: Sequence[int | float], deadline: float, host: Host | None = None) -> list[Any]:
+        """Call an exported function and return its results.
+
+        Raises:
+            Failure: it trapped, ran out of steps, or an import failed in a way that every node sees.
+            DeviceTimeout: the deadline passed; that is never a result.
+            HyperpyError: what an import raised.
+        """
+        self.host = host
+        try:
+            out = self._guarded(lambda: self.exports[name](self.store, *values), deadline)
+        finally:
+            self.host = None
+        return [] if out is None else out if isinstance(out, list) else [out]
+
+    def _guarded(self, work: Callable[[], Any], deadline: float) -> Any:
+        """Run guest code with full fuel until a deadline; raise what ended it."""
+        outer: Running | None = getattr(_here, "running", None)
+        depth: int = getattr(_here, "depth", 0)
+        if depth >= _INSIDE:
+            raise DeviceReentered(
+                "WebAssembly guests call each other too deeply", hint="Call fewer inside one another."
+            )
+        if depth == 0 and not _AT_ONCE.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise Busy("too many WebAssembly calls run at once")
+        self.store.set_fuel(self.limits.fuel)
+        self.store.set_epoch_deadline(CLOCK.ticks(deadline))
+        self.ended = None
+        _here.running, _here.depth = self, depth + 1
+        try:
+            with CLOCK:
+                out = self.entered(work)
+        finally:
+            _here.running, _here.depth = outer, depth
+            if depth == 0:
+                _AT_ONCE.release()
+        if self.ended is not None:
+            raise self.ended
+        return out
+
+    def entered(self, work: Callable[[], Any]) -> Any:
+        """Run guest code; note in ``ended`` why it stopped, if it did."""
+        from wasmtime import Trap, WasmtimeError
+
+        try:
+            return work()
+        except (Trap, WasmtimeError) as error:
+            if self.ended is None:
+                self.ended = self._reason(error)
+        except RecursionError:
+            self.end(Busy("the guest and its imports call each other too deeply for this node"))
+        except Exception as error:
+            if self.ended is None:
+                self.ended = Busy(f"the call was lost ({type(error).__name__})")
+        return None
+
+    def _reason(self, error: Any) -> BaseException:
+        from wasmtime import Trap, TrapCode
+
+        code = error.trap_code if isinstance(error, Trap) else None
+        if code is TrapCode.INTERRUPT:
+            return DeviceTimeout("the WebAssembly call was stopped at its deadline")
+        if code is TrapCode.OUT_OF_FUEL:
+            return Failure(f"the call needs more than {self.limits.fuel} steps")
+        if code is not None:
+            return Failure(f"the guest trapped: {code.name.lower().replace('_', ' ')}")
+        lines = [line.strip() for line in str(error).splitlines() if line.strip() and "0x" not in line]
+        return Failure(f"the guest cannot run: {lines[-1][:200] if lines else 'no reason given'}")
+
+    # -- imports -----------------------------------------------------------------------------
+
+    def imported(self, entry: Import, args: tuple[Any, ...]) -> Any:
+        """Answer an imported function: by the host of this call, or with zeros while the guest starts."""
+        values: Sequence[Any] = ()
+        if self.ended is None:
+            try:
+                native = emscripten.function(self.compiled, entry)
+                if native is not None:
+                    values = native(self, args)
+                elif self.host is not None:
+                    values = self.host(entry, args)
+                values = [shaped(kind, values, n) for n, kind in enumerate(entry.results)]
+            except BaseException as error:
+                self.end(error)
+        if self.ended is not None:
+            values = [shaped(kind, (), 0) for kind in entry.results]
+        return None if not entry.results else values[0] if len(values) == 1 else values
+
+    def end(self, error: BaseException) -> None:
+        """Stop the guest at its next check, because of an error."""
+        self.ended = error
+        self.store.set_fuel(0)
+
+    # -- memory ------------------------------------------------------------------------------
+
+    def peek(self, at: int, size: int) -> bytes:
+        """Return bytes of the memory. Raises Failure outside of it."""
+        self._within(at, size)
+        return ctypes.string_at(self._address() + at, size)
+
+    def poke(self, at: int, data: bytes) -> None:
+        """Write bytes into the memory. Raises Failure outside of it."""
+        self._within(at, len(data))
+        ctypes.memmove(self._address() + at, data, len(data))
+
+    def grow(self, size: int) -> bool:
+        """Make the memory at least ``size`` bytes long; say whether that was possible."""
+        from wasmtime import WasmtimeError
+
+        missing = -(-size // PAGE) - (0 if self._memory is None else self._memory.size(self.store))
+        if missing <= 0:
+            return True
+        if self._memory is None or size > self.limits.memory:
+            return False
+        try:
+            self._memory.grow(self.store, missing)
+        except WasmtimeError:
+            return False
+        return True
+
+    def put(self, data: bytes, deadline: float) -> int:
+        """Copy bytes and a NUL into memory that the guest's ``malloc`` gives; return where."""
+        if "malloc" not in self.compiled.functions:
+            raise Failure("the guest exports no malloc")
+        found = self.call("malloc", [len(data) + 1], deadline)
+        at = address(found[0]) if found else 0
+        self.poke(at, data + b"\0")
+        return at
+
+    def pages(self, before: Sequence[bytes]) -> tuple[bytes, ...]:
+        """Return the memory as pages; those equal to ``before`` are the same objects."""
+        if self._memory is None:
+            return ()
+        base, found = self._address(), []
+        for number in range(self._memory.size(self.store)):
+            page = ctypes.string_at(base + number * PAGE, PAGE)
+            old = before[number] if number < len(before) else ZERO
+            found.append(old if page == old else ZERO if page == ZERO else page)
+        return tuple(found)
+
+    def restore(self, pages: Sequence[bytes], numbers: Sequence[int]) -> None:
+        """Bring a guest that has just started to a former state."""
+        initial = self.compiled.initial or ()
+        if not self.grow(len(pages) * PAGE):
+            raise Failure(f"the guest's memory does not fit into {self.limits.memory} bytes")
+        if pages:
+            base = self._address()
+            for number, page in enumerate(pages):
+                if page is not (initial[number] if number < len(initial) else ZERO):
+                    ctypes.memmove(base + number * PAGE, page, PAGE)
+        for (index, kind), number in zip(self.compiled.globals.items(), numbers, strict=False):
+            self.exports[f"{GLOBAL}{index}"].set_value(self.store, from_bits(kind, number))
+
+    def numbers(self) -> tuple[int, ...]:
+        """Return the mutable globals: integers, and floats as the integer of their bits."""
+        return tuple(
+            to_bits(kind, self.exports[f"{GLOBAL}{index}"].value(self.store))
+            for index, kind in self.compiled.globals.items()
+        )
+
+    def _within(self, at: int, size: int) -> None:
+        if self._memory is None or at < 0 or size < 0 or at + size > self._memory.data_len(self.store):
+            raise Failure("an address outside the guest's memory")
+
+    def _address(self) -> int:
+        return ctypes.addressof(self._memory.data_ptr(self.store).contents)
