@@ -20,7 +20,7 @@ from hyperpy import commitments
 from hyperpy.codecs import ans104, flat, httpsig, json, multipart, signature, structured
 from hyperpy.codecs.structured import Tabm
 from hyperpy.encoding import ID_LENGTHS, key_bytes, key_text, ordered
-from hyperpy.errors import CodecError, HyperpyError, KeyNotFound, NotCached
+from hyperpy.errors import CodecError, HyperpyError, InvalidSignature, KeyNotFound, NotCached
 from hyperpy.http.form import ANS104, FLAT, HTTPSIG, JSON, RawReply, RawRequest, Wants, codec_of
 from hyperpy.http.members import signature_headers
 from hyperpy.message import NOT_FOUND, Atom, Message, Value, as_text
@@ -268,6 +268,8 @@ def _advise(made: RawReply, error: HyperpyError) -> None:
     hint = " ".join(error.next_step().split()).encode("ascii", "replace")
     if hint and b"hint" not in names and _UNSAFE.search(hint) is None:
         made.headers.append((b"hint", hint[:MAX_VALUE]))
+    if isinstance(error, InvalidSignature) and b"reason" not in names:
+        made.headers.append((b"reason", b"Given message is invalid."))
     if isinstance(error, NotCached):
         made.headers.append((b"cache-status", b"miss"))
     if error.status == 401 and b"www-authenticate" not in names:

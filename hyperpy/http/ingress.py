@@ -214,7 +214,10 @@ def _verify(message: Message, private: Mapping[str, Any]) -> None:
                 hint="Sign without it, and send it beside the signed keys.",
             )
     claimed = [name for name, one in message.commitments.items() if "committer" in one]
-    commitments.check(message, ids=claimed)
+    try:
+        commitments.check(message, ids=claimed)
+    except InvalidSignature as error:
+        raise InvalidSignature(f"Message is not valid. In it, {error.message}.", hint=error.hint) from None
     for name in claimed:
         _check_types(message, message.commitments[name])
 

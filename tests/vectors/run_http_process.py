@@ -1,10 +1,11 @@
 """http_process: one recorded story of a process, told again in order (design.md 6).
 
 Each request is made anew: the identifiers of the recording become ours, and what was signed is
-signed by wallets of ours. Then replies are compared as in ``run_http``: whether there is a hashpath
-with S's file; status, header names and values, ``ao-types``, ``ao-result`` and body with F's. What depends on a clock or on the salt of a signature
-(``timestamp``, ``hash-chain``, ``base-hashpath``, IDs of signed messages) is learnt where it is
-first seen, and must then be the same everywhere.
+signed by wallets of ours. Then replies are compared as in ``run_http``: with S's file whether there
+is a hashpath, with F's the status, header names and values, ``ao-types``, ``ao-result`` and body.
+What depends on a clock or on the salt of a signature (``timestamp``, ``hash-chain``,
+``base-hashpath``, IDs of signed messages) is learnt where it is first seen, and must then be the
+same everywhere.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from outcome import Outcome, verdict
 from story import Story
 
 from hyperpy.codecs import httpsig, structured
-from hyperpy.commitments import commit, http_form, only_committed, verify
+from hyperpy.commitments import commit, http_form, only_committed, signed_id, verify
 from hyperpy.errors import HyperpyError
 from hyperpy.http.app import wants_of
 from hyperpy.http.wire import RawRequest, read, write, write_error
@@ -48,7 +49,10 @@ def run(header: Any, case: Any) -> Outcome:
     answer = wire._recorded(shown)
     if "result-cache" in want.rules:
         answer = _unmixed(want, case["request"])
-    problems = _compare(story, got, answer, traced)
+    if "process-must-verify" in want.rules:
+        problems = _spawned(story, got)
+    else:
+        problems = _compare(story, got, answer, traced)
     return verdict("rule" if want.label == "mixed" else want.label, want.rules, problems)
 
 
@@ -56,6 +60,20 @@ def close() -> None:
     """Stop the node."""
     _told.clear()
     _stack.close()
+
+
+def _spawned(story: Story, got: wire._Reply) -> list[str]:
+    """Judge a process by its signature: what does not verify is a 400.
+
+    Both references refuse a signed process with a typed map in it, which they read otherwise than it
+    was signed. Here it verifies, and is scheduled; the story then has one process more than theirs.
+    """
+    made = list(story.signed.values())[-1]
+    if not verify(made):
+        return [] if got.status == 400 else [f"status {got.status} for what does not verify"]
+    story.only_ours.add(signed_id(made))
+    fits = got.status == 200 and got.headers.get("slot") == b"0"
+    return [] if fits else [f"status {got.status} for a process that verifies: {brief(got.body)}"]
 
 
 def _unmixed(want: rules.Expected, request: Any) -> wire._Reply:

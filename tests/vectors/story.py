@@ -18,6 +18,7 @@ from hyperpy.message import Link, Message, same
 
 _HASHES = frozenset({"hash-chain", "base-hashpath"})
 """Keys whose values are hashes over signatures; ours carry both, each generation one."""
+_HASH_NAMES = frozenset(name.encode() for name in _HASHES)
 _SALTED = frozenset({"signature", "keyid", "publickey", "id"})
 _HASHPATH = re.compile(rb"[A-Za-z0-9_-]{43}(?:/[A-Za-z0-9_-]{43})?")
 _TIME = re.compile(rb"1[0-9]{12}")
@@ -34,6 +35,7 @@ class Story:
     def __init__(self, pairs: Mapping[str, str], load: Callable[[str], Any]) -> None:
         self.pairs: dict[bytes, bytes] = {}
         self.signed: dict[str, Message] = {}
+        self.only_ours: set[str] = set()
         self._load = load
         self._tables: list[tuple[re.Pattern[bytes], dict[bytes, bytes]]] = []
         self.node = next(iter(pairs.values()))
@@ -103,17 +105,24 @@ class Story:
         """Compare a value of ours with one of the recording; learn what may differ; return problems."""
         if isinstance(theirs, Message) and isinstance(ours, Message):
             return self._messages(name, ours, theirs)
-        if isinstance(theirs, tuple) and isinstance(ours, tuple) and len(ours) == len(theirs):
-            if theirs and all(isinstance(one, Message) and set(one) == {"name", "value"} for one in (*ours, *theirs)):
-                return self._messages(name, _tags(ours), _tags(theirs))
-            pairs = enumerate(zip(ours, theirs, strict=True), 1)
-            return [text for n, (left, right) in pairs for text in self.compare(f"{name}/{n}", left, right)]
+        if isinstance(theirs, tuple) and isinstance(ours, tuple):
+            return self._lists(name, ours, theirs)
         if isinstance(theirs, Link) and isinstance(ours, Link):
             return self._links(name, ours.id, theirs.id)
         mapped = self.own(theirs)
         if type(mapped) is type(ours) and (mapped == ours or self._may_differ(name, ours, theirs)):
             return []
         return [f"{name}: {brief(ours)} is not {brief(mapped)}"]
+
+    def _lists(self, name: str, ours: tuple[Any, ...], theirs: tuple[Any, ...]) -> list[str]:
+        if theirs and all(isinstance(one, Message) and set(one) == {"name", "value"} for one in (*ours, *theirs)):
+            return self._messages(name, _tags(ours), _tags(theirs))
+        if name.endswith("/committed") and _HASH_NAMES.intersection(theirs):
+            ours, theirs = (tuple(one for one in items if one not in _HASH_NAMES) for items in (ours, theirs))
+        if len(ours) != len(theirs):
+            return [f"{name}: {brief(ours)} is not {brief(self.own(theirs))}"]
+        pairs = enumerate(zip(ours, theirs, strict=True), 1)
+        return [text for n, (left, right) in pairs for text in self.compare(f"{name}/{n}", left, right)]
 
     def _messages(self, name: str, ours: Message, theirs: Message) -> list[str]:
         mine, other = dict(ours.raw_items()), dict(theirs.raw_items())
@@ -160,6 +169,8 @@ class Story:
         if self.ours(theirs.encode()) == ours.encode():
             return []
         found = self._whole(Link(ours))
+        if name.endswith("/processes+link"):
+            found = tuple(one for one in found if one.decode() not in self.only_ours)
         known = content_id(self.own(found, 1)) == theirs or _is_salted(found) or self._is_commitment(name, found)
         if known and self.learn(theirs, ours):
             return []
