@@ -12,7 +12,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -22,13 +21,18 @@ from hyperpy.errors import Busy, DeviceTimeout, HyperpyError, SizeError
 from hyperpy.http.form import Ingress, RawReply, RawRequest, Rules, Wants
 from hyperpy.http.secrets import scrub_value
 from hyperpy.http.wire import answer_at_edge, read, without_cors, write, write_error
+from hyperpy.http.workers import Workers
 from hyperpy.message import Message
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
+_Task: TypeAlias = tuple[RawRequest, float]
+"""A request, and until when (monotonic seconds) it may take."""
+
 log = logging.getLogger("hyperpy.http")
+_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 _SLACK: Final = 0.25
 """Seconds the node gets to notice the deadline by itself before the loop answers."""
 
@@ -103,13 +107,17 @@ class App:
         self._rules = rules or Rules.of(config)
         self._default_request = default_request or config.http.default_request
         self._cors = config.http.cors
-        self._pool = ThreadPoolExecutor(self.bounds.threads, thread_name_prefix="hyperpy-http")
-        self._waiting = 0
+        self._workers = Workers[_Task, RawReply](
+            self._work,
+            threads=self.bounds.threads,
+            queue=self.bounds.queue,
+            patience=self.bounds.deadline + _SLACK,
+        )
         self._bytes = 0
 
     def close(self) -> None:
         """Let running requests end, and take no more."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._workers.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope: a request, or the server's lifespan."""
@@ -123,7 +131,8 @@ class App:
         body = _Body(self, self.bounds)
         try:
             raw = _head(scope, self.bounds)
-            raw = RawRequest(raw.method, raw.target, raw.headers, await body.receive(raw, receive), raw.peer)
+            if not _is_bodiless(scope, raw):
+                raw = RawRequest(raw.method, raw.target, raw.headers, await body.receive(raw, receive), raw.peer)
             reply = answer_at_edge(raw, self._default_request) or await self._answer(raw)
         except _Refused as refused:
             raw = RawRequest(str(scope["method"]), scope.get("raw_path") or b"")
@@ -132,33 +141,20 @@ class App:
         finally:
             body.release()
         await _send(reply if self._cors else without_cors(reply), raw.method, send)
-        path = scrub_value(raw.target)[0].partition(b"?")[0][:200].decode("ascii", "backslashreplace")
-        log.info("%s %s %d %.1f ms", raw.method, path, reply.status, (time.monotonic() - started) * 1e3)
+        if log.isEnabledFor(logging.INFO):
+            path = scrub_value(raw.target)[0].partition(b"?")[0][:200].decode("ascii", "backslashreplace")
+            log.info("%s %s %d %.1f ms", raw.method, path, reply.status, (time.monotonic() - started) * 1e3)
 
     async def _answer(self, raw: RawRequest) -> RawReply:
         """Have a worker thread answer, within the deadline."""
-        bounds = self.bounds
-        if self._waiting >= bounds.threads + bounds.queue:
-            return write_error(Busy("the node has no free worker"), Wants(head=raw.method == "HEAD"))
-        deadline = time.monotonic() + bounds.deadline
-        self._waiting += 1
-        loop = asyncio.get_running_loop()
         try:
-            future = self._pool.submit(self._work, raw, deadline)
-        except RuntimeError:
-            self._waiting -= 1
-            return write_error(Busy("the node is stopping"), Wants())
-        future.add_done_callback(lambda _: _threadsafe(loop, self._done))
-        try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), bounds.deadline + _SLACK)
-        except TimeoutError:
-            return write_error(DeviceTimeout("the request's deadline passed"), Wants())
+            return await self._workers.ask((raw, time.monotonic() + self.bounds.deadline))
+        except HyperpyError as error:
+            return write_error(error, wants_of(raw))
 
-    def _done(self) -> None:
-        self._waiting -= 1
-
-    def _work(self, raw: RawRequest, deadline: float) -> RawReply:
+    def _work(self, task: _Task) -> RawReply:
         """Answer one request; runs in a worker thread and never raises."""
+        raw, deadline = task
         wants = Wants(head=raw.method == "HEAD")
         try:
             if time.monotonic() > deadline:
@@ -190,13 +186,6 @@ def _plain_wants(scope: Scope) -> Wants:
     return wants_of(RawRequest(str(scope["method"]), b"", tuple(scope["headers"])[:100]))
 
 
-def _threadsafe(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
-    try:
-        loop.call_soon_threadsafe(call)
-    except RuntimeError:  # the loop is closed: nobody counts any more
-        call()
-
-
 def _head(scope: Scope, bounds: Bounds) -> RawRequest:
     """Return the request without its body, within the limits on path and headers."""
     path = scope.get("raw_path") or str(scope["path"]).encode("utf-8", "surrogateescape")
@@ -215,6 +204,13 @@ def _head(scope: Scope, bounds: Bounds) -> RawRequest:
         raise _Refused(431, SizeError(f"the headers are longer than {bounds.headers} bytes together"))
     client = scope.get("client")
     return RawRequest(str(scope["method"]).upper(), target, headers, b"", client[0] if client else "")
+
+
+def _is_bodiless(scope: Scope, raw: RawRequest) -> bool:
+    """Say whether the head of an HTTP/1 request says that no body follows (RFC 9112, 6.3)."""
+    if scope.get("http_version") not in ("1.1", "1.0"):
+        return False
+    return all(name not in _FRAMING or (name == b"content-length" and value == b"0") for name, value in raw.headers)
 
 
 class _Body:
@@ -244,7 +240,8 @@ class _Body:
         until = time.monotonic() + bounds.receive
         while True:
             try:
-                event = await asyncio.wait_for(receive(), min(bounds.idle, max(0.01, until - time.monotonic())))
+                async with asyncio.timeout(min(bounds.idle, max(0.01, until - time.monotonic()))):
+                    event = await receive()
             except TimeoutError:
                 raise _Refused(408, DeviceTimeout("the rest of the body did not arrive in time")) from None
             if event["type"] == "http.disconnect":
