@@ -51,6 +51,8 @@ def assigned(
     """Return the signed assignment of the slot after ``head``, and the head after it."""
     bare, chain = unsigned_assignment(process, head, body, now_ms)
     made = sign(bare)
+    if made.raw("body") is not body:  # an item names it only
+        made = Message.make({**made.raw_items(), "body": body}, made.commitments)
     after = hashpath.combine(head.hashpath, commitments.signed_id(made), algorithm)
     stamp = made["timestamp"]
     assert isinstance(stamp, int)

@@ -139,7 +139,7 @@ class Scheduler:
         text = as_text(source["process"], "process") if source is not None and "process" in source else None
         process, _ = targets.split_target(text or targets.target_of(base, request))
         own = base.get("process")
-        known = targets.definition(process, (own if isinstance(own, Message) else None, base), self._store.read)
+        known = targets.definition(process, None, (own if isinstance(own, Message) else None, base), self._store.read)
         first = max(0, formats.number(request, "from", 0))
         last = formats.number(request, "to", first + audit.MOST)
         task = audit.Audit(self._slots, process, known, deadline=ctx.deadline)
@@ -158,6 +158,8 @@ class Scheduler:
             )
         except message.NotValid as error:
             return _not_valid(error)
+        if targets.is_process(found):
+            found = message.loaded(found, self._store.read)
         process, at = self._server(base, request, found)
         if at is not None:
             sent = Message({"path": f"/{process}/schedule", "method": "POST", "body": found})
@@ -212,8 +214,8 @@ class Scheduler:
         if known is not None:
             return known
         own = base.get("process")
-        candidates = (own if isinstance(own, Message) else None, found, base)
-        definition = targets.definition(process, candidates, self._read)
+        candidates = (own if isinstance(own, Message) else None, base)
+        definition = targets.definition(process, found, candidates, self._read)
         references = targets.references(definition, found or Message())
         if not references:
             raise targets.no_scheduler()

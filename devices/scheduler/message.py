@@ -62,8 +62,7 @@ def admitted(message: Message, signers: Collection[str], *, unsigned: bool) -> M
         commitments.check(message, ids=signed)
         kept = commitments.only_committed(_only_signed(message, signed))
         for name in signed:
-            _refuse_untyped(kept, kept.commitments[name])
-        commitments.check(kept)
+            _refuse_unfit(kept, kept.commitments[name])
     except HyperpyError as error:
         raise NotValid(error.message, hint=error.hint) from None
     return Message.make(dict(kept.raw_items()), kept.commitments)
@@ -79,9 +78,12 @@ def _only_signed(message: Message, signed: Collection[str]) -> Message:
     return message.with_commitments(kept)
 
 
-def _refuse_untyped(message: Message, commitment: Message) -> None:
-    """Refuse a signature over typed values that does not say of what type they are."""
+def _refuse_unfit(message: Message, commitment: Message) -> None:
+    """Refuse a signature over more than is scheduled, or over typed values without their types."""
     names = committed_list(commitment)
+    for name in names:
+        if name not in message and name != "ao-types":
+            raise NotValid(f"not every signature covers {name[:64]!a}", hint="Let all signers sign the same keys.")
     if "ao-types" in names or "dialect" in commitment or commitment.get("commitment-device") == b"ans104@1.0":
         return
     for name in names:

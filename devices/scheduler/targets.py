@@ -98,21 +98,28 @@ def _reference(text: str) -> Reference:
     return Reference(text.strip().partition("?")[0], hint[1] if hint else "")
 
 
-def definition(process: str, candidates: tuple[Message | None, ...], read: Callable[[str], Value]) -> Message:
+def definition(
+    process: str, found: Message | None, candidates: tuple[Message | None, ...], read: Callable[[str], Value]
+) -> Message:
     """Return the definition of a process: the first candidate that has its ID and verifies, else the stored one.
+
+    Args:
+        found: an admitted message that is to be scheduled.
 
     Raises:
         MessageNotFound: this node does not know the process.
     """
+    if found is not None and is_process(found) and commitments.signed_id(found) == process:
+        return found
     for one in candidates:
         if one is not None and _is(one, process):
             return commitments.only_committed(one)  # what else a path put there is nobody's word
     try:
-        found = read(process)
+        stored = read(process)
     except MessageNotFound:
-        found = None
-    if isinstance(found, Message):
-        return found
+        stored = None
+    if isinstance(stored, Message):
+        return stored
     raise MessageNotFound(
         f"this node does not know the process {process}", hint="Send its definition first, or ask its scheduler."
     )
@@ -120,9 +127,7 @@ def definition(process: str, candidates: tuple[Message | None, ...], read: Calla
 
 def _is(message: Message, process: str) -> bool:
     """Say whether a message really has an ID: copied signatures do not count."""
-    if not message.commitments:
-        return commitments.content_id(message) == process
-    if commitments.signed_id(message) != process:
+    if not commitments.committers(message) or commitments.signed_id(message) != process:
         return False
     try:
         commitments.check(message)
