@@ -24,7 +24,9 @@ from hyperpy.slots import read_assignment, read_head
 from hyperpy.store.base import FORMAT, HEADER_KEY, TABLES, Store, new_header
 from hyperpy.store.collect import Collected, collect
 from hyperpy.store.environment import Environment
-from hyperpy.store.lock import FolderLock
+from hyperpy.store.lock import FolderLock, boot
+from hyperpy.store.overlay import Overlay
+from hyperpy.store.tables import pour
 from hyperpy.trail import Record, Trail, hashpath_key
 
 __all__ = ["Collected", "Finding", "Progress", "collect", "migrate", "stats", "verify"]
@@ -141,7 +143,9 @@ def _assignment(cache: Cache, trail: Trail, key: bytes, value: bytes) -> str:
     if found.get("slot") != int.from_bytes(key[32:], "big") or found.get("process") != b64u(key[:32]).encode():
         return "an assignment of another process or slot"
     commitments.check(found)
-    return ""
+    again = Message.make(dict(found.raw_items()), found.commitments)
+    known = commitments.signed_id(again), commitments.hashpath_id(again)
+    return "" if known == (commitments.signed_id(found), commitments.hashpath_id(found)) else "its IDs are wrong"
 
 
 def _end(cache: Cache, trail: Trail, key: bytes, value: bytes) -> str:
@@ -235,11 +239,47 @@ def _format(path: Path) -> int:
 
 def _from_0(path: Path) -> None:
     """Format 0 differs from 1 in its header only."""
+    _mark(path, 1)
+
+
+def _from_1(path: Path) -> None:
+    """Format 1 had its journal in LMDB: move what it holds into the tables.
+
+    A journal that was open when the machine went down may be damaged; it was never read then, and goes unread.
+    """
+    journal, mark = path / "journal", path / "journal-boot"
+    if (journal / "data.mdb").is_file():
+        if not mark.is_file() or mark.read_text() == boot():
+            _absorb(journal, path / "cache")
+        shutil.rmtree(journal)
+    mark.unlink(missing_ok=True)
+    shutil.rmtree(path / "journal-set-aside", ignore_errors=True)
+    _mark(path, 2)
+
+
+def _absorb(journal: Path, cache: Path) -> None:
+    source = Environment(journal, map_size=1 << 28, sync=False)
+    target = Environment(cache, map_size=1 << 32, sync=True)
+    try:
+        after: bytes | None = None
+        while rows := source.chunk(TABLES["age"].prefix, after, 256):
+            overlay = Overlay()
+            for _, packed in rows:
+                overlay.add(msgpack.unpackb(packed, raw=True, use_list=False), len(packed))
+            first = int.from_bytes(rows[0][0][1:], "big")
+            target.write(lambda txn, overlay=overlay, first=first: pour(txn, overlay, first))  # type: ignore[misc]
+            after = rows[-1][0]
+    finally:
+        source.close()
+        target.close()
+
+
+def _mark(path: Path, number: int) -> None:
     ledger = _ledger(path)
     try:
-        ledger.write(lambda txn: txn.put(TABLES["header"].prefix + HEADER_KEY, new_header()))
+        ledger.write(lambda txn: txn.put(TABLES["header"].prefix + HEADER_KEY, new_header(number)))
     finally:
         ledger.close()
 
 
-_STEPS: dict[int, Callable[[Path], None]] = {0: _from_0}
+_STEPS: dict[int, Callable[[Path], None]] = {0: _from_0, 1: _from_1}

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from hyperpy.errors import ConfigError, StoreError
 
-FORMAT = 1
-"""Layout that this version reads and writes. 0 is what early builds wrote."""
+FORMAT = 2
+"""Layout that this version reads and writes. 0 is what early builds wrote; 1 had its journal in LMDB."""
 
 MAX_VALUE = 1 << 30
 """Bytes; the longest value a store takes."""
@@ -111,10 +111,10 @@ def check_value(value: bytes) -> None:
         raise StoreError(f"a value of {len(value)} bytes is too long for the store", hint="Split it.")
 
 
-def new_header() -> bytes:
-    """Return the header that a new folder gets."""
+def new_header(number: int = FORMAT) -> bytes:
+    """Return the header of a folder in that format: a new one's, or a migrated one's."""
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    return json.dumps({"format": FORMAT, "hyperpy": _version(), "created": created}).encode()
+    return json.dumps({"format": number, "hyperpy": _version(), "created": created}).encode()
 
 
 def check_header(raw: bytes | None, where: str) -> dict[str, Any]:

@@ -213,10 +213,6 @@ class Environment:
 
     # -- the rest --------------------------------------------------------------------------
 
-    def last_transaction(self) -> int:
-        """Return the number of the last committed transaction."""
-        return int(self._env.info()["last_txnid"])
-
     def used(self) -> int:
         """Return the bytes of all pages in use."""
         stat = self._env.stat()
@@ -225,13 +221,6 @@ class Environment:
     def entries(self) -> int:
         """Return the number of keys."""
         return int(self._env.stat()["entries"])
-
-    def copy(self, target: Path) -> None:
-        """Write a consistent copy to an existing, empty folder."""
-        try:
-            self._env.copy(str(target), compact=True)
-        except lmdb.Error as error:
-            raise self._failed(error) from None
 
     def close(self) -> None:
         """Close; reads running now end first."""

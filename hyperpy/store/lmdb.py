@@ -1,4 +1,4 @@
-"""The embedded store: LMDB environments in one folder.
+"""The embedded store: LMDB environments and a journal in one folder.
 
 ledger/     synced tables; each write is on the disk, and concurrent ones share the wait
 cache/      the other tables
@@ -8,7 +8,6 @@ lock        held by the process that writes
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from hyperpy.errors import ConfigError, StoreError
 from hyperpy.store.base import HEADER_KEY, MAX_VALUE, TABLES, Delete, Put, check_header, check_value, new_header
 from hyperpy.store.environment import MAX_KEY, Environment, fold
 from hyperpy.store.group import Group
-from hyperpy.store.lock import FolderLock, boot
+from hyperpy.store.journal import Journal
+from hyperpy.store.lock import FolderLock
 from hyperpy.store.overlay import Change
 from hyperpy.store.tables import Tables
 
@@ -26,7 +26,7 @@ QUOTA = 10_000_000_000
 
 _CHUNK = 256
 _HEADER = TABLES["header"].prefix + HEADER_KEY
-_MAPS = {"ledger": 1 << 28, "cache": 1 << 32, "journal": 1 << 28}
+_MAPS = {"ledger": 1 << 28, "cache": 1 << 32}
 
 
 class LmdbStore:
@@ -58,13 +58,10 @@ class LmdbStore:
         self.quota = quota
         self.durable = durable
         self.collections = 0
-        self.set_aside: Path | None = None
-        """Where a journal went that a power cut may have damaged."""
         self._max_map = max_map
         self._lock: FolderLock | None = None
         self._opened: list[Environment] = []
         self._closed = False
-        self._mark = self.folder / "journal-boot"
         try:
             self._open()
         except BaseException:
@@ -88,10 +85,8 @@ class LmdbStore:
             self._ledger.write(lambda txn: txn.put(_HEADER, new_header()))
         self.header = check_header(self._ledger.get(_HEADER), str(self.folder))
         self._ledgers: Group[Sequence[Change]] = Group(self._to_ledger)
-        if not self.readonly:
-            self._check_journal()
         cache = self._environment("cache", sync=True)
-        journal = self._environment("journal", sync=self.durable)
+        journal = Journal(self.folder / "journal", durable=self.durable, limit=self._max_map)
         self._cache = cache
         self.tables = Tables(journal, cache, readonly=self.readonly, declared=self._count)
         """The tables that are not synced with every write."""
@@ -102,24 +97,12 @@ class LmdbStore:
         self._opened.append(made)
         return made
 
-    def _check_journal(self) -> None:
-        """Set a journal aside that was open, unsynced, when the machine went down; mark ours."""
-        if self._mark.is_file() and self._mark.read_text() != boot():
-            self.set_aside = self.folder / "journal-set-aside"
-            shutil.rmtree(self.set_aside, ignore_errors=True)
-            (self.folder / "journal").rename(self.set_aside)
-        if self.durable:
-            self._mark.unlink(missing_ok=True)
-        else:
-            self._mark.write_text(boot())
-
     def close(self) -> None:
         """Bring the journal in, and release the folder. Safe to call twice."""
         if self._closed:
             return
         self._closed = True
-        if self.tables.close():
-            self._mark.unlink(missing_ok=True)
+        self.tables.close()
         self._release()
 
     def _release(self) -> None:
@@ -203,7 +186,7 @@ class LmdbStore:
         if others:
             self.tables.write(others)
             if durable:
-                self.tables.flush()
+                self.tables.sync()
 
     def _to_ledger(self, batches: Sequence[Sequence[Change]]) -> None:
         def work(txn: Any) -> None:
@@ -217,7 +200,7 @@ class LmdbStore:
         self._ledger.write(work)
 
     def flush(self) -> None:
-        """Return when everything committed before is on the disk."""
+        """Return when everything committed before is in the tables and on the disk."""
         self.tables.flush()
 
     # -- the rest ------------------------------------------------------------------------------
@@ -227,14 +210,8 @@ class LmdbStore:
 
     @property
     def used(self) -> int:
-        """Bytes of the pages of cache and trail in use."""
-        return self._cache.used()
-
-    def backup(self, target: Path) -> None:
-        """Write consistent copies of the environments into a new folder."""
-        for name, environment in zip(("ledger", "cache", "journal"), self._opened, strict=True):
-            (target / name).mkdir(parents=True)
-            environment.copy(target / name)
+        """Bytes that cache and trail take."""
+        return self.tables.used
 
     def stats(self) -> dict[str, Any]:
         """Return sizes in bytes and counts."""
@@ -249,7 +226,6 @@ class LmdbStore:
             "cache-entries": self._cache.entries(),
             "ledger-entries": self._ledger.entries(),
             "journal-batches": self.tables.waiting(),
-            "journal-set-aside": str(self.set_aside) if self.set_aside else "",
         }
 
 

@@ -2,12 +2,11 @@
 
 Why a journal: IDs are random, so each new entry of a large B-tree dirties pages of its own,
 and the cost of a write would grow with the store (measured: 25 us with 10^3 messages, 66 us with
-10^5). A batch is therefore appended to the journal, which stays small, in one transaction; a thread
-moves the batches into ``cache/`` in bulk, at most :data:`DELAY` seconds later. There the values of a
-batch lie together under its number (the table ``age``), in the order of arrival, and only
-short rows that point to them are spread by ID. ``cache/`` is synced then, so a power cut costs what
-the journal held and damages nothing. After a crash of the process the journal is moved in
-when the store is opened.
+10^5). A batch is therefore appended to the journal, which is on the disk at most :data:`DELAY` seconds
+later; a thread moves thousands of batches at a time into ``cache/``. There the values of a batch lie
+together under its number (the table ``age``), in the order of arrival, and only short rows that point
+to them are spread by ID: so many at a time that a page gets several. What is in the journal is held
+in memory too, where it is read. When the store is opened, what the journal holds is moved in.
 
 Keys here carry their table's prefix.
 """
@@ -25,14 +24,19 @@ from hyperpy.errors import Corrupt, StoreError
 from hyperpy.store.base import TABLES
 from hyperpy.store.environment import Environment
 from hyperpy.store.group import Group
+from hyperpy.store.journal import Journal
 from hyperpy.store.overlay import Change, Overlay
 
 DELAY = 0.1
+"""Seconds until a batch is on the disk, while the disk keeps up."""
+
+REST = 5.0
 """Seconds a batch stays in the journal at most, while the disk keeps up."""
 
-_BATCHES = 4000
-_BYTES = 16 << 20
+_BATCHES = 8000
+_BYTES = 8 << 20
 _HARD = 4
+_PUTS = 500
 _CHUNK = 256
 _AGE = TABLES["age"].prefix
 _HERE, _ELSEWHERE = b"\x00", b"\x01"
@@ -43,21 +47,20 @@ class Tables:
     """Reads and writes the tables of the two environments.
 
     Args:
-        journal, cache: open environments.
+        journal: where batches go first.
+        cache: the open environment of the tables.
         readonly: another process writes; look at its journal before each read.
         declared: called whenever entries were declared absent, in the moment in which nobody writes.
     """
 
-    def __init__(
-        self, journal: Environment, cache: Environment, *, readonly: bool, declared: Callable[[], None]
-    ) -> None:
+    def __init__(self, journal: Journal, cache: Environment, *, readonly: bool, declared: Callable[[], None]) -> None:
         self._declared = declared
         self._journal = journal
         self._cache = cache
         self._readonly = readonly
         self._young, self._frozen = Overlay(), Overlay()
         self._frozen_to = 0
-        self._seen = -1
+        self._seen: object = None
         self._closed = False
         self.condemned: set[bytes] = set()
         """Keys that are being removed: absent already."""
@@ -65,8 +68,8 @@ class Tables:
         self.sequence = 0
         """The number of the last batch."""
         self._state = threading.Condition()
-        self.used = cache.used()
-        """Bytes of the pages of the cache environment in use, as of the last move."""
+        self._used = cache.used()
+        self._packer = msgpack.Packer(use_bin_type=True)
         self._wanted = 0  # batches up to this number are to be moved at once
         self._moved = 0
         self._failure: StoreError | None = None
@@ -75,31 +78,34 @@ class Tables:
         if readonly:
             self._refresh()
             return
-        self.sequence = max(self._last(journal), self._last(cache))
+        found = cache.last_key(_AGE + b"\xff" * 9)
+        self.sequence = int.from_bytes(found[1:], "big") if found is not None and found[:1] == _AGE else 0
         self._load_journal()
+        self.sequence = max(self.sequence, self._frozen_to)
+        self._journal.roll(self.sequence + 1)
         self._move()
+        self._journal.drop(self.sequence + 2)  # all that is left: at most a batch that was cut off
         self._mover.start()
 
-    @staticmethod
-    def _last(environment: Environment) -> int:
-        """Return the highest batch number in an environment."""
-        found = environment.last_key(_AGE + b"\xff" * 9)
-        return int.from_bytes(found[1:], "big") if found is not None and found[:1] == _AGE else 0
+    @property
+    def used(self) -> int:
+        """Bytes of the pages of the cache environment in use as of the last move, and of what waits to be moved."""
+        return self._used + self._young.size + self._frozen.size
 
-    def close(self) -> bool:
-        """Move the journal in; say whether it is empty and on the disk."""
+    def close(self) -> None:
+        """Move the journal in."""
         self._closed = True
         if self._readonly:
-            return False
+            return
         self._wake.set()
         self._mover.join()
         try:
             self._move()  # what has been frozen, and then what came after it
             self._move()
-            self._journal.sync()
         except StoreError:
-            return False  # still in the journal, and moved in at the next start
-        return True
+            pass  # still in the journal, and moved in at the next start
+        finally:
+            self._journal.close()
 
     # -- reading -----------------------------------------------------------------------------
 
@@ -175,26 +181,34 @@ class Tables:
         """Append batches to the journal in one transaction, and make them visible."""
         if self._closed:
             raise StoreError("the store is closed", hint="Start the node again.")
-        number = self.sequence
-        rows = []
-        for batch in batches:
-            number += 1
-            rows.append((_AGE + number.to_bytes(8, "big"), msgpack.packb(batch, use_bin_type=True)))
-
-        def work(txn: Any) -> None:
-            for key, value in rows:
-                txn.put(key, value, append=True)
-
-        self._journal.write(work)
-        self.sequence = number
+        rows = [self._packer.pack(batch) for batch in batches]
+        try:
+            self._journal.append(rows)
+        except StoreError:
+            self._wanted = self.sequence  # perhaps there is room again once the journal is moved in
+            self._wake.set()
+            raise
+        self.sequence += len(rows)
         young = self._young
         first = not young.batches
-        for batch, (_, packed) in zip(batches, rows, strict=True):
+        for batch, packed in zip(batches, rows, strict=True):
             young.add(batch, len(packed))
             if self.condemned:
                 self.condemned.difference_update([key for key, _ in batch])
-        if first or len(young.batches) > _BATCHES or young.size > _BYTES:
+        if first or self._many(young):
             self._wake.set()
+
+    @staticmethod
+    def _many(young: Overlay) -> bool:
+        return len(young.batches) > _BATCHES or young.size > _BYTES
+
+    def sync(self) -> None:
+        """Return when everything committed before is on the disk, in the journal or in the tables.
+
+        Raises:
+            StoreError: the disk failed.
+        """
+        self._journal.sync()
 
     # -- from the journal into the tables ------------------------------------------------------
 
@@ -215,18 +229,20 @@ class Tables:
                 raise StoreError(self._failure.message)
 
     def _run(self) -> None:
-        """Move batches in, :data:`DELAY` after the first one or when there are many."""
+        """Bring what is in the journal to the disk, and move it in when it is much or has lain for a while."""
         while not self._closed:
-            self._wake.wait(1.0 if self._failure is not None else None)
-            self._wake.clear()
-            deadline = time.monotonic() + DELAY
-            while not self._closed and self._wanted <= self._moved:
-                left = deadline - time.monotonic()
-                if left <= 0 or len(self._young.batches) > _BATCHES or self._young.size > _BYTES:
-                    break
-                self._wake.wait(left)
+            if self._wanted <= self._moved:
+                self._wake.wait(1.0 if self._failure is not None else None)
                 self._wake.clear()
+            rest = time.monotonic() + REST
             try:
+                while not self._closed and self._wanted <= self._moved and not self._many(self._young):
+                    left = rest - time.monotonic()
+                    if left <= 0:
+                        break
+                    self._wake.wait(min(left, DELAY))
+                    self._wake.clear()
+                    self._journal.sync()
                 self._move()
             except StoreError as error:
                 with self._state:
@@ -237,17 +253,18 @@ class Tables:
     def _move(self) -> None:
         """Move what the journal holds into the cache environment, and out of the journal."""
         if not self._frozen.batches:
+            self._journal.sync()  # most of it, before writers have to wait
             with self._group.lock:
+                self._journal.roll(self.sequence + 1)
                 self._frozen_to = self.sequence
                 self._frozen = self._young
                 self._young = Overlay()
         frozen = self._frozen
         if frozen.batches:
             first = self._frozen_to - len(frozen.batches) + 1
-            self._cache.write(lambda txn: _pour(txn, frozen, first))
-            self.used = self._cache.used()
-            with self._group.lock:
-                self._journal.write(lambda txn: _trim(txn, self._frozen_to))
+            self._cache.write(lambda txn: pour(txn, frozen, first))
+            self._used = self._cache.used()
+            self._journal.drop(self._frozen_to + 1)
             self._frozen = Overlay()
         with self._state:
             self._moved = max(self._moved, self._frozen_to)
@@ -257,21 +274,20 @@ class Tables:
     def _load_journal(self) -> None:
         """Read a journal that an earlier process left, into the frozen overlay."""
         overlay = Overlay()
-        after = None
         last = self.sequence
-        while rows := self._journal.chunk(_AGE, after, _CHUNK):
-            for key, packed in rows:
-                overlay.add(msgpack.unpackb(packed, raw=True, use_list=False), len(packed))
-                last = int.from_bytes(key[1:], "big")
-            after = rows[-1][0]
+        for number, packed in self._journal.read():
+            for _ in range(last + 1, number) if overlay.batches else ():
+                overlay.add((), 0)  # what was behind a damaged batch
+            overlay.add(msgpack.unpackb(packed, raw=True, use_list=False), len(packed))
+            last = number
         self._frozen, self._frozen_to = overlay, last
 
     def _refresh(self) -> None:
         """Read-only: see what the writing process has in its journal now."""
-        number = self._journal.last_transaction()
-        if number != self._seen:
+        state = self._journal.state()
+        if state != self._seen:
             self._load_journal()
-            self._seen = number
+            self._seen = state
 
     def waiting(self) -> int:
         """Return how many batches are in the journal."""
@@ -321,12 +337,13 @@ class Tables:
             raise
 
 
-def _pour(txn: Any, overlay: Overlay, first: int) -> None:
+def pour(txn: Any, overlay: Overlay, first: int) -> None:
     """Apply an overlay: what each batch put goes under its number, and what finds it goes in key order."""
     index: dict[bytes, bytes | None] = {}
-    rows: list[tuple[bytes, bytes]] = []
+    pack = msgpack.Packer(use_bin_type=True).pack
     for number, batch in enumerate(overlay.batches, first):
         name = number.to_bytes(8, "big")
+        place = _ELSEWHERE + name
         kept = {}
         others = []
         for key, value in batch:
@@ -334,25 +351,20 @@ def _pour(txn: Any, overlay: Overlay, first: int) -> None:
                 index[key] = value
             elif _SMALL < len(value) <= _LARGE:
                 kept[key] = value
-                index[key] = _ELSEWHERE + name
+                index[key] = place
             else:
                 others.append(key)
                 index[key] = _HERE + value
         if kept or others:
-            rows.append((_AGE + name, msgpack.packb([kept, others], use_bin_type=True)))
-    for key, found in index.items():
-        if found is None:
-            txn.delete(key)
-        else:
-            rows.append((key, found))
-    rows.sort()
+            index[_AGE + name] = pack([kept, others])
+    names = sorted(index)
     with txn.cursor() as cursor:
-        cursor.putmulti(rows)
-
-
-def _trim(txn: Any, last: int) -> None:
-    """Delete journal entries up to a number."""
-    with txn.cursor() as cursor:
-        found = cursor.first()
-        while found and int.from_bytes(cursor.key()[1:], "big") <= last:
-            found = cursor.delete() and bool(cursor.key())
+        for at in range(0, len(names), _PUTS):
+            rows = []
+            for name in names[at : at + _PUTS]:
+                found = index[name]
+                if found is None:
+                    txn.delete(name)
+                else:
+                    rows.append((name, found))
+            cursor.putmulti(rows)  # in one go: other threads wait meanwhile

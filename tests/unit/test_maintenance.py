@@ -79,7 +79,7 @@ def test_a_sound_store_has_no_findings(store: LmdbStore, key: RsaKey) -> None:
 def damage(folder: Path, needle: bytes) -> int:
     """Flip one bit in every copy of ``needle`` in the store's files; return how many."""
     found = 0
-    for file in (folder / "cache" / "data.mdb", folder / "journal" / "data.mdb"):
+    for file in (folder / "cache" / "data.mdb", *(folder / "journal").glob("*.log")):
         data = bytearray(file.read_bytes())
         at = data.find(needle)
         while at >= 0:

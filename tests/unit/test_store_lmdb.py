@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import lmdb
+import msgpack  # type: ignore[import-untyped]
 import pytest
 
 from hyperpy import maintenance
@@ -19,6 +20,7 @@ from hyperpy.store import environment, tables
 from hyperpy.store.base import TABLES
 from hyperpy.store.group import Group
 from hyperpy.store.lmdb import LmdbStore
+from hyperpy.store.lock import boot
 
 HEADER = TABLES["header"].prefix + b"header"
 
@@ -111,10 +113,41 @@ def test_newer_format_is_refused_and_older_one_migrates(tmp_path: Path) -> None:
         maintenance.migrate(tmp_path / "absent")
 
 
+@pytest.mark.parametrize("rebooted", [False, True])
+def test_a_journal_of_format_1_is_moved_in(tmp_path: Path, rebooted: bool) -> None:
+    folder = tmp_path / "store"
+    store = LmdbStore(folder)
+    store.write([("messages", b"settled", b"old" * 20), ("messages", b"changed", b"old" * 20)])
+    store.close()
+    with lmdb.open(str(folder / "journal")) as env, env.begin(write=True) as txn:  # as format 1 kept it
+        for number in range(2, 700):
+            batch = [(b"m%d" % number, b"v%d" % number * 20), (b"mchanged", b"%d" % number)]
+            txn.put(b"z" + number.to_bytes(8, "big"), msgpack.packb(batch, use_bin_type=True))
+    (folder / "journal-boot").write_text("another run of the machine" if rebooted else boot())
+    set_format(folder, 1)
+    with pytest.raises(ConfigError, match="older format 1"):
+        LmdbStore(folder)
+    backup = maintenance.migrate(folder)
+    assert backup is not None
+    assert (backup / "journal" / "data.mdb").is_file()
+    assert not (folder / "journal" / "data.mdb").exists()
+    store = LmdbStore(folder)
+    assert store.get("messages", b"settled") == b"old" * 20
+    found = [n for n in range(2, 700) if store.get("messages", b"%d" % n) == b"v%d" % n * 20]
+    assert found == ([] if rebooted else list(range(2, 700))), "what a power cut may have damaged is not read"
+    assert store.get("messages", b"changed") == (b"old" * 20 if rebooted else b"699")
+    store.write([("messages", b"next", b"n" * 50)])
+    store.close()
+    store = LmdbStore(folder)
+    assert store.get("messages", b"next") == b"n" * 50
+    assert store.get("messages", b"699") == (None if rebooted else b"v699" * 20)
+    store.close()
+
+
 def test_the_map_grows_while_others_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from hyperpy.store import lmdb as module
 
-    monkeypatch.setattr(module, "_MAPS", {"ledger": 1 << 16, "cache": 1 << 16, "journal": 1 << 16})
+    monkeypatch.setattr(module, "_MAPS", {"ledger": 1 << 16, "cache": 1 << 16})
     store = LmdbStore(tmp_path)
     done = threading.Event()
     wrong: list[object] = []
@@ -172,33 +205,102 @@ def test_group_commit_joins_writers_and_isolates_failures() -> None:
     assert {n for call in calls for n in call} == set(range(20))
 
 
-def test_a_journal_from_before_a_power_cut_is_set_aside(tmp_path: Path) -> None:
+def left_behind(folder: Path, count: int) -> Path:
+    """Return the journal of a process that wrote ``count`` batches and was killed."""
+    code = (
+        "import os, sys; from hyperpy.store.lmdb import LmdbStore; store = LmdbStore(sys.argv[1])\n"
+        "for n in range(int(sys.argv[2])): store.write([('messages', b'%d' % n, b'v%d' % n * 20)])\n"
+        "os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(folder), str(count)], check=True)
+    (file,) = (folder / "journal").glob("*.log")
+    return file
+
+
+def held(store: LmdbStore, count: int) -> list[int]:
+    return [n for n in range(count) if store.get("messages", b"%d" % n) == b"v%d" % n * 20]
+
+
+def test_what_a_killed_process_had_in_its_journal_is_moved_in(tmp_path: Path) -> None:
+    left_behind(tmp_path, 50)
+    store = LmdbStore(tmp_path)
+    assert held(store, 50) == list(range(50))
+    assert store.stats()["journal-batches"] == 0
+    assert not list((tmp_path / "journal").glob("*.log"))
+    store.close()
+
+
+@pytest.mark.parametrize("fault", ["cut", "flipped", "zeros"])
+def test_a_damaged_journal_is_read_up_to_the_damage(tmp_path: Path, fault: str) -> None:
+    file = left_behind(tmp_path, 50)
+    data = file.read_bytes()
+    at = data.index(b"v30v30")
+    file.write_bytes(
+        {
+            "cut": data[:at],
+            "flipped": data[:at] + b"w" + data[at + 1 :],
+            "zeros": data[: at - 60] + bytes(len(data) - at + 60),
+        }[fault]
+    )
+    store = LmdbStore(tmp_path)
+    kept = held(store, 50)
+    assert kept == list(range(len(kept)))
+    assert 28 <= len(kept) <= 30
+    store.write([("messages", b"next", b"n" * 50)])
+    store.close()
+    store = LmdbStore(tmp_path)
+    assert store.get("messages", b"next") == b"n" * 50
+    assert held(store, 50) == kept
+    store.close()
+
+
+def test_a_batch_cut_off_at_the_start_of_a_file_does_not_hide_what_follows(tmp_path: Path) -> None:
+    file = left_behind(tmp_path, 3)
+    file.write_bytes(file.read_bytes()[:10])
+    store = LmdbStore(tmp_path)
+    store.write([("messages", b"next", b"n" * 50)])
+    (name,) = (tmp_path / "journal").glob("*.log")
+    data = name.read_bytes()
+    store.close()
+    name.write_bytes(data)  # as if it had been killed
+    store = LmdbStore(tmp_path)
+    assert store.get("messages", b"next") == b"n" * 50
+    store.close()
+
+
+def test_durable_writes_wait_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    really = os.fdatasync
+    monkeypatch.setattr(tables, "DELAY", 3600.0)
+    monkeypatch.setattr(os, "fdatasync", lambda fd: (synced.append(os.fstat(fd).st_size), really(fd))[1])
     store = LmdbStore(tmp_path)
     store.write([("messages", b"m", b"w")])
-    store.flush()
-    store.close()
-    assert not (tmp_path / "journal-boot").exists()
-    (tmp_path / "journal-boot").write_text("another run of the machine")
-    store = LmdbStore(tmp_path)
-    assert store.set_aside == tmp_path / "journal-set-aside"
-    assert store.get("messages", b"m") == b"w"
-    store.close()
-    store = LmdbStore(tmp_path)
-    assert store.set_aside is None
-    store.close()
-
-
-def test_durable_writes_wait_for_the_disk(tmp_path: Path) -> None:
-    store = LmdbStore(tmp_path)
+    assert synced == []
     store.write([("messages", b"m", b"w")], durable=True)
-    assert store.stats()["journal-batches"] == 0
+    (file,) = (tmp_path / "journal").glob("*.log")
+    assert synced == [file.stat().st_size]
     store.close()
     store = LmdbStore(tmp_path, durable=True)
-    assert not (tmp_path / "journal-boot").exists()
-    store.write([("messages", b"n", b"w")])
+    synced.clear()
+    for n in range(3):
+        store.write([("messages", b"n", b"w")])
+        assert len(synced) == n + 1
     store.close()
     store = LmdbStore(tmp_path)
     assert store.get("messages", b"n") == b"w"
+    store.close()
+
+
+def test_what_was_written_is_on_the_disk_in_a_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = threading.Event()
+    really = os.fdatasync
+    monkeypatch.setattr(os, "fdatasync", lambda fd: (really(fd), synced.set())[0])
+    store = LmdbStore(tmp_path)
+    for n in range(3):
+        synced.clear()
+        store.write([("messages", b"%d" % n, b"w")])
+        assert synced.wait(20)
+        assert store.stats()["journal-batches"] > 0, "on the disk long before it is moved into the tables"
     store.close()
 
 

@@ -1,0 +1,175 @@
+"""The journal: batches in order of arrival, appended to files until they lie in the tables.
+
+A file is called after the number of its first batch; what follows is one batch after the other, each
+behind its length and its CRC-32. An append is one ``write`` of the operating system: it survives the
+end of the process at any instant, and a power cut once :meth:`Journal.sync` has returned. Reading
+ends at the first batch that is cut off or damaged; all before it are whole.
+
+Why not LMDB, which keeps everything else: a commit of one entry there costs 9 us, an append 2 us
+(measured), and of an LMDB environment that is not synced nothing can be trusted after a power cut.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from struct import Struct
+
+from hyperpy.errors import StoreError
+
+_HEAD = Struct(">II")
+_NAME = re.compile(r"([0-9]{20})\.log")
+
+
+class Journal:
+    """The journal of one folder. Callers serialise :meth:`append`, :meth:`roll` and :meth:`close`.
+
+    Args:
+        folder: made if absent.
+        durable: every append waits for the disk.
+        limit: bytes that one file never grows beyond; None: as far as the disk goes.
+    """
+
+    def __init__(self, folder: Path, *, durable: bool = False, limit: int | None = None) -> None:
+        self._folder = folder
+        self._durable = durable
+        self._limit = limit
+        self._fd = -1
+        self._size = 0
+        self._whole = True
+        self._dirty = False
+        self._next = 1
+        self._syncing = threading.Lock()
+
+    # -- writing ---------------------------------------------------------------------------------
+
+    def roll(self, number: int) -> None:
+        """Begin a new file, whose first batch will have this number, with the next append."""
+        self.sync()
+        self.close()
+        self._next = number
+
+    def append(self, batches: Sequence[bytes]) -> None:
+        """Append batches: all, or none.
+
+        Raises:
+            StoreError: the disk is full, or the file would be too long.
+        """
+        parts: list[bytes] = []
+        for data in batches:
+            parts += (_HEAD.pack(len(data), zlib.crc32(data)), data)
+        joined = b"".join(parts)
+        if self._limit is not None and self._size + len(joined) > self._limit:
+            raise StoreError(f"the store is full: its journal may take {self._limit} bytes")
+        try:
+            if self._fd < 0:
+                self._open()
+            if not self._whole:
+                self._cut()
+            self._whole = False
+            done = os.write(self._fd, joined)
+            while done < len(joined):
+                done += os.write(self._fd, joined[done:])
+            self._dirty = True
+            if self._durable:
+                self.sync()
+        except OSError as error:
+            self._cut_if_possible()
+            raise _failed(error) from None
+        self._whole = True
+        self._size += len(joined)
+
+    def sync(self) -> None:
+        """Return when everything appended is on the disk."""
+        with self._syncing:
+            if self._dirty:
+                self._dirty = False
+                try:
+                    os.fdatasync(self._fd)
+                except OSError as error:
+                    self._dirty = True
+                    raise _failed(error) from None
+
+    def drop(self, below: int) -> None:
+        """Delete the files begun before the batch of this number: all in them lies in the tables, on the disk."""
+        try:
+            for number, path in self._files():
+                if number < below:
+                    path.unlink(missing_ok=True)
+        except OSError as error:
+            raise _failed(error) from None
+
+    def close(self) -> None:
+        """Close the file; what is in it stays."""
+        with self._syncing:
+            if self._fd >= 0:
+                os.close(self._fd)
+            self._fd, self._size, self._whole, self._dirty = -1, 0, True, False
+
+    def _open(self) -> None:
+        self._folder.mkdir(exist_ok=True)
+        path = self._folder / f"{self._next:020}.log"
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._size = 0
+        folder = os.open(self._folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _cut(self) -> None:
+        """Remove what an append that failed left behind."""
+        os.ftruncate(self._fd, self._size)
+        self._whole = True
+
+    def _cut_if_possible(self) -> None:
+        try:
+            if self._fd >= 0:
+                self._cut()
+        except OSError:
+            pass  # the next append tries again before it writes
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    def read(self) -> Iterator[tuple[int, bytes]]:
+        """Yield (number, batch), in order; nothing behind the first damage of a file."""
+        for number, path in self._files():
+            try:
+                data = path.read_bytes()
+            except FileNotFoundError:
+                continue  # moved into the tables meanwhile
+            at = 0
+            while at + _HEAD.size <= len(data):
+                size, check = _HEAD.unpack_from(data, at)
+                batch = data[at + _HEAD.size : at + _HEAD.size + size]
+                if not size or len(batch) < size or zlib.crc32(batch) != check:
+                    break
+                yield number, batch
+                number += 1
+                at += _HEAD.size + size
+
+    def state(self) -> tuple[tuple[int, int], ...]:
+        """Return what changes whenever the journal does."""
+        found = []
+        for number, path in self._files():
+            try:
+                found.append((number, path.stat().st_size))
+            except FileNotFoundError:
+                continue
+        return tuple(found)
+
+    def _files(self) -> list[tuple[int, Path]]:
+        try:
+            names = os.listdir(self._folder)
+        except FileNotFoundError:
+            return []
+        found = [(int(match[1]), self._folder / match[0]) for name in names if (match := _NAME.fullmatch(name))]
+        return sorted(found)
+
+
+def _failed(error: OSError) -> StoreError:
+    return StoreError(f"the store cannot take this now: {error.strerror}")
