@@ -4,7 +4,7 @@ D3 (``comm-`` labels, sorted names) is rebuilt from the message when it is verif
 commitment holds only fields (ao-core 4.8). The older dialects D1 and D2 (http-clients.md 3) sign
 the header lines as sent, which a typed message cannot give back. Their commitment keeps, beside
 the usual fields, ``dialect``, ``signature-input`` (raw, without its label) and ``envelope``: the
-covered header lines, and the body where it is multipart. Whoever verifies later checks the
+covered header lines, and the body where it is multipart or typed. Whoever verifies later checks the
 signature over the envelope, decodes it again and compares the result with the message.
 """
 
@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from hyperpy.codecs import signature as sig
 from hyperpy.codecs.sfv import unescape_key
-from hyperpy.codecs.structured import Tabm
+from hyperpy.codecs.structured import Tabm, parse_types
 from hyperpy.encoding import b64, b64u, b64u_decode, key_bytes, key_text, number_keys, ordered, sha256
 from hyperpy.errors import CodecError
 
@@ -41,7 +41,7 @@ class Opened(NamedTuple):
     covered: tuple[str, ...]
     headers: dict[str, bytes]
     body: bytes | None
-    """The multipart body; a plain one is in the message."""
+    """A multipart or typed body; the bytes of any other are in the message."""
     base: bytes
     """The text that was signed."""
 
@@ -177,7 +177,7 @@ def _enveloped(member: sig.Member, wire: Wire) -> Tabm:
         lines.append(key_bytes(bare) + b": " + value)
     text = b"\r\n".join(lines) + b"\r\n\r\n"
     covers_body = any(name.removeprefix("@") == "content-digest" for name in member.covered)
-    if wire.multipart and covers_body and wire.body is not None:
+    if covers_body and wire.body is not None and (wire.multipart or _is_typed(wire)):
         text += wire.body
     names = [name for name in committed_names(member.covered, wire) if name not in _TRANSPORT]
     fields: Tabm = {"committed": name_list(names), "signature-input": member.raw, "envelope": text}
@@ -188,6 +188,12 @@ def _enveloped(member: sig.Member, wire: Wire) -> Tabm:
     if modulus is not None:
         fields["keyid"] = b"publickey:" + b64(modulus).encode("ascii")
     return fields
+
+
+def _is_typed(wire: Wire) -> bool:
+    """Say whether a plain body is the text of a typed value, from which it cannot be made again."""
+    types = wire.headers.get("ao-types")
+    return types is not None and not set(wire.body_keys).isdisjoint(parse_types(types))
 
 
 def _check_digest(header: bytes, body: bytes | None) -> None:

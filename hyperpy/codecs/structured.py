@@ -159,6 +159,7 @@ class _DecodePlan(NamedTuple):
 _TYPES_TEXT = re.compile(rb'(?:[a-z0-9._%/?&-]*="[a-z-]+"(?:, (?!$)|$))+')
 _TYPES_ENTRY = re.compile(r'([^=]*)="([^"]+)"(?:, )?')
 _decode_plans: dict[Any, _DecodePlan] = {}
+_read_list: Final = sfv.DECODERS["list"]
 
 
 def parse_types(text: bytes) -> dict[str, str]:
@@ -208,7 +209,8 @@ def _decode(tabm: Tabm, loader: Loader | None, depth: int) -> Message | tuple[Va
             if type(found) is bytes:
                 items[key] = found if read is None else read(found)
             else:
-                items[key] = _decode(found, loader, depth + 1)  # type: ignore[arg-type]
+                child = _decode(found, loader, depth + 1)  # type: ignore[arg-type]
+                items[key] = _numbered(child) if read is _read_list else child
     except CodecError as error:
         raise CodecError(f"{_shown(key)}: {error.message}") from None
     for key, name in plan.links:
@@ -220,6 +222,14 @@ def _decode(tabm: Tabm, loader: Loader | None, depth: int) -> Message | tuple[Va
         return as_list(items)
     commitments = tabm.get("commitments")
     return Message.make(items) if commitments is None else Message.make(items, _commitments(commitments, loader, depth))
+
+
+def _numbered(found: Message | tuple[Value, ...]) -> Message | tuple[Value, ...]:
+    """Return the list that a map with the keys ``1..n`` is, if its parent types it so (hbsig does)."""
+    if isinstance(found, tuple) or found.commitments:
+        return found
+    is_list = found.raw_items().keys() == {str(n) for n in range(1, len(found) + 1)}
+    return as_list(found.raw_items()) if is_list else found
 
 
 def _plan_decoding(shape: Any, tabm: Tabm, text: bytes) -> _DecodePlan:

@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 
 from hyperpy import commitments
-from hyperpy.codecs import signature
+from hyperpy.codecs import canonical, json, signature
 from hyperpy.commitments import commit, committers
 from hyperpy.encoding import b64u_decode
 from hyperpy.errors import HyperpyError
@@ -255,6 +255,37 @@ def test_what_it_writes_wrongly_is_refused(peer: Peer, fields: dict[str, Any]) -
     """Its digest does not fit the bytes it sends, or a value does not parse: a 400."""
     raw, _ = peer.sign(fields)
     assert _refused(raw, raw.headers, raw.body)
+
+
+KINDS = {
+    "true": True,
+    "integer": 7,
+    "float": 1.5,
+    "list": (1, "two", False),
+    "list of maps": ({"a": 1}, {"b": ("c", 2)}),
+    "mixed list": (1, {"a": "b"}, (1, 2)),
+    "map": {"a": 1, "deep": {"list": (1, {"x": True})}},
+}
+
+
+@pytest.mark.parametrize("key", ["body", "data", "value"])
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
+def test_typed_values_and_lists_in_the_body(peer: Peer, key: str, kind: Any) -> None:
+    """A plain body has a type too, lists with maps in them are lists, and all verify when read again."""
+    raw, name = peer.sign({key: kind, "action": "x"})
+    found = read(raw).message
+    assert tuple(found.commitments) == (name,)
+    assert found.get(key) == Message({key: kind}).get(key)
+    stored = canonical.decode(canonical.encode(found))
+    assert isinstance(stored, Message)
+    kept = canonical.decode(canonical.encode(found.commitments[name]))
+    assert isinstance(kept, Message)
+    for again in (stored.with_commitments({name: kept}), json.decode(json.encode(found))):
+        assert isinstance(again, Message)
+        assert again.get(key) == found.get(key)
+        commitments.check(again)
+        changed = Message.make({**again.raw_items(), key: b"another"}, again.commitments)
+        assert not commitments.verify(changed)
 
 
 @pytest.mark.parametrize("empty", LOST.values(), ids=LOST.keys())

@@ -222,7 +222,8 @@ def test_a_signed_request_keeps_only_what_is_signed() -> None:
     assert commitments.committers(made.message) == (key().address,)
     assert (made.message["a"], made.message["n"], made.message["body"]) == (b"1", 5, b"text")
     assert "extra" not in made.message
-    assert "host" not in made.message
+    assert made.message["host"] == b"h"
+    assert "host" not in made.message.committed_keys()
 
 
 @pytest.mark.parametrize("changes", [{b"a": b"2"}, {b"ao-types": b'n="float"'}])
