@@ -95,6 +95,13 @@ class Http(Protocol):
         """Say whether the operator lets this node talk to the peer."""
 
 
+class Matches(NamedTuple):
+    """Unsigned IDs of messages that were looked for; ``next`` is where to go on, None if all were looked at."""
+
+    refs: Sequence[str]
+    next: str | None
+
+
 class Storage(Protocol):
     """``store``: the node's message store and its names."""
 
@@ -112,6 +119,19 @@ class Storage(Protocol):
 
     def named(self, name: str) -> str | None:
         """Return the ID a name stands for."""
+
+    def find(
+        self, pairs: Mapping[str, frozenset[str]], *, after: str = "", most: int = 1000, seconds: float = 1.0
+    ) -> Matches:
+        """Look through the stored messages, in the order of their IDs, for those that hold all pairs.
+
+        No index is kept, so that writing stays cheap: the work is bounded by ``seconds``.
+
+        Args:
+            pairs: key to the texts one of which its value must have; a nested message counts as its ID.
+            after: where an earlier search stopped.
+            most: how many matches end the search.
+        """
 
     def names(self, prefix: str = "") -> Mapping[str, str]:
         """Return all names with a prefix, and their IDs."""
@@ -147,6 +167,13 @@ class Jobs(Protocol):
 
         Raises:
             HyperpyError: the step failed; its record is committed all the same.
+        """
+
+    def resolve(self, asked: Message) -> Result:
+        """Resolve a message's ``path``, recorded and committed, with a stranger's rights.
+
+        Raises:
+            HyperpyError: the path does not parse, or a step failed.
         """
 
     def commit(self, batch: Batch) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+from hyperpy import path
 from hyperpy.actors import ActorSystem
 from hyperpy.cache import Batch
 from hyperpy.context import Chain, Frame
@@ -61,6 +62,14 @@ class Jobs:
         finally:
             if into is None:
                 batch.commit(self._store)
+
+    def resolve(self, asked: Message) -> Result:
+        """See :meth:`hyperpy.capabilities.Jobs.resolve`."""
+        batch = Batch()
+        try:
+            return self._resolver.top(path.parse(asked), self._chain(batch))
+        finally:
+            batch.commit(self._store)
 
     def commit(self, batch: Batch) -> None:
         """See :meth:`hyperpy.capabilities.Jobs.commit`."""

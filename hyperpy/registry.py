@@ -28,7 +28,7 @@ GROUP = "hyperpy.devices"
 _ONE_FILE = (
     *("message", "stack", "multipass", "dedup", "patch", "trie", "apply", "lookup", "cache", "hook", "rate-limit"),
     *("location", "relay", "name", "local-name", "whois", "cron", "test-device", "secret", "http-auth", "cookie"),
-    *("auth-hook", "meta", "calculator", "hyperbuddy", "process"),
+    *("auth-hook", "meta", "calculator", "hyperbuddy", "process", "push"),
     *("p4", "simple-pay", "faff", "router"),
     *("wasm-64", "wasi", "json-iface", "genesis-wasm"),
 )

@@ -42,7 +42,7 @@ def with_raw(made: Message, members: Sequence[Value]) -> Message:
             push answered.
         members: the path that led to it.
     """
-    ident = made.private.get("pushed")
+    ident = made.private.get("pushed-id")
     if isinstance(ident, str):
         return made | {"id": ident, "raw": raw(made)} if "id" not in made else made | {"raw": raw(made)}
     results = made.get("results")

@@ -170,6 +170,16 @@ class Process:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Push:
+    """How far the messages of processes are delivered in one request."""
+
+    depth: int = _setting(32, "Messages sent because of messages sent, one inside another.", least=0, most=1000)
+    fan_out: int = _setting(256, "Messages of one slot that are delivered.", least=1)
+    messages: int = _setting(1000, "Messages delivered by one push in all.", least=1)
+    always_sign: bool = _setting(True, "Sign with the node's key what no authority of the target signs here.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Names:
     """How names become messages."""
 
@@ -223,6 +233,7 @@ class Config:
     cache: Cache = field(default_factory=Cache)
     scheduler: Scheduler = field(default_factory=Scheduler)
     process: Process = field(default_factory=Process)
+    push: Push = field(default_factory=Push)
     names: Names = field(default_factory=Names)
     routes: Routes = field(default_factory=Routes)
     hooks: Hooks = field(default_factory=Hooks)

@@ -1,0 +1,247 @@
+"""The key of push@1.0."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import Final
+
+from hyperpy import Context, Message, Result, commitments, device, key
+from hyperpy.capabilities import Jobs, Keys, NodeControl, Storage, Timers
+from hyperpy.encoding import b64u, sha256
+from hyperpy.errors import DeviceError, HyperpyError, MessageNotFound, ParameterError
+from hyperpy.message import Value, as_text
+
+from .outgoing import augmented, entries, evaluated, lowered, signed, target_of
+
+_PROCESS: Final = {"device": b"process@1.0"}
+_MARK: Final = "pushed/"
+_LOCKS: Final = 64
+
+
+@dataclass(slots=True)
+class _Run:
+    """One push while it goes on: what it may still do."""
+
+    ctx: Context
+    depth: int
+    fan_out: int
+    messages: int
+    always: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Letter:
+    """One entry of an outbox on its way."""
+
+    sender: str
+    slot: int
+    index: str
+    definition: Message
+    entry: Message = field(default_factory=Message)
+
+
+@device("push@1.0", needs=("node", "keys", "store", "jobs", "timers"), excludes=("set", "keys"))
+class Push:
+    """Computes a slot, schedules every message of its outbox on the target, and pushes those in turn.
+
+    An entry is delivered once: pushing a slot again answers with what was delivered then, and delivers
+    only what failed.
+    """
+
+    def start(self, node: NodeControl, keys: Keys, store: Storage, jobs: Jobs, timers: Timers) -> None:
+        """Take settings, the node's key, messages, and what runs beside a request."""
+        self._node, self._keys, self._store, self._jobs, self._timers = node, keys, store, jobs, timers
+        self._locks = tuple(threading.Lock() for _ in range(_LOCKS))
+
+    @key(deterministic=False)
+    def push(self, base: Message, request: Message, ctx: Context) -> Result:
+        """Push ``slot``, or schedule the request and push its slot; ``async`` answers at once.
+
+        ``result-depth`` (1) says how deep results are shown, ``max-depth`` how far messages are followed.
+        """
+        process = base | _PROCESS
+        ident = None
+        if "slot" in request:
+            slot = _whole(request, "slot", 0)
+        else:
+            made = _scheduled(process, request, ctx)
+            body = made.value.get("body") if isinstance(made.value, Message) else None
+            if made.status != "ok" or not isinstance(body, Message) or _is_process(body):
+                return made
+            assert isinstance(made.value, Message)
+            slot = _whole(made.value, "slot", 0)
+            ident = commitments.signed_id(body)
+        if _is_async(base, request):
+            return self._detached(process, slot)
+        answer = self._slot(process, slot, _whole(request, "result-depth", 1), self._run(request, ctx))
+        if answer.status == "ok" and ident is not None and isinstance(answer.value, Message):
+            return Result("ok", answer.value.with_private(**{"pushed-id": ident}))
+        return answer
+
+    def _run(self, request: Message, ctx: Context) -> _Run:
+        depth, fan_out, messages = (
+            int(as_text(self._node.setting(f"push-{name}", 1))) for name in ("depth", "fan-out", "messages")
+        )
+        always = self._node.setting("push-always-sign", True) in (True, b"true")
+        return _Run(ctx, min(depth, _whole(request, "max-depth", depth)), fan_out, messages, always)
+
+    def _detached(self, process: Message, slot: int) -> Result:
+        name = commitments.signed_id(_definition(process))
+        self._timers.once(f"/{name}~process@1.0/push&slot={slot}")
+        return Result("ok", Message({"status": 202, "slot": slot, "process": name}))
+
+    # -- one slot --------------------------------------------------------------------------
+
+    def _slot(self, process: Message, slot: int, shown: int, run: _Run) -> Result:
+        """Compute a slot and deliver its outbox; the answer is the tree of what came of it."""
+        computed = run.ctx.step(process, Message({"path": "compute", "slot": slot}))
+        if computed.status != "ok" or not isinstance(computed.value, Message):
+            return Result("error", computed.value)
+        results = computed.value.get("results")
+        definition = _definition(process)
+        sender = commitments.signed_id(definition)
+        made: dict[str, Value] = {}
+        if isinstance(results, Message):
+            found = entries(results.get("outbox"))
+            for number, (index, item) in enumerate(found):
+                if number >= run.fan_out:
+                    made[index] = _failed(None, f"only the first {run.fan_out} messages of a slot are delivered")
+                    break
+                made[index] = self._entry(_Letter(sender, slot, index, definition), item, shown, run)
+            if shown > 0:
+                made.update(results.raw_items())
+        return Result("ok", Message({**made, "slot": slot, "process": sender}))
+
+    def _entry(self, letter: _Letter, item: Value, shown: int, run: _Run) -> Message:
+        """Deliver one entry of the outbox; return what came of it."""
+        try:
+            entry = lowered(item)
+            if not isinstance(entry, Message) or target_of(entry) is None:
+                return _without_target(letter.index, entry)
+            entry = evaluated(entry, letter.index, letter.sender, self._jobs)
+            name = target_of(entry)
+            if name is None:
+                return _without_target(letter.index, entry)
+            if run.depth <= 0 or run.messages <= 0:
+                return _failed(name, "the push goes too far: this message was not delivered", 508)
+            return self._delivered(letter, entry, name, shown, run)
+        except HyperpyError as error:
+            return _failed(None, error.message, error.status)
+
+    def _delivered(self, letter: _Letter, entry: Message, name: str, shown: int, run: _Run) -> Message:
+        try:
+            target = self._store.read(name)
+        except MessageNotFound:
+            target = b""
+        if not isinstance(target, Message):
+            return _failed(name, "Could not access target process!", 404)
+        target = _as_process(target)
+        mark = f"{_MARK}{letter.sender}/{letter.slot}/{b64u(sha256(letter.index.encode('utf-8', 'surrogateescape')))}"
+        with self._locks[hash(mark) % _LOCKS]:
+            known = self._store.named(mark)
+            if known is not None:
+                ident, _, number = known.partition(" ")
+                slot = int(number)
+            else:
+                run.messages -= 1
+                try:
+                    ident, slot = self._sent(letter, entry, target, run)
+                except HyperpyError as error:
+                    return _failed(name, error.message, error.status)
+                self._store.link(mark, f"{ident} {slot}")
+        run.depth -= 1
+        try:
+            answer = self._next(target, slot, shown - 1, run)
+        except HyperpyError as error:
+            return _failed(name, error.message, error.status) | {"id": ident, "slot": slot}
+        finally:
+            run.depth += 1
+        return Message({"id": ident, "target": name, "slot": slot, "resulted-in": answer.value})
+
+    def _next(self, target: Message, slot: int, shown: int, run: _Run) -> Result:
+        """Push the slot that a message got on its target."""
+        if target.get("push-device", b"push@1.0") == b"push@1.0":
+            return self._slot(target, slot, shown, run)
+        return run.ctx.step(target, Message({"path": "push", "slot": slot, "result-depth": shown}))
+
+    def _sent(self, letter: _Letter, entry: Message, target: Message, run: _Run) -> tuple[str, int]:
+        """Sign and schedule one message; return its ID and slot."""
+        plain = augmented(entry, letter.definition, letter.sender)
+        reason: Value = b""
+        for codec in ("httpsig@1.0", "ans104@1.0"):
+            message = signed(plain, target, self._keys, always=run.always, codec=codec)
+            self._store.write(message)
+            request = Message({"path": "schedule", "method": "POST", "body": message}).with_private(pushed=True)
+            made = run.ctx.step(target, request)
+            found = made.value
+            if made.status == "ok" and isinstance(found, Message) and isinstance(found.get("slot"), int):
+                return commitments.signed_id(message), _whole(found, "slot", 0)
+            reason = found
+            if not isinstance(found, Message) or found.get("status") != 422:
+                break
+        raise DeviceError(f"the target's scheduler did not take the message{_why(reason)}")
+
+
+def _scheduled(process: Message, request: Message, ctx: Context) -> Result:
+    """Schedule the request itself on the process, signatures and all."""
+    items = {**request.raw_items(), "path": b"schedule", "method": b"POST"}
+    return ctx.step(process, Message.make(items, request.commitments, request.private))
+
+
+def _as_process(target: Message) -> Message:
+    """Return a stored definition as process@1.0, whatever its own device."""
+    return target.with_commitments({}) | {**_PROCESS, "process": _definition(target)}
+
+
+def _definition(process: Message) -> Message:
+    found = process.get("process")
+    if isinstance(found, Message):
+        return found
+    plain = commitments.only_committed(process) if process.commitments else process
+    return Message.make(dict(plain.raw_items()), plain.commitments)
+
+
+def _is_process(body: Message) -> bool:
+    inner = body.get("body")
+    for one in (body, inner):
+        found = one.get("type") if isinstance(one, Message) else None
+        if isinstance(found, bytes) and found.lower() == b"process":
+            return True
+    return False
+
+
+def _is_async(base: Message, request: Message) -> bool:
+    given = request.get("async")
+    if given is not None:
+        return given is True or given == b"true"
+    definition = base.get("process")
+    mode = request.get("push-mode", base.get("push-mode"))
+    if mode is None and isinstance(definition, Message):
+        mode = definition.get("push-mode")
+    return mode == b"async"
+
+
+def _whole(message: Message, name: str, default: int) -> int:
+    found = message.get(name, default)
+    if isinstance(found, bytes) and found.isdigit() and len(found) < 19:
+        found = int(found)
+    if not isinstance(found, int) or isinstance(found, bool) or found < 0:
+        raise ParameterError(f"'{name}' must be a whole number, 0 or more", name=name)
+    return found
+
+
+def _without_target(index: str, entry: Value) -> Message:
+    made = {"response": "error", "status": 404, "outbox-index": index, "message": entry}
+    return Message({**made, "reason": "Target process not available."})
+
+
+def _failed(target: str | None, reason: str, status: int = 400) -> Message:
+    made = {"response": "error", "status": status, "reason": reason}
+    return Message(made if target is None else {**made, "target": target})
+
+
+def _why(found: Value) -> str:
+    if isinstance(found, Message):
+        found = found.get("reason", found.get("body", b""))
+    return f": {as_text(found)[:300]}" if isinstance(found, bytes) and found else ""
