@@ -1,4 +1,4 @@
-"""wasm-64@1.0: runs WebAssembly images."""
+"""wasm-64@1.0: runs WebAssembly images (devices/07-wasm-lua)."""
 
 from .device import Wasm64
 

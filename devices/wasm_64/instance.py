@@ -211,9 +211,11 @@ class Running:
             return ()
         base, found = self._address(), []
         for number in range(self._memory.size(self.store)):
-            page = ctypes.string_at(base + number * PAGE, PAGE)
+            at = base + number * PAGE
             old = before[number] if number < len(before) else ZERO
-            found.append(old if page == old else ZERO if page == ZERO else page)
+            if not _same(at, old):
+                old = ZERO if _same(at, ZERO) else ctypes.string_at(at, PAGE)
+            found.append(old)
         return tuple(found)
 
     def restore(self, pages: Sequence[bytes], numbers: Sequence[int]) -> None:
@@ -242,3 +244,13 @@ class Running:
 
     def _address(self) -> int:
         return ctypes.addressof(self._memory.data_ptr(self.store).contents)
+
+
+def _same(at: int, page: bytes) -> bool:
+    """Say whether the page at an address holds these bytes."""
+    return bool(_memcmp(at, page, PAGE) == 0)
+
+
+_memcmp = ctypes.CDLL(None).memcmp
+_memcmp.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t)
+_memcmp.restype = ctypes.c_int
