@@ -14,54 +14,20 @@ import pytest
 
 from hyperpy import commitments, config
 from hyperpy.capabilities import Head
-from hyperpy.commitments import commit, http_form, signed_id
+from hyperpy.commitments import commit, signed_id
 from hyperpy.http.form import RawReply
 from hyperpy.keys import RsaKey
 from hyperpy.message import Link, Message
 from hyperpy.node import Node
 from hyperpy.store.lmdb import LmdbStore
 from hyperpy.testing import TestNode, node, wallet
-
-SCHEDULE = "/~scheduler@1.0/schedule"
+from tests.devices.scheduling import SCHEDULE, frame, own, post, post_body, process, said
 
 
 @pytest.fixture
 def n() -> Iterator[TestNode]:
     with node() as made:
         yield made
-
-
-def process(at: TestNode, **keys: Any) -> Message:
-    """Return a process that the node schedules, signed by its owner."""
-    known = {"device": "process@1.0", "type": "Process", "scheduler": at.node.address, "random-seed": "a"}
-    return commit(Message({**known, **keys}), wallet("owner"))
-
-
-def said(target: str, signer: str = "alice", **keys: Any) -> Message:
-    """Return a signed message to a process."""
-    return commit(Message({"target": target, "type": "Message", "data": "hello", **keys}), wallet(signer))
-
-
-def post(at: TestNode, message: Message, path: str = SCHEDULE) -> Message:
-    """Post a message as a client does."""
-    form = http_form(message, bundle=True)
-    return at.post(path, form.body or b"", {key: value.decode() for key, value in form.headers.items()})
-
-
-def post_json(at: TestNode, made: Any, path: str = SCHEDULE) -> Message:
-    return at.post(path, json.dumps(made).encode(), {"content-type": "application/json"})
-
-
-def post_body(at: TestNode, body: Message, path: str = SCHEDULE, **private: Any) -> Any:
-    """Schedule a message as a device inside the node does."""
-    request = Message({"path": "schedule", "method": "POST", "body": body}).with_private(**private)
-    return at.node.resolver.resolve(Message({"device": "scheduler@1.0"}), request, _frame(at.node)).value
-
-
-def _frame(inner: Node) -> Any:
-    from hyperpy.context import Frame
-
-    return Frame(inner.resolver, inner.chain(None), 0, None)
 
 
 def spawn(at: TestNode, **keys: Any) -> str:
@@ -122,7 +88,7 @@ def test_the_chains_are_those_of_both_generations(n: TestNode) -> None:
     bodies = [said(name, count=str(count)) for count in range(3)]
     for one in bodies:
         post(n, one)
-    listed = [n.node.cache.read(signed_id(one)) for one in _own(n, name)]
+    listed = [n.node.cache.read(signed_id(one)) for one in own(n, name)]
     chain = hashlib.sha256(name.encode()).digest()
     path = name
     for at, one in enumerate(listed):
@@ -133,10 +99,6 @@ def test_the_chains_are_those_of_both_generations(n: TestNode) -> None:
         assert one["base-hashpath"] == path.encode()
         head, _, tail = path.partition("/")
         path = f"{text_of(hashlib.sha256(raw(head) + raw(tail)).digest()) if tail else head}/{signed_id(one)}"
-
-
-def _own(at: TestNode, name: str) -> list[Message]:
-    return list(at.node._lend["slots"].range(name, 0, 10**6))
 
 
 def test_the_recorded_hash_chains_are_made() -> None:
@@ -168,7 +130,7 @@ def test_a_subject_names_what_is_scheduled(n: TestNode) -> None:
     inner = said(name)
     request = Message({"path": "schedule", "method": "POST", "subject": "mine", "mine": inner, "body": {"other": 1}})
     base = Message({"device": "scheduler@1.0"})
-    assert n.node.resolver.resolve(base, request, _frame(n.node)).value["slot"] == 1
+    assert n.node.resolver.resolve(base, request, frame(n.node)).value["slot"] == 1
     reply = n.post(f"{SCHEDULE}&subject=nothing")
     assert reply["status"] == 400
 
@@ -178,10 +140,10 @@ def test_a_message_without_target_goes_to_the_process_of_the_path(n: TestNode) -
     request = Message(
         {"path": "schedule", "method": "POST", "body": commit(Message({"action": "Inc"}), wallet("alice"))}
     )
-    for held in (_own(n, name)[0]["body"], name):
+    for held in (own(n, name)[0]["body"], name):
         base = Message({"device": "scheduler@1.0", "process": held})
-        assert n.node.resolver.resolve(base, request, _frame(n.node)).value["process"] == name.encode()
-    assert len(_own(n, name)) == 3
+        assert n.node.resolver.resolve(base, request, frame(n.node)).value["process"] == name.encode()
+    assert len(own(n, name)) == 3
 
 
 def test_a_process_that_lost_its_signers_is_not_another_process(n: TestNode) -> None:
@@ -217,13 +179,13 @@ def test_a_process_with_copied_signatures_is_not_believed(n: TestNode) -> None:
     request = Message({"path": "schedule", "method": "POST", "body": said(signed_id(real))})
     base = Message({"device": "scheduler@1.0", "process": forged})
     with pytest.raises(Exception, match="does not know the process"):
-        n.node.resolver.resolve(base, request, _frame(n.node))
+        n.node.resolver.resolve(base, request, frame(n.node))
 
 
 def test_all_schedulers_that_the_node_holds_sign(n: TestNode) -> None:
     listed = f'"{wallet("other").address}", "{n.node.address}"'
     name = spawn(n, scheduler=listed)
-    assert commitments.committers(_own(n, name)[0]) == (n.node.address,)
+    assert commitments.committers(own(n, name)[0]) == (n.node.address,)
     assert spawn(n, scheduler=[wallet("other").address, "default"])
 
 
@@ -307,7 +269,7 @@ def test_an_unsigned_message_is_refused_and_told_why(n: TestNode) -> None:
     assert b"Sign the inner message" in hint(raw_reply)
     outer = commit(Message({"target": name, "body": {"action": "x"}}), wallet("alice"))
     assert refused(post(n, outer))
-    assert len(_own(n, name)) == 1
+    assert len(own(n, name)) == 1
 
 
 def hint(reply: RawReply) -> bytes:
@@ -403,7 +365,7 @@ def test_a_message_that_is_not_all_there_is_refused(n: TestNode) -> None:
     batch_put(n, part)
     made = post_body(n, linked)
     assert made["slot"] == 1
-    kept = _own(n, name)[1]["body"]
+    kept = own(n, name)[1]["body"]
     assert isinstance(kept, Message)
     commitments.check(kept)
     inner = kept.raw("part")
@@ -470,7 +432,7 @@ def test_long_schedules_come_in_pages(n: TestNode) -> None:
 
 
 def _get(at: TestNode, request: Message) -> Any:
-    return at.node.resolver.resolve(Message({"device": "scheduler@1.0"}), request, _frame(at.node)).value
+    return at.node.resolver.resolve(Message({"device": "scheduler@1.0"}), request, frame(at.node)).value
 
 
 def test_slots_are_asked_for_in_every_spelling(n: TestNode) -> None:
@@ -536,7 +498,7 @@ def test_next_returns_the_assignment_and_the_base(n: TestNode) -> None:
     definition = process(n)
     for at, status in ((-1, None), ("-1", None), (0, 404), ("x", 500), (True, 500)):
         base = Message({"device": "scheduler@1.0", "process": definition, "at-slot": at, "count": 7})
-        result = n.node.resolver.resolve(base, Message({"path": "next", "target": name}), _frame(n.node))
+        result = n.node.resolver.resolve(base, Message({"path": "next", "target": name}), frame(n.node))
         value = result.value
         assert isinstance(value, Message)
         if status is None:
