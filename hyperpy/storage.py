@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 from hyperpy.cache import Batch, Cache
-from hyperpy.encoding import key_bytes, key_text
-from hyperpy.errors import SizeError
-from hyperpy.message import Value
+from hyperpy.capabilities import Matches
+from hyperpy.codecs import canonical
+from hyperpy.encoding import b64u, b64u_decode, key_bytes, key_text
+from hyperpy.errors import CodecError, SizeError
+from hyperpy.message import As, Link, Message, Resolve, Value, as_text
 from hyperpy.store.base import Store
 
 
@@ -45,6 +48,53 @@ class Storage:
         found = self._store.get("names", key_bytes(name))
         return None if found is None else key_text(found)
 
+    def find(
+        self, pairs: Mapping[str, frozenset[str]], *, after: str = "", most: int = 1000, seconds: float = 1.0
+    ) -> Matches:
+        """See :meth:`hyperpy.capabilities.Storage.find`."""
+        until = time.monotonic() + seconds
+        words = [key_bytes(key) for key in pairs]
+        values = [_word(texts) for texts in pairs.values()]
+        words += [word for word in values if word]
+        refs: list[str] = []
+        for number, (name, data) in enumerate(self._store.scan("messages", after=b64u_decode(after) or None)):
+            if data[:1] in _MAPS and all(word in data for word in words) and _holds(data, pairs):
+                refs.append(b64u(name))
+            if len(refs) >= most or (number % 64 == 63 and time.monotonic() > until):
+                return Matches(refs, b64u(name))
+        return Matches(refs, None)
+
     def names(self, prefix: str = "") -> Mapping[str, str]:
         """Return all names with a prefix, and their IDs."""
         return {key_text(k): key_text(v) for k, v in self._store.scan("names", key_bytes(prefix))}
+
+
+_MAPS = frozenset(bytes([first]) for first in (*range(0x80, 0x90), 0xDE, 0xDF))
+"""How the canonical bytes of a message begin; lists and binaries begin otherwise."""
+
+
+def _word(texts: frozenset[str]) -> bytes:
+    """Return bytes that a message with one of these values must hold; empty if there are none such.
+
+    Numbers are kept in a form of their own.
+    """
+    if len(texts) != 1:
+        return b""
+    text = next(iter(texts))
+    return b"" if text[:1] in "-0123456789" or text in ("true", "false") else key_bytes(text)
+
+
+def _holds(data: bytes, pairs: Mapping[str, frozenset[str]]) -> bool:
+    try:
+        item = canonical.decode(data)
+    except (CodecError, SizeError):
+        return False
+    if type(item) is not Message:
+        return False
+    for key, texts in pairs.items():
+        found = item.raw(key)
+        if found is None or isinstance(found, (Message, tuple, As, Resolve)):
+            return False
+        if (found.id if type(found) is Link else as_text(found)) not in texts:
+            return False
+    return True
