@@ -267,7 +267,7 @@ def _absorb(journal: Path, cache: Path) -> None:
             for _, packed in rows:
                 overlay.add(msgpack.unpackb(packed, raw=True, use_list=False), len(packed))
             first = int.from_bytes(rows[0][0][1:], "big")
-            target.write(lambda txn, overlay=overlay, first=first: pour(txn, overlay, first))  # type: ignore[misc]
+            pour(target, overlay, first)
             after = rows[-1][0]
     finally:
         source.close()

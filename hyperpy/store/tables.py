@@ -36,6 +36,7 @@ REST = 5.0
 _BATCHES = 8000
 _BYTES = 8 << 20
 _HARD = 4
+_ROWS = 4096
 _PUTS = 500
 _CHUNK = 256
 _AGE = TABLES["age"].prefix
@@ -262,7 +263,7 @@ class Tables:
         frozen = self._frozen
         if frozen.batches:
             first = self._frozen_to - len(frozen.batches) + 1
-            self._cache.write(lambda txn: pour(txn, frozen, first))
+            pour(self._cache, frozen, first)
             self._used = self._cache.used()
             self._journal.drop(self._frozen_to + 1)
             self._frozen = Overlay()
@@ -337,8 +338,25 @@ class Tables:
             raise
 
 
-def pour(txn: Any, overlay: Overlay, first: int) -> None:
-    """Apply an overlay: what each batch put goes under its number, and what finds it goes in key order."""
+def pour(cache: Environment, overlay: Overlay, first: int) -> None:
+    """Write an overlay into the tables: what each batch put under its number, and rows that find it in key order.
+
+    In several transactions, as each holds its pages in memory; doing it again after a crash has the same effect.
+
+    Raises:
+        StoreError: the environment cannot take it; a part of it may be there.
+    """
+    values, index = _sorted_out(overlay, first)
+    for rows in (values, index):
+        names = sorted(rows)
+        for at in range(0, len(names), _ROWS):
+            chunk = names[at : at + _ROWS]
+            cache.write(lambda txn, chunk=chunk, rows=rows: _put(txn, chunk, rows))  # type: ignore[misc]
+
+
+def _sorted_out(overlay: Overlay, first: int) -> tuple[dict[bytes, bytes | None], dict[bytes, bytes | None]]:
+    """Return what goes under batch numbers, and the rows by key."""
+    values: dict[bytes, bytes | None] = {}
     index: dict[bytes, bytes | None] = {}
     pack = msgpack.Packer(use_bin_type=True).pack
     for number, batch in enumerate(overlay.batches, first):
@@ -356,15 +374,18 @@ def pour(txn: Any, overlay: Overlay, first: int) -> None:
                 others.append(key)
                 index[key] = _HERE + value
         if kept or others:
-            index[_AGE + name] = pack([kept, others])
-    names = sorted(index)
+            values[_AGE + name] = pack([kept, others])
+    return values, index
+
+
+def _put(txn: Any, names: Sequence[bytes], rows: dict[bytes, bytes | None]) -> None:
     with txn.cursor() as cursor:
         for at in range(0, len(names), _PUTS):
-            rows = []
+            some = []
             for name in names[at : at + _PUTS]:
-                found = index[name]
+                found = rows[name]
                 if found is None:
                     txn.delete(name)
                 else:
-                    rows.append((name, found))
-            cursor.putmulti(rows)  # in one go: other threads wait meanwhile
+                    some.append((name, found))
+            cursor.putmulti(some)  # in one go: other threads wait meanwhile
