@@ -83,7 +83,8 @@ def as_role(base: Message, role: str) -> Message:
     Raises:
         ParameterError: the role is unknown and the process names no device for it.
     """
-    device = base.get(f"{role}-device") or DEFAULTS.get(role)
+    name = f"{role}-device"
+    device = base.get(name) or definition(base).get(name) or DEFAULTS.get(role)
     if device is None:
         raise ParameterError(
             f"the process has no '{role[:60]}-device'", name="as", hint="Use execution, scheduler or push."

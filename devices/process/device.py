@@ -152,9 +152,11 @@ class Process:
         local = self._is_local(ready) and self._slots.head(process).slot >= 0
         token = _inside.set(_inside.get() | {process})
         try:
+            first = True
             while True:
                 given = None if local else self._fetched(ready, process, slot, ctx)
-                found = self._turn(ready, process, slot, ctx.deadline, given)
+                found = self._turn(ready, process, slot, ctx.deadline, given, first)
+                first = False
                 if found is not None:
                     return found
                 if time.monotonic() >= ctx.deadline:
@@ -165,10 +167,10 @@ class Process:
             _inside.reset(token)
 
     def _turn(
-        self, ready: Message, process: str, slot: int, deadline: float, given: Sequence[Message] | None
+        self, ready: Message, process: str, slot: int, deadline: float, given: Sequence[Message] | None, first: bool
     ) -> Message | None:
         def work(worker: Worker) -> Message | None:
-            return worker.advance(slot, min(deadline, time.monotonic() + _TURN_S), deadline, given)
+            return worker.advance(slot, min(deadline, time.monotonic() + _TURN_S), deadline, given, first=first)
 
         try:
             return self._workers.call(_KIND, process, lambda: self._worker(ready, process), work, deadline=deadline)

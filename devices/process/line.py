@@ -155,8 +155,11 @@ class Line:
 
     # -- one slot after another --------------------------------------------------------------
 
-    def advance(self, assignments: Iterable[Message], wanted: int, until: float) -> bool:
+    def advance(self, assignments: Iterable[Message], wanted: int, until: float, *, first: bool) -> bool:
         """Compute slots up to ``wanted``; stop at ``until`` (monotonic seconds), but not before one is done.
+
+        Args:
+            first: it is the first call for one request: its first slot takes a snapshot.
 
         Returns:
             Whether ``wanted`` was reached.
@@ -165,7 +168,7 @@ class Line:
             Forked: an assignment does not follow those that led here.
             HyperpyError: a slot could not be computed now.
         """
-        batch, started, first = Batch(), self.at, True
+        batch, started = Batch(), self.at
         try:
             for assignment in assignments:
                 if self.at >= wanted:

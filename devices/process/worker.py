@@ -50,13 +50,16 @@ class Worker:
         """Return the live state."""
         return self._live().state
 
-    def advance(self, wanted: int, until: float, deadline: float, given: Sequence[Message] | None) -> Message | None:
+    def advance(
+        self, wanted: int, until: float, deadline: float, given: Sequence[Message] | None = None, *, first: bool = True
+    ) -> Message | None:
         """Return the state after slot ``wanted``, or None if time ran out after some progress.
 
         Args:
             until: monotonic seconds, after which others may have their turn; at least one slot is computed.
             deadline: monotonic seconds, when the caller's time ends.
             given: the next assignments, where the schedule is kept elsewhere; None reads this node's own.
+            first: it is the first turn of one request.
 
         Raises:
             KeyNotFound: the slot is not in the schedule.
@@ -66,22 +69,22 @@ class Worker:
         if line.at > wanted:
             return self._before(wanted, deadline)
         try:
-            if self._run(line, wanted, until, given):
+            if self._run(line, wanted, until, given, first):
                 return line.state
         except Forked:
             self._rebase(line, given is None)
             if given is not None:
                 return None
-            if self._run(line, wanted, until, None):
+            if self._run(line, wanted, until, None, first):
                 return line.state
         if given is None and line.at >= self._slots.head(self._process).slot:
             raise KeyNotFound("Requested slot not yet available in schedule.")
         return None
 
-    def _run(self, line: Line, wanted: int, until: float, given: Sequence[Message] | None) -> bool:
+    def _run(self, line: Line, wanted: int, until: float, given: Sequence[Message] | None, first: bool) -> bool:
         source = self._slots.range(self._process, line.at + 1, wanted) if given is None else given
         try:
-            return line.advance(source, wanted, until)
+            return line.advance(source, wanted, until, first=first)
         except BaseException:
             if line.broken:
                 self._line = None  # the live device may have done half a slot: begin again from the store
@@ -104,7 +107,7 @@ class Worker:
             return kept
         side = self._new()
         side.resume(wanted, self._fits)
-        return side.state if self._run(side, wanted, deadline, None) else None
+        return side.state if self._run(side, wanted, deadline, None, True) else None
 
     def _rebase(self, line: Line, local: bool) -> None:
         """Begin again at the newest state that the schedule as it is now leads to."""
