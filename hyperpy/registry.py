@@ -37,6 +37,7 @@ BUNDLED: dict[str, str] = {
     **{f"{name}@1.0": "hyperpy.devices.codecs" for name in ("structured", "httpsig", "flat", "json", "ans104")},
     "stack-transformer@1.0": "hyperpy.devices.stack",
     "scheduler@1.0": "hyperpy.devices.scheduler",
+    "lua@5.3a": "hyperpy.devices.lua",
 }
 """Name to module. The class in it whose ``@device`` name matches is the device."""
 

@@ -14,7 +14,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("codecs", "keys", "keys_ans104", "config"),
     ("commitments", "path"),
     ("hashpath", "store"),
-    ("sdk", "trail", "cache", "capabilities"),
+    ("sdk", "trail", "cache", "capabilities", "lua"),
     ("actors", "registry", "dispatch", "watchdog", "metrics", "flights", "privacy"),
     ("resolver", "context", "normalise", "recorder", "reply", "results", "http.wire", "http.client"),
     ("settings", "storage", "maintenance", "housekeeping", "timers", "jobs", "slots", "node"),

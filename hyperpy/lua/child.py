@@ -1,0 +1,248 @@
+"""The process that runs Lua. Started as a script of its own, it imports nothing of hyperpy.
+
+Frames on the standard input and output are four bytes of length and a msgpack list. The host sends
+``run``, ``snapshot``, ``functions`` and ``drop``; while Lua runs, the child may send ``ask`` and
+``log``, and the host may answer an ``ask`` after further frames of any kind. The process ends when
+the host's end of the pipe closes, whatever it is doing.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import select
+import sys
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import msgpack  # type: ignore[import-untyped]
+
+MAX_FRAME = 256 * 1024 * 1024
+CPU_S = 20
+"""Seconds of processor time for one frame; far above what the instruction limit allows. Passing it
+kills the process, and that is never a result."""
+ADDRESS_SPACE = 1536 * 1024 * 1024
+CALL_BYTES = 160 * 1024 * 1024
+"""What the allocator grants a call beyond what the interpreter held before; the rule itself is in
+``engine/base.lua`` and lower."""
+GARBAGE = 8 * 1024 * 1024
+MOST = 64
+"""Interpreters kept; the longest unused goes first, and is made again when it is asked for."""
+FILES = ("limits", "order", "codec", "patterns", "strings", "snapshot", "base")
+
+
+class Engine:
+    """One interpreter, with the library of ``engine/`` around it."""
+
+    def __init__(self, lua: Any, parts: list[bytes], host: Host) -> None:
+        self.runtime = lua.LuaRuntime(
+            encoding=None,
+            register_eval=False,
+            register_builtins=False,
+            unpack_returned_tuples=True,
+            attribute_filter=_no_attributes,
+            max_memory=1 << 40,
+        )
+        start = self.runtime.execute(
+            b"local S = { G = _G } local load = load S.host_ask, S.host_log = ... "
+            b"return S, function(code) load(code, '=hyperpy', 'b')(S) end",
+            host.ask,
+            host.log,
+        )
+        self.state, load = start
+        for part in parts:
+            load(part)
+        self._live = self.runtime.get_memory_used()
+
+    def sealed(self, sandbox: bytes) -> None:
+        """Apply the sandbox, and remember what the library brings along."""
+        self.state.sandbox(sandbox)
+        self.state.seal()
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        """Call a function of the library within the memory limit."""
+        used = self.runtime.get_memory_used()
+        if used > 2 * self._live + GARBAGE:
+            self.state.collect()
+            self._live = used = self.runtime.get_memory_used()
+        self.runtime.set_max_memory(used + CALL_BYTES)
+        return self.state[name.encode()](*arguments)
+
+
+class Host:
+    """The pipe to the host, and the interpreters kept for it."""
+
+    def __init__(self, lua: Any, parts: list[bytes]) -> None:
+        self._lua = lua
+        self._parts = parts
+        self._engines: OrderedDict[int, Engine] = OrderedDict()
+        self._packer = msgpack.Packer(use_bin_type=True)
+
+    def read(self) -> list[Any]:
+        """Return the next frame; end the process when there is none."""
+        size = int.from_bytes(_exactly(4), "big")
+        if size > MAX_FRAME:
+            os._exit(3)
+        frame: list[Any] = msgpack.unpackb(_exactly(size), raw=False, strict_map_key=False, max_bin_len=MAX_FRAME)
+        return frame
+
+    def write(self, *frame: Any) -> None:
+        """Send a frame; end the process when nobody reads."""
+        data = self._packer.pack(frame)
+        view = memoryview(len(data).to_bytes(4, "big") + data)
+        try:
+            while view:
+                view = view[os.write(1, view) :]
+        except OSError:
+            os._exit(0)
+
+    def ask(self, kind: bytes, request: bytes) -> bytes | None:
+        """Send what Lua asks for; None says that the call is given up. Never raises: Lua would see the error."""
+        try:
+            self.write("ask", kind, request)
+            while True:
+                frame = self.read()
+                if frame[0] == "reply":
+                    reply: bytes | None = frame[1]
+                    return reply
+                self.serve(frame)
+        except BaseException:
+            os._exit(4)
+
+    def log(self, text: bytes) -> None:
+        """Send a line for the node's log."""
+        try:
+            self.write("log", text)
+        except BaseException:
+            os._exit(4)
+
+    def serve(self, frame: list[Any]) -> None:
+        """Answer one frame of the host."""
+        _cpu_limit()
+        kind, *rest = frame
+        if kind == "run":
+            self.write("done", *self._run(*rest))
+        elif kind == "snapshot":
+            self.write("done", *self._snapshot(*rest))
+        elif kind == "functions":
+            engine = self._engines.get(rest[0])
+            self.write("done", "lost" if engine is None else "ok", engine and engine.call("functions"), 0)
+        elif kind == "drop":
+            for number in rest[0]:
+                self._engines.pop(number, None)
+
+    def _run(
+        self, number: int, setup: list[Any] | None, name: bytes, arguments: bytes | None, seconds: int, seed: int | None
+    ) -> tuple[Any, ...]:
+        used = 0
+        if setup is not None:
+            made, answer = self._made(setup, seconds, seed)
+            if answer[0] != "ok":
+                return answer
+            used = answer[2]
+            self._engines[number] = made
+        engine = self._engines.get(number)
+        if engine is None:
+            return "lost", None, 0
+        self._engines.move_to_end(number)
+        while len(self._engines) > MOST:
+            self._engines.popitem(last=False)
+        if arguments is None:
+            return "ok", b"\xdd\0\0\0\0", used
+        return self._guarded(engine, "call", name, arguments, seconds, seed)
+
+    def _made(self, setup: list[Any], seconds: int, seed: int | None) -> tuple[Engine, tuple[Any, ...]]:
+        modules, sandbox, snapshot = setup
+        engine = Engine(self._lua, self._parts, self)
+        engine.sealed(sandbox)
+        if snapshot is None:
+            return engine, self._guarded(engine, "boot", modules, seconds, seed)
+        found = engine.call("restore", snapshot)
+        if found is True:
+            return engine, ("ok", b"", 0)
+        return engine, ("refused", _text(found[1]), 0)
+
+    def _snapshot(self, number: int) -> tuple[Any, ...]:
+        engine = self._engines.get(number)
+        if engine is None:
+            return "lost", None, 0
+        try:
+            fine, data = engine.call("snapshot")
+        except self._lua.LuaError:
+            fine, data = False, b"the state is too large"
+        return ("ok", data, 0) if fine else ("refused", _text(data), 0)
+
+    def _guarded(self, engine: Engine, name: str, *arguments: Any) -> tuple[Any, ...]:
+        try:
+            word, packed, used = engine.call(name, *arguments)
+        except self._lua.LuaError:  # memory ran out where the library itself works
+            return "limit", msgpack.packb([b"memory", b"memory limit exceeded"], use_bin_type=True), 0
+        return word.decode(), packed, used
+
+
+def _text(item: Any) -> bytes:
+    return item if isinstance(item, bytes) else str(item).encode()
+
+
+def _exactly(size: int) -> bytes:
+    """Return ``size`` bytes of the standard input; end the process where it ends."""
+    parts, left = [], size
+    while left:
+        part = os.read(0, left)
+        if not part:
+            os._exit(0)
+        parts.append(part)
+        left -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _no_attributes(*_: Any) -> Any:
+    raise AttributeError("not for Lua")
+
+
+def _cpu_limit() -> None:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(usage.ru_utime + usage.ru_stime) + CPU_S, resource.RLIM_INFINITY))
+
+
+def _end_with_host() -> None:
+    """Wait until nobody holds the other end of the pipe, then end the process, whatever it does."""
+    poll = select.poll()
+    poll.register(0, 0)
+    while True:
+        for _, event in poll.poll():
+            if event & (select.POLLHUP | select.POLLERR | select.POLLNVAL):
+                os._exit(0)
+
+
+def compiled(lua: Any) -> list[bytes]:
+    """Return the library's files as machine code of this interpreter, without line numbers."""
+    runtime = lua.LuaRuntime(encoding=None, register_eval=False, register_builtins=False)
+    make = runtime.execute(b"return function(t, n) return string.dump(assert(load(t, n)), true) end")
+    folder = Path(__file__).parent / "engine"
+    return [make((folder / f"{name}.lua").read_bytes(), b"=hyperpy") for name in FILES]
+
+
+def main() -> None:
+    """Serve until the host goes away."""
+    from lupa import lua53  # type: ignore[import-untyped]
+
+    host = Host(lua53, compiled(lua53))
+    threading.Thread(target=_end_with_host, daemon=True).start()
+    for kind, value in (
+        (resource.RLIMIT_AS, ADDRESS_SPACE),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_NOFILE, 3),
+    ):
+        resource.setrlimit(kind, (value, value))
+    sys.setrecursionlimit(2000)
+    host.write("ready")
+    while True:
+        host.serve(host.read())
+
+
+if __name__ == "__main__":
+    main()

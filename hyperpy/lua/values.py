@@ -1,0 +1,162 @@
+"""Messages for Lua and back: msgpack, which the library in ``engine/`` reads and writes.
+
+Links are loaded, atoms other than booleans become text, lists and maps tables; private values stay
+here. On the way back an empty table is an empty message, 1..n a list, and every other table a message
+whose number keys are text.
+
+A commitment comes back only where it is still true: over the same values as in a message that was
+handed in, or else if it verifies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgpack  # type: ignore[import-untyped]
+
+from hyperpy import commitments
+from hyperpy.encoding import key_bytes, key_text
+from hyperpy.errors import HyperpyError, ParameterError, SizeError
+from hyperpy.message import Atom, Link, Message, Value, committed_list
+
+MAX_DEPTH: Final = 90
+MAX_ITEMS: Final = 1_000_000
+MAX_LINKS: Final = 10_000
+MAX_BYTES: Final = 64 * 1024 * 1024
+MAX_CHECKS: Final = 16
+"""Commitments of one value that are verified because Lua changed or made their message."""
+
+Plain = Any
+"""What msgpack knows: bytes, int, float, bool, list, and dict with keys of bytes."""
+
+
+class Exchange:
+    """The messages of one call: packs what goes in, and knows it again when it comes out."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, tuple[dict[bytes, Plain], Message]] = {}
+        self._items = 0
+        self._links = 0
+        self._checks = 0
+
+    def pack(self, *values: Value | None) -> bytes:
+        """Return values as one msgpack list; None is nil.
+
+        Raises:
+            ParameterError: a value has no form in Lua (an integer beyond 64 bits, a sub-path).
+            SizeError: they are too many, too large or nested too deeply.
+            MessageNotFound: a link leads nowhere.
+        """
+        plain = [None if item is None else self._plain(item, 0) for item in values]
+        data: bytes = msgpack.packb(plain, use_bin_type=True)
+        if len(data) > MAX_BYTES:
+            raise SizeError("the parameters are too large for Lua")
+        return data
+
+    def _plain(self, item: Value, depth: int) -> Plain:
+        kind = type(item)
+        if kind is bytes or kind is bool or kind is float:
+            return item
+        if kind is int:
+            if not -(1 << 63) <= item < 1 << 63:  # type: ignore[operator]
+                raise ParameterError("an integer of more than 64 bits has no form in Lua", hint="Send it as text.")
+            return item
+        if kind is Atom:
+            return key_bytes(item)  # type: ignore[arg-type]
+        if isinstance(item, Link):
+            self._links += 1
+            if self._links > MAX_LINKS:
+                raise SizeError("the parameters hold too many links")
+            return self._plain(item.load(), depth)
+        if isinstance(item, (Message, tuple)):
+            self._items += len(item)
+            if depth > MAX_DEPTH or self._items > MAX_ITEMS:
+                raise SizeError("the parameters are nested too deeply, or hold too many items")
+            if isinstance(item, tuple):
+                return [self._plain(member, depth + 1) for member in item]
+            return self._map(item, depth + 1)
+        raise ParameterError(f"a {kind.__name__} has no form in Lua")
+
+    def _map(self, item: Message, depth: int) -> dict[bytes, Plain]:
+        made = {key.encode("utf-8", "surrogateescape"): self._plain(v, depth) for key, v in item.raw_items().items()}
+        if item.commitments:
+            made[b"commitments"] = {key_bytes(k): self._map(one, depth + 1) for k, one in item.commitments.items()}
+            for name in made[b"commitments"]:
+                self._known[name] = (made, item)
+        return made
+
+    def unpack(self, data: bytes) -> list[Value | None]:
+        """Return the values that Lua packed, at most a few at the top."""
+        found = msgpack.unpackb(
+            data, raw=True, strict_map_key=False, max_bin_len=len(data), max_array_len=len(data), max_map_len=len(data)
+        )
+        return [None if item is None else self._value(item) for item in found]
+
+    def _value(self, item: Plain) -> Value:
+        kind = type(item)
+        if kind is dict:
+            return self._message(item)
+        if kind is list:
+            return tuple([self._value(member) for member in item])
+        return item  # type: ignore[no-any-return]
+
+    def _message(self, item: dict[bytes, Plain]) -> Message:
+        claims = item.get(b"commitments")
+        if type(claims) is dict:
+            for name in claims:
+                known = self._known.get(name)
+                if known is not None and _same(item, known[0]):
+                    return known[1]
+        made = Message.make(
+            {
+                key_text(key): self._value(member)
+                for key, member in item.items()
+                if not key.startswith(b"priv") and key != b"commitments"
+            }
+        )
+        if type(claims) is not dict:
+            return made
+        return made.with_commitments(self._true(item, made, claims))
+
+    def _true(self, item: dict[bytes, Plain], made: Message, claims: dict[bytes, Plain]) -> Mapping[str, Message]:
+        """Return the claimed commitments that fit the message."""
+        kept = {}
+        for name, claim in claims.items():
+            if type(claim) is not dict:
+                continue
+            one = self._message({k: v for k, v in claim.items() if k != b"commitments"})
+            if self._unchanged(name, item, claim, one) or self._verifies(made, key_text(name), one):
+                kept[key_text(name)] = one
+        return kept
+
+    def _unchanged(self, name: bytes, item: dict[bytes, Plain], claim: Plain, one: Message) -> bool:
+        known = self._known.get(name)
+        if known is None or not _same(claim, known[0][b"commitments"].get(name)):
+            return False
+        try:
+            keys = [key_bytes(key) for key in committed_list(one)]
+        except HyperpyError:
+            return False
+        return all(_same(item.get(key), known[0].get(key)) for key in keys)
+
+    def _verifies(self, made: Message, name: str, one: Message) -> bool:
+        self._checks += 1
+        if self._checks > MAX_CHECKS:
+            return False
+        try:
+            commitments.check(made.with_commitments({name: one}), ids=[name])
+        except HyperpyError:
+            return False
+        return True
+
+
+def _same(left: Plain, right: Plain) -> bool:
+    """Compare strictly, but an empty list and an empty map are one in Lua."""
+    if type(left) is not type(right):
+        return left in ([], {}) and right in ([], {}) and type(left) in (list, dict) and type(right) in (list, dict)
+    if type(left) is dict:
+        return len(left) == len(right) and all(k in right and _same(v, right[k]) for k, v in left.items())
+    if type(left) is list:
+        return len(left) == len(right) and all(map(_same, left, right))
+    return bool(left == right)
