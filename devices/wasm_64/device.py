@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from hyperpy import Context, Message, device, key
 from hyperpy.capabilities import Storage
 from hyperpy.codecs import wasm_convert
-from hyperpy.encoding import b64u, is_id
+from hyperpy.encoding import b64u
 from hyperpy.errors import DeviceError, HyperpyError, KeyNotFound, MessageNotFound, ParameterError, SizeError
 from hyperpy.message import Value, as_text, list_to_map
 
@@ -18,8 +19,9 @@ from .instance import Limits, called
 from .state import Live, State
 from .values import Failure, fit
 
-FUEL, MOST_FUEL = 2_000_000_000, 20_000_000_000
+FUEL, MOST_FUEL = 2_000_000_000, 100_000_000_000
 MEMORY, MOST_MEMORY = 256 << 20, 1 << 30
+_ID = re.compile(rb"[A-Za-z0-9_-]{43}")
 IMPORTS = 2_000
 """Calls of imports that go through message resolution, in one call."""
 
@@ -156,9 +158,9 @@ def _image(base: Message, ctx: Context) -> tuple[str, Callable[[], bytes]]:
     """Return the ID of the base's image, and a function that gives its bytes."""
     inputs = _prefix(base, "input")
     if as_text(_at(base, [*inputs, "mode"]) or b"", "mode").upper() == "AOT":
-        raise ParameterError("images are compiled here, not before: 'mode' must be WASM", name="mode")
+        raise ParameterError("images compiled before (AOT) are not taken: 'mode' must be WASM", name="mode")
     found = _at(base, [*inputs, "image"]) or base.get("body") or _at(base, [*inputs, "module"])
-    if isinstance(found, bytes) and len(found) == 43 and is_id(found):
+    if isinstance(found, bytes) and _ID.fullmatch(found):
         ident = found.decode("ascii")
         return ident, lambda: _read(ident, ctx)
     if not isinstance(found, (bytes, Message)):
