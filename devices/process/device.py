@@ -23,6 +23,7 @@ _AHEAD: Final = 64
 """Assignments fetched at a time from a schedule kept elsewhere."""
 _KIND: Final = "process"
 _LOCAL: Final = b"scheduler@1.0"
+_NOT_YET: Final = "Requested slot not yet available in schedule."
 
 _inside: ContextVar[frozenset[str]] = ContextVar("hyperpy-processes", default=frozenset())
 """The processes whose slots the current call chain is computing."""
@@ -175,7 +176,7 @@ class Process:
         try:
             return self._workers.call(_KIND, process, lambda: self._worker(ready, process), work, deadline=deadline)
         except KeyNotFound as error:
-            if error.message.startswith("Requested slot"):
+            if error.message == _NOT_YET:
                 raise _Missing(Result("error", _not_yet(error, self._slots.head(process).slot + 1))) from None
             raise
 
@@ -194,23 +195,20 @@ class Process:
         position = self._workers.call(
             _KIND, process, lambda: self._worker(ready, process), Worker.position, deadline=ctx.deadline
         )
+        last = min(wanted, position + _AHEAD)
+        try:
+            if self._is_local(ready):
+                found = _page(as_role(ready, "scheduler"), position, last, ctx)
+            else:
+                found = _one_by_one(as_role(ready, "scheduler"), position, last, ctx)
+        except _Missing:
+            raise
+        except HyperpyError as error:
+            missing = Result("error", Message({"status": error.status, "reason": error.message}))
+            raise _Missing(Result("error", _unscheduled(missing, position + 1))) from None
         schedulers = schedulers_of(definition(ready))
-        state = as_role(ready, "scheduler")
-        found: list[Message] = []
-        for at in range(position, min(wanted, position + _AHEAD)):
-            try:
-                result = ctx.step(state | {"at-slot": at}, Message({"path": "next"}))
-            except HyperpyError as error:
-                result = Result("error", Message({"status": error.status, "reason": error.message}))
-            body = result.value.get("body") if isinstance(result.value, Message) else None
-            if result.status != "ok" or not isinstance(body, Message):
-                if found:
-                    break
-                raise _Missing(Result("error", _unscheduled(result, at + 1)))
-            check_signed(body, schedulers)
-            found.append(body)
-            after = result.value.get("state") if isinstance(result.value, Message) else None
-            state = after if isinstance(after, Message) else state
+        for one in found:
+            check_signed(one, schedulers)
         return found
 
     def _loaded(self, ready: Message, request: Message) -> Message:
@@ -228,6 +226,46 @@ class Process:
                 return ready
         line.resume(limit, lambda slot, mark: fits(self._slots, process, slot, mark))
         return line.state
+
+
+def _page(state: Message, at: int, last: int, ctx: Context) -> list[Message]:
+    """Return the assignments behind ``at`` that a scheduler@1.0 elsewhere lists, up to the first gap."""
+    result = ctx.step(state, Message({"path": "schedule", "method": "GET", "from": at + 1, "to": last}))
+    listed = result.value.get("assignments") if isinstance(result.value, Message) else None
+    found: list[Message] = []
+    if isinstance(listed, Message):
+        for slot in range(at + 1, last + 1):
+            one = listed.get(str(slot))
+            if not isinstance(one, Message):
+                break
+            found.append(one)
+    if not found:
+        raise _Missing(Result("error", _unscheduled(_told(result), at + 1)))
+    return found
+
+
+def _told(result: Result) -> Result:
+    """Return a scheduler's error, or that it does not list the slot."""
+    status = result.value.get("status") if isinstance(result.value, Message) else None
+    if result.status != "ok" or (isinstance(status, int) and status != 200):
+        return result
+    return Result("error", Message({"status": 404, "reason": _NOT_YET}))
+
+
+def _one_by_one(state: Message, at: int, last: int, ctx: Context) -> list[Message]:
+    """Return the assignments behind ``at`` that a scheduler device of its own kind gives, by its ``next``."""
+    found: list[Message] = []
+    for slot in range(at, last):
+        result = ctx.step(state | {"at-slot": slot}, Message({"path": "next"}))
+        body = result.value.get("body") if isinstance(result.value, Message) else None
+        if result.status != "ok" or not isinstance(body, Message):
+            if found:
+                break
+            raise _Missing(Result("error", _unscheduled(result, slot + 1)))
+        found.append(body)
+        after = result.value.get("state") if isinstance(result.value, Message) else None
+        state = after if isinstance(after, Message) else state
+    return found
 
 
 class _Missing(HyperpyError):

@@ -1,0 +1,107 @@
+"""A second node computes from the schedule of the first, over HTTP; and does not take anybody's word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from hyperpy import Message, commitments
+from hyperpy.devices.process.schedule import Mark, check_signed, schedulers_of, slot_of
+from hyperpy.encoding import b64u, sha256
+from hyperpy.errors import CodecError, CommitmentError, DeviceError
+from hyperpy.http.server import Server
+from hyperpy.testing import wallet
+from tests.devices.parts import Place, place
+
+
+@pytest.fixture
+def scheduler() -> Iterator[Place]:
+    """A served node; ``url`` is where."""
+    with place(flags={"rate-limit.requests": 0, "http.sign": True}) as made:
+        server = Server(made.node, "127.0.0.1", 0)
+        server.start()
+        made.url = server.url  # type: ignore[attr-defined]
+        try:
+            yield made
+        finally:
+            server.stop()
+
+
+def spawned(scheduler: Place, url: str, execution: str = "count@1.0") -> tuple[str, Message]:
+    made = scheduler.definition(execution, scheduler=f"{scheduler.node.address}?hint={url}")
+    scheduler.node._lend["store"].write(made)
+    process = commitments.signed_id(made)
+    scheduler.schedule(process, made)
+    for number in range(5):
+        scheduler.send(process, "absent" if number == 3 else "compute", action=f"a{number}")
+    return process, made
+
+
+def test_a_second_node_computes_the_same_states(scheduler: Place) -> None:
+    url: str = scheduler.url  # type: ignore[attr-defined]
+    process, definition = spawned(scheduler, url, "heap@1.0")
+    scheduler.value(process, "now/at-slot")
+    with place(name="other", flags={"relay.peers": [url]}) as other:
+        other.node._lend["store"].write(definition)
+        assert other.value(process, "compute=2/results/output/body") == b"3"
+        assert other.value(process, "now/at-slot") == 5
+        assert other.states(process, 5) == scheduler.states(process, 5)
+        reply = other.get(process, "compute=9")
+        assert (reply["status"], reply["attempted-slot"]) == (404, 6)
+        scheduler.send(process)
+        assert other.value(process, "now/at-slot") == 6
+        assert other.slots.head(process).slot == -1, "the schedule stays where it is"
+
+
+def test_a_scheduler_that_is_no_peer_is_not_asked(scheduler: Place) -> None:
+    url: str = scheduler.url  # type: ignore[attr-defined]
+    process, definition = spawned(scheduler, url)
+    with place(name="other") as other:
+        other.node._lend["store"].write(definition)
+        assert other.get(process, "compute=1")["status"] >= 300
+        assert other.slots.latest(process) is None
+
+
+def test_only_a_scheduler_of_the_process_assigns() -> None:
+    theirs, mine = wallet("scheduler"), wallet("mallory")
+    assignment = commitments.commit(Message({"slot": 1, "type": "Assignment"}), mine)
+    with pytest.raises(CodecError, match="not signed by a scheduler"):
+        check_signed(assignment, (theirs.address,))
+    check_signed(assignment, (mine.address,))
+    changed = Message.make({**assignment.raw_items(), "slot": 2}, assignment.commitments)
+    with pytest.raises(CommitmentError):
+        check_signed(changed, (mine.address,))
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({"scheduler": "A"}, ("A",)),
+        ({"scheduler-location": '"A", B?hint=http://x'}, ("A", "B")),
+        ({"scheduler": ["A", "B"]}, ("A", "B")),
+        ({}, ()),
+    ],
+)
+def test_schedulers_of_a_process(given: dict[str, object], found: tuple[str, ...]) -> None:
+    assert schedulers_of(Message(given)) == found
+
+
+def test_an_assignment_follows_by_either_chain() -> None:
+    body = commitments.commit(Message({"x": 1}), wallet("author"))
+    before = b64u(b"1" * 32)
+    added = commitments.signed_id(body).encode()
+    by_bytes, by_text = (b64u(sha256(one + added)) for one in (b"1" * 32, before.encode()))
+    mark = Mark("P/A", before)
+    for chain in (by_bytes, by_text):
+        assert mark.follows(Message({"hash-chain": chain, "body": body}))
+    assert not mark.follows(Message({"hash-chain": before, "body": body}))
+    assert mark.follows(Message({"base-hashpath": "P/A", "hash-chain": by_bytes, "body": body}))
+    assert not mark.follows(Message({"base-hashpath": "P/B", "hash-chain": by_bytes, "body": body}))
+    assert Mark.read(str(mark)) == mark
+
+
+def test_a_slot_must_be_a_number() -> None:
+    assert slot_of(Message({"slot": "7"})) == 7
+    with pytest.raises(DeviceError, match="Unprocessable slot value"):
+        slot_of(Message({"slot": "x"}))
