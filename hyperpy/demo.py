@@ -12,6 +12,7 @@ from hyperpy import config
 from hyperpy.client import Client
 from hyperpy.commitments import unsigned_id
 from hyperpy.http.server import Server
+from hyperpy.keys import RsaKey
 from hyperpy.message import Message
 from hyperpy.node import Node, open_node
 from hyperpy.recorder import wrap
@@ -24,6 +25,20 @@ class Shout:
     @key
     def say(self, text: str, times: int = 1) -> str:
         return " ".join([text.upper() + "!"] * times)
+"""
+_TALLY = """from hyperpy import Message, device, key
+
+
+@device("tally@1.0")
+class Tally:
+    @key
+    def init(self, base: Message) -> Message:
+        return base | {"votes": 0}
+
+    @key
+    def compute(self, base: Message, request: Message) -> Message:
+        votes = base["votes"] + int(request["body"].text("votes", "0"))
+        return base | {"votes": votes, "results": {"output": f"{votes} votes"}}
 """
 _PATHS = (
     ("compose a path", "/~message@1.0&greeting=hello/set&name=world/set&year+integer=2026"),
@@ -43,14 +58,17 @@ def run(progress: Callable[[str], None] | None = None) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="hyperpy-demo-") as temporary:
         folder = Path(temporary)
-        (folder / "shout.py").write_text(_SHOUT, "utf-8")
-        say("Making the node's and the operator's keys (RSA-4096) ...")
+        files = {folder / "shout.py": _SHOUT, folder / "tally.py": _TALLY}
+        for file, code in files.items():
+            file.write_text(code, "utf-8")
+        say("Making the node's, the operator's and a user's keys (RSA-4096) ...")
+        user = RsaKey.generate()
         settings = config.load(
             environ={},
             flags={
                 "store.dir": str(folder / "store"),
                 "meta.wallet": str(folder / "wallet.json"),
-                "devices.files": [str(folder / "shout.py")],
+                "devices.files": [str(file) for file in files],
             },
         )
         with open_node(settings) as node:
@@ -60,13 +78,15 @@ def run(progress: Callable[[str], None] | None = None) -> list[dict[str, Any]]:
             try:
                 with Client(server.url) as client:
                     rows += [_ask(client, title, path, say) for title, path in _PATHS]
+                with Client(server.url, user) as client:
+                    rows += _process(client, node.address, say)
             finally:
                 server.stop()
         say("The node has stopped. Now everything is made again, from the store alone:\n")
         with open_node(settings) as node:
             for row in rows:
                 row["verdict"] = _again(node, row)
-                say(f"  {row['verdict']}: {row['hashpath']}")
+                say(f"  {row['verdict']}: {row['title']}  {row['hashpath']}")
         say("\nTo try it yourself:\n  hyperpy serve --port 8734")
         for _, path in _PATHS[:2]:
             say(f"  curl 'http://localhost:8734{path}'")
@@ -82,14 +102,44 @@ def _ask(client: Client, title: str, path: str, say: Callable[[str], None]) -> d
     return {"title": title, "path": path, "hashpath": hashpath}
 
 
+def _process(client: Client, scheduler: str, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Spawn a process, send it two messages, compute, and check its schedule."""
+    spawned = client.send(
+        "/~scheduler@1.0/schedule",
+        {
+            "device": "process@1.0",
+            "type": "Process",
+            "scheduler-device": "scheduler@1.0",
+            "execution-device": "tally@1.0",
+            "scheduler": scheduler,
+        },
+    )
+    process = spawned.text("process")
+    for votes in ("3", "4"):
+        client.send(f"/{process}/schedule", {"target": process, "type": "Message", "votes": votes})
+    state = client.get(f"/{process}/now")
+    schedule = client.get(f"/~scheduler@1.0/verify-schedule&target={process}")
+    say(f"a process\n  its ID     {process}\n  scheduled  itself (slot 0), then two signed messages")
+    say(f"  GET /{process}/now/results/output\n  result     {state['results'].text('output')}")
+    say(f"  schedule   {schedule['checked']} slots checked, valid: {schedule.text('valid')}\n")
+    assert schedule.text("valid") == "true", "the schedule does not verify"
+    title = "slot {slot} of the process"
+    return [
+        {"title": title.format(slot=slot), "path": f"/{process}/compute={slot}", "process": process, "slot": slot}
+        for slot in range(state["at-slot"] + 1)
+    ]
+
+
 def _keys(reply: Message) -> str:
     wanted = ("greeting", "name", "year")
     return ", ".join(f"{name}: {reply.text(name)}" for name in wanted if name in reply)
 
 
 def _again(node: Node, row: dict[str, Any]) -> str:
-    record = node.trail.by_hashpath(row["hashpath"])
-    assert record is not None, f"the trail lacks {row['hashpath']}"
+    trail = node.trail
+    record = trail.by_slot(row["process"], row["slot"]) if "slot" in row else trail.by_hashpath(row["hashpath"])
+    assert record is not None, f"the trail lacks {row['path']}"
+    row["hashpath"] = record.hashpath_after
     result = node.resolver.rerun(record, time.monotonic() + 30)
     got = unsigned_id(wrap(result.value))
     assert (got, result.hashpath) == (record.result, record.hashpath_after), f"{row['path']} diverged"

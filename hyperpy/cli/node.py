@@ -132,7 +132,7 @@ def _local(store: Path | None, devices: list[Path]) -> Any:
 
 
 def demo(json: Json = False) -> None:
-    """Show the main job: serve, resolve, extend hashpaths, run a custom device, make results again from the trail.
+    """Show the main job: serve, resolve, run a custom device and a process, make all of it again from the store.
 
     Example: hyperpy demo
     """
