@@ -197,7 +197,7 @@ def _said(reply: Message) -> str:
         found = reply.get(name)
         if isinstance(found, bytes) and found:
             return found.decode("utf-8", "replace").strip()
-    return "no text came with it"
+    return "there is no such process, slot or key" if reply.get("status") == 404 else "no text came with it"
 
 
 def _module(client: Client, module: str) -> bytes:
@@ -284,14 +284,12 @@ def _time(stamp: Any) -> str:
 
 
 def _table(rows: list[dict[str, Any]]) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for name in ("slot", "time", "action", "from", "message"):
-        table.add_column(name, overflow="fold", no_wrap=name in ("slot", "time"))
+    """Print one line a slot; IDs stay whole, so that they can be copied."""
+    width = max([len(row["action"]) for row in rows] + [6])
+    out.print(f"{'slot':>6}  {'time':<20}  {'action':<{width}}  {'message':<43}  from", style="bold", soft_wrap=True)
     for row in rows:
-        table.add_row(str(row["slot"]), row["time"], row["action"], row["from"], row["message"])
-    out.print(table, highlight=False)
+        line = f"{row['slot']:>6}  {row['time']:<20}  {row['action']:<{width}}  {row['message']:<43}  {row['from']}"
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _follow(client: Client, process: str, assignment: Message, json: bool) -> None:
