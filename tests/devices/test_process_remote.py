@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hyperpy.devices.process.schedule import Mark, check_signed, schedulers_of, slot_of
 
 from hyperpy import Message, commitments
-from hyperpy.devices.process.schedule import Mark, check_signed, schedulers_of, slot_of
 from hyperpy.encoding import b64u, sha256
 from hyperpy.errors import CodecError, CommitmentError, DeviceError
 from hyperpy.http.server import Server
