@@ -121,7 +121,7 @@ def _process(client: Client, scheduler: str, say: Callable[[str], None]) -> list
     schedule = client.get(f"/~scheduler@1.0/verify-schedule&target={process}")
     say(f"a process\n  its ID     {process}\n  scheduled  itself (slot 0), then two signed messages")
     say(f"  GET /{process}/now/results/output\n  result     {output}")
-    say(f"  schedule   {schedule['checked']} slots checked, valid: {schedule.text('valid')}\n")
+    say(f"  schedule   {schedule.text('checked')} slots checked, valid: {schedule.text('valid')}\n")
     assert schedule.text("valid") == "true", "the schedule does not verify"
     title = "slot {slot} of the process"
     return [

@@ -89,4 +89,4 @@ def test_config_names_the_typo(tmp_path: Path) -> None:
 
 def test_the_demo_reproduces_what_it_did(tmp_path: Path) -> None:
     rows = json.loads(run("demo", "--json", cwd=tmp_path))
-    assert [row["verdict"] for row in rows] == ["reproduced"] * 3
+    assert [row["verdict"] for row in rows] == ["reproduced"] * 6
