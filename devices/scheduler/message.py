@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from operator import is_
 from typing import Final
 
 from hyperpy import Message, commitments
@@ -65,17 +66,21 @@ def admitted(message: Message, signers: Collection[str], *, unsigned: bool) -> M
             _refuse_unfit(kept, kept.commitments[name])
     except HyperpyError as error:
         raise NotValid(error.message, hint=error.hint) from None
-    return Message.make(dict(kept.raw_items()), kept.commitments)
+    return kept.with_private(**dict.fromkeys(kept.private)) if kept.private else kept
 
 
 def _only_signed(message: Message, signed: Collection[str]) -> Message:
     """Return the message without commitments that nobody stands behind, but the one anybody can compute."""
-    kept = {
-        name: one
-        for name, one in message.commitments.items()
-        if name in signed or commitments.verify(message, committers=(), ids=[name])
-    }
-    return message.with_commitments(kept)
+    kept = {name: one for name, one in message.commitments.items() if name in signed or _holds(message, name)}
+    return message if len(kept) == len(message.commitments) else message.with_commitments(kept)
+
+
+def _holds(message: Message, name: str) -> bool:
+    try:
+        commitments.check(message, committers=(), ids=[name])
+    except HyperpyError:
+        return False
+    return True
 
 
 def _refuse_unfit(message: Message, commitment: Message) -> None:
@@ -114,11 +119,14 @@ def _loaded(item: Value, read: Callable[[str], Value], depth: int, budget: list[
     if budget[0] < 0 or budget[1] < 0 or depth > MAX_DEPTH:
         raise SizeError("the message to schedule is too large with all it links to")
     if type(item) is tuple:
-        return tuple(_loaded(one, read, depth + 1, budget) for one in item)
+        made = tuple(_loaded(one, read, depth + 1, budget) for one in item)
+        return item if all(map(is_, made, item)) else made
     if type(item) is not Message:
         return item
     budget[1] -= sum(map(len, item.raw_items()))
     items = {key: _loaded(one, read, depth + 1, budget) for key, one in item.raw_items().items()}
+    if all(items[key] is one for key, one in item.raw_items().items()):
+        return item
     return Message.make(items, item.commitments)
 
 

@@ -128,14 +128,19 @@ def _commit_mac(msg: Message, fields: Mapping[str, bytes], names: tuple[str, ...
     }
     raw = mac_of(msg, fields, names, key)
     if len(kept) != len(msg.commitments):
+        genuine = msg.memo.get("genuine", frozenset())
         msg = with_commitments(msg, kept)
+        msg.memo["genuine"] = genuine & kept.keys()
     return _added(msg, b64u(raw), fields, signed_form(msg, names, "bundle" in fields), raw)
 
 
 def _added(msg: Message, name: str, fields: Mapping[str, bytes], form: Signed, raw: bytes) -> Message:
     items: dict[str, Value] = {**fields, "committed": tuple(map(key_bytes, form.committed))}
     items["signature"] = b64u(raw).encode("ascii")
-    return with_commitments(msg, {**msg.commitments, name: Message.make(items)})
+    made = with_commitments(msg, {**msg.commitments, name: Message.make(items)})
+    if "secret" not in fields.get("keyid", b"").decode("latin-1"):
+        made.memo["genuine"] = msg.memo.get("genuine", frozenset()) | {name}
+    return made
 
 
 def with_commitments(msg: Message, commitments: Mapping[str, Message]) -> Message:

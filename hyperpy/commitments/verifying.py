@@ -72,7 +72,10 @@ def check(
         UnknownCommitment: one that was asked for is not there, or is of an unknown device.
         InvalidSignature: a commitment is not what it claims.
     """
+    genuine: frozenset[str] = msg.memo.get("genuine", frozenset())
     for name in select(msg, committers, ids):
+        if name in genuine:
+            continue
         one = msg.commitments[name]
         try:
             _check_claims(name, one)
@@ -81,6 +84,8 @@ def check(
             _verify_one(msg, name, secret)
         except (MessageError, SizeError) as error:
             raise InvalidSignature(f"commitment {name!a}: {error.message}", hint=error.hint) from None
+        if secret is None:
+            genuine = msg.memo["genuine"] = msg.memo.get("genuine", frozenset()) | {name}
 
 
 def _check_claims(name: str, one: Message) -> None:

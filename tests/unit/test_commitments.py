@@ -398,3 +398,27 @@ def test_we_verify_the_rfc_librarys() -> None:
     assert commitments.committed(made) == ("x-note", "a")
     with pytest.raises(InvalidSignature):
         commitments.check(Message({**made, "a": "2"}, commitments=dict(made.commitments)))
+
+
+def test_what_was_checked_once_counts_for_that_message_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hyperpy import keys
+
+    key = RsaKey.generate(2048)
+    signed = commitments.commit(Message({"a": 1, "b": "x"}), key)
+    again = Message.make(dict(signed.raw_items()), signed.commitments)
+    commitments.check(again)
+    calls: list[int] = []
+    real = keys.verify_pss
+    monkeypatch.setattr(keys, "verify_pss", lambda *args: calls.append(1) or real(*args))
+    commitments.check(again)
+    commitments.check(signed)
+    commitments.check(again.with_private(x=1))
+    assert calls == []
+    for other in (
+        Message.make({**again.raw_items(), "a": 2}, again.commitments),
+        again.with_commitments({"C" * 43: next(iter(again.commitments.values()))}),
+    ):
+        with pytest.raises(InvalidSignature):
+            commitments.check(other)
+    commitments.check(again.with_commitments(again.commitments))
+    assert calls
