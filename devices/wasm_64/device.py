@@ -12,7 +12,7 @@ from hyperpy.capabilities import Storage
 from hyperpy.codecs import wasm_convert
 from hyperpy.encoding import b64u
 from hyperpy.errors import DeviceError, HyperpyError, KeyNotFound, MessageNotFound, ParameterError, SizeError
-from hyperpy.message import Value, as_text, list_to_map
+from hyperpy.message import Link, Value, as_text, list_to_map
 
 from .engine import Compiled, Import, LegacyExceptions, load
 from .instance import Limits, called
@@ -317,10 +317,15 @@ def _at(base: Message, parts: Sequence[str]) -> Value | None:
 
 def _put(base: Message, parts: Sequence[str], item: Value) -> Message:
     """Return the base with a value at a path of plain keys."""
-    if len(parts) == 1:
-        return base | {parts[0]: item}
-    inner = base.get(parts[0])
-    return base | {parts[0]: _put(inner if isinstance(inner, Message) else Message(), parts[1:], item)}
+    return base | {parts[0]: item if len(parts) == 1 else _inside(base.get(parts[0]), parts[1:], item)}
+
+
+def _inside(found: Value | None, parts: Sequence[str], item: Value) -> Message:
+    """Return a message without commitments, a value at a path in it replaced; old and new are not compared."""
+    found = found.load() if isinstance(found, Link) else found
+    items = dict(found.raw_items()) if isinstance(found, Message) else {}
+    items[parts[0]] = item if len(parts) == 1 else _inside(items.get(parts[0]), parts[1:], item)
+    return Message.make(items)
 
 
 def _with_results(base: Message, kind: bytes, output: Value) -> Message:
