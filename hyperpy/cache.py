@@ -138,7 +138,7 @@ class Cache:
         if depth > MAX_DEPTH:
             raise SizeError(f"a message nested more than {MAX_DEPTH} deep cannot be kept")
         batch.put("messages", name, canonical.encode(self._shallow(item, batch, depth, name)))
-        self._recent.add(name, batch)
+        batch.learn(self._recent, name, self._store)
 
     def _refuse_collision(self, item: Value, name: bytes, batch: Batch, depth: int) -> None:
         """Raise MessageError if another message with lines in its values has the same ID."""
@@ -430,7 +430,7 @@ def _may_smuggle(item: Message) -> bool:
     A key or value can end a line of the signature base and begin another, and some keys are
     the codec's own words.
     """
-    known = item.memo.get("smuggles")
+    known: bool | None = item.memo.get("smuggles")
     if known is None:
         items = item.raw_items()
         names = "\n".join(items)
@@ -441,7 +441,7 @@ def _may_smuggle(item: Message) -> bool:
             or not _OWN_WORDS.isdisjoint(items)
             or _a_line_begins(items.values())
         )
-    return cast(bool, known)
+    return known
 
 
 def _a_line_begins(values: Iterable[Value]) -> bool:
@@ -475,14 +475,14 @@ def _visible(item: Message) -> bytes:
 
     The unsigned ID is enough where nothing else can have it and nothing else is there.
     """
-    known = item.memo.get("visible")
+    known: bytes | None = item.memo.get("visible")
     if known is None:
         if item.commitments or _may_smuggle(item):
             known = b"w" + sha256(canonical.encode(Message.make({"items": _plain(item, 0)})))
         else:
             known = b"i" + commitments.content_key(item)
         item.memo["visible"] = known
-    return cast(bytes, known)
+    return known
 
 
 def _plain(item: Value, depth: int) -> Value:

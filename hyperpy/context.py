@@ -27,7 +27,6 @@ from hyperpy.sdk import KeySpec, Result
 from hyperpy.trail import Oracle
 
 if TYPE_CHECKING:
-    from hyperpy.recorder import Draft
     from hyperpy.resolver import Resolver
 
 log = logging.getLogger("hyperpy.device")
@@ -96,16 +95,21 @@ class Chain:
 
 
 class Step:
-    """One step while it is made: what was asked of what, and who answers.
+    """One step while it is made: what was asked of what, and who answers; then what came of it.
 
     Attributes:
         frame: where it was asked; what it leaves for the trail goes there.
         inner: where its own sub-steps run.
         address: the base as it was named, if by an ID or a hashpath.
         cached_from: the record its result was taken from, if it was not computed.
+        result, status, after: the outcome and its hashpath, once it is :meth:`done`; a literal is wrapped.
     """
 
-    __slots__ = ("address", "base", "cached_from", "found", "frame", "inner", "request")
+    __slots__ = ("address", "after", "base", "cached_from", "found", "frame", "inner", "request", "result", "status")
+
+    result: Message
+    status: str
+    after: str
 
     def __init__(
         self, base: Message, request: Message, found: Found, frame: Frame, *, address: str | None = None
@@ -118,27 +122,31 @@ class Step:
         self.address = address
         self.cached_from = b""
 
+    def done(self, result: Message, status: str, after: str) -> None:
+        """Note the outcome."""
+        self.result, self.status, self.after = result, status, after
+
 
 class Frame:
     """The context of one running key; implements :class:`hyperpy.sdk.Context`.
 
-    ``drafts`` and ``oracles`` collect what sub-steps leave for the trail.
+    ``substeps`` and ``oracles`` collect what sub-steps leave for the trail.
     """
 
-    __slots__ = ("chain", "depth", "drafts", "key", "oracles", "resolver")
+    __slots__ = ("chain", "depth", "key", "oracles", "resolver", "substeps")
 
     def __init__(self, resolver: Resolver, chain: Chain, depth: int, key: KeySpec | None) -> None:
         self.resolver = resolver
         self.chain = chain
         self.depth = depth
         self.key = key
-        self.drafts: list[Draft] = []
+        self.substeps: list[Step] = []
         self.oracles: list[Oracle] = []
 
     def nested(self) -> Frame:
         """Return a frame one level deeper that leaves its sub-steps to the same parent."""
         made = Frame(self.resolver, self.chain, self.depth + 1, self.key)
-        made.drafts, made.oracles = self.drafts, self.oracles
+        made.substeps, made.oracles = self.substeps, self.oracles
         return made
 
     def resolve(self, base: Any, request: Any = None) -> Value:

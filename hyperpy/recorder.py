@@ -1,84 +1,68 @@
 """Turns steps into trail records (design 3).
 
 A sub-step's record names its parent's, and a parent's record is known only when the parent is
-done. So sub-steps leave drafts; the top-level step writes its own record, then theirs.
+done. So sub-steps are left to the frame they ran in; the top-level step writes its own record, then theirs.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from hyperpy import commitments
+from hyperpy import commitments, hashpath
 from hyperpy.cache import Batch, Cache
 from hyperpy.message import Message, Value, list_to_map
 from hyperpy.trail import Oracle, Record, Trail
 
-
-@dataclass(slots=True)
-class Draft:
-    """A step as it will be recorded, without its parent's ID."""
-
-    base: Message
-    request: Message
-    result: Message
-    status: str
-    device: str
-    key: str
-    implementation: str
-    before: str
-    after: str
-    cached_from: bytes = b""
-    attested_by: str = ""
-    oracles: list[Oracle] = field(default_factory=list)
-    children: list[Draft] = field(default_factory=list)
+if TYPE_CHECKING:
+    from hyperpy.context import Step
 
 
 class Recorder:
-    """Writes drafts, and the messages they name, into a batch."""
+    """Writes steps that are done, and the messages they name, into a batch."""
 
     def __init__(self, cache: Cache, trail: Trail) -> None:
         self._cache = cache
         self._trail = trail
 
-    def write(
-        self, draft: Draft, batch: Batch, origin: bytes, parent: bytes = b"", *, slot: tuple[str, int] | None = None
-    ) -> bytes:
-        """Record one step and its sub-steps; return the record's ID (32 bytes).
+    def write(self, step: Step, batch: Batch) -> bytes:
+        """Record a top-level step and its sub-steps; return the record's ID (32 bytes)."""
+        chain = step.frame.chain
+        return self._write(step, batch, chain.origin, b"", chain.slot)
 
-        Args:
-            slot: process ID and slot number, if the step computed a slot.
-        """
-        self._cache.put(draft.result, batch)
+    def _write(
+        self, step: Step, batch: Batch, origin: bytes, parent: bytes, slot: tuple[str, int] | None = None
+    ) -> bytes:
+        device, inner = step.found.device, step.inner
+        self._cache.put(step.result, batch)
         record = Record(
             parent=parent,
             origin=origin,
-            base=self._cache.reference(draft.base, batch),
-            request=self._cache.reference(draft.request, batch),
-            result=commitments.unsigned_id(draft.result),
-            status=draft.status,
-            device=draft.device,
-            key=draft.key,
-            implementation=draft.implementation,
-            hashpath_before=draft.before,
-            hashpath_after=draft.after,
-            cached_from=draft.cached_from,
-            oracles=tuple(draft.oracles),
-            attested_by=draft.attested_by,
+            base=self._cache.reference(step.base, batch),
+            request=self._cache.reference(step.request, batch),
+            result=commitments.unsigned_id(step.result),
+            status=step.status,
+            device=device.spec.name,
+            key=step.found.name,
+            implementation=device.implementation,
+            hashpath_before=hashpath.start(step.base),
+            hashpath_after=step.after,
+            cached_from=step.cached_from,
+            oracles=tuple(inner.oracles) if step.found.spec.deterministic else (),
         )
         own = self._trail.append(record, batch, slot=slot)
-        for child in draft.children:
-            self.write(child, batch, origin, own)
+        for child in inner.substeps:
+            self._write(child, batch, origin, own)
         return own
 
-    def oracle(self, draft: Draft, batch: Batch) -> Oracle:
+    def oracle(self, step: Step, batch: Batch) -> Oracle:
         """Return what the enclosing step's record says of a sub-step that cannot be made again."""
-        self._cache.put(draft.result, batch)
+        self._cache.put(step.result, batch)
         return Oracle(
-            device=draft.device,
-            key=draft.key,
-            request=self._cache.reference(draft.request, batch),
-            result=commitments.unsigned_id(draft.result),
-            status=draft.status,
+            device=step.found.device.spec.name,
+            key=step.found.name,
+            request=self._cache.reference(step.request, batch),
+            result=commitments.unsigned_id(step.result),
+            status=step.status,
         )
 
 

@@ -45,7 +45,7 @@ from hyperpy.errors import (
 from hyperpy.flights import Flights
 from hyperpy.message import NOT_FOUND, As, Link, Message, Resolve, Value, list_to_map, value
 from hyperpy.privacy import Gate
-from hyperpy.recorder import Draft, Recorder, unwrap, wrap
+from hyperpy.recorder import Recorder, unwrap, wrap
 from hyperpy.registry import Registry
 from hyperpy.sdk import Result
 from hyperpy.trail import Record, Trail
@@ -214,7 +214,7 @@ class Resolver:
             chain.in_flight.discard(key)
         if here:
             return result
-        now.inner.drafts, now.inner.oracles = inner.drafts, inner.oracles
+        now.inner.substeps, now.inner.oracles = inner.substeps, inner.oracles
         return self._finish(now, Result(result.status, _public(result.value)))
 
     def _compute(self, now: Step) -> Result:
@@ -309,40 +309,27 @@ class Resolver:
         return made
 
     def _record(self, now: Step, result: Result, after: str) -> None:
+        """Stage 10: leave the step to the one it belongs to, or write it and its sub-steps into the batch."""
         frame, inner, batch = now.frame, now.inner, now.frame.chain.batch
         assert batch is not None
         deterministic = now.found.spec.deterministic
         if frame.depth > 0 and deterministic and not now.cached_from:
-            frame.drafts.extend(inner.drafts)
+            frame.substeps.extend(inner.substeps)
             frame.oracles.extend(inner.oracles)
             return
-        device = now.found.device
-        draft = Draft(
-            base=now.base,
-            request=now.request,
-            result=wrap(result.value),
-            status=result.status,
-            device=device.spec.name,
-            key=now.found.name,
-            implementation=device.implementation,
-            before=hashpath.start(now.base),
-            after=after,
-            cached_from=now.cached_from,
-            oracles=inner.oracles if deterministic else [],
-            children=inner.drafts,
-        )
+        now.done(wrap(result.value), result.status, after)
         if frame.depth > 0:
-            frame.drafts.append(draft)
+            frame.substeps.append(now)
             if not deterministic:
-                frame.oracles.append(self.recorder.oracle(draft, batch))
+                frame.oracles.append(self.recorder.oracle(now, batch))
             return
-        record = self.recorder.write(draft, batch, frame.chain.origin, slot=frame.chain.slot)
+        record = self.recorder.write(now, batch)
         if frame.chain.slot is not None:
             return  # kept by slot
         if deterministic and not inner.oracles and not now.cached_from and result.status == "ok":
-            key = self.cache.result_key(now.base, now.request, device.implementation)
+            key = self.cache.result_key(now.base, now.request, now.found.device.implementation)
             literal = type(result.value) is not Message
-            self.cache.put_result(key, draft.result, result.status, record, batch, literal=literal)
+            self.cache.put_result(key, now.result, result.status, record, batch, literal=literal)
 
     def _fail(self, now: Step, error: HyperpyError) -> None:
         """Record a step that ended in an error; the error is its result."""

@@ -171,17 +171,18 @@ class Trail:
         name = sha256(data)
         if name in self._recent or batch.has("trail", name):
             return name
-        self._recent.add(name, batch)
+        batch.learn(self._recent, name, self.store)
         batch.put("trail", name, data)
         if record.result:
             key = native(record.result)
             if not self._first or not (batch.has("by-result", key) or self.store.get("by-result", key) is not None):
                 batch.put("by-result", key, name)
+        age = self._age()
         if record.hashpath_after:
-            newest_first = (_AGES - self._age()).to_bytes(8, "big")
+            newest_first = (_AGES - age).to_bytes(8, "big")
             batch.put("by-hashpath", hashpath_key(record.hashpath_after) + newest_first, name)
         if record.parent:
-            batch.put("by-parent", record.parent + self._age().to_bytes(8, "big"), name)
+            batch.put("by-parent", record.parent + age.to_bytes(8, "big"), name)
         if slot is not None:
             batch.put("by-slot", slot_key(*slot), name)
         return name
@@ -191,7 +192,7 @@ class Trail:
         digest = sha256(data)
         if digest not in self._recent and not batch.has("origins", digest):
             batch.put("origins", digest, data)
-            self._recent.add(digest, batch)
+            batch.learn(self._recent, digest, self.store)
         return digest
 
     def origin(self, digest: bytes) -> bytes | None:

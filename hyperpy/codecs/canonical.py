@@ -25,7 +25,7 @@ import math
 import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgpack  # type: ignore[import-untyped]
 
@@ -58,10 +58,12 @@ def encode(item: Any) -> bytes:
         if type(item) is Message:
             flat = _flat(item.raw_items())
             if flat is not None:
-                return cast(bytes, _packer().pack(flat))
+                data: bytes = _packer().pack(flat)
+                return data
         if type(item) in _CONTAINERS:
             _check_depth(item)
-        return cast(bytes, _packer().pack(_plain(item)))
+        data = _packer().pack(_plain(item))
+        return data
     except UnicodeEncodeError:
         raise CodecError("canonical: text holds a lone surrogate") from None
     except (OverflowError, ValueError):

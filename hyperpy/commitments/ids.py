@@ -46,10 +46,10 @@ def content_id(item: Value) -> str:
         MessageError: the item is a number, an atom or a control object and has no ID.
     """
     if type(item) is Message:
-        found = item.memo.get("content-id")
+        found: str | None = item.memo.get("content-id")
         if found is None:
             found = item.memo["content-id"] = b64u(content_key(item))
-        return cast(str, found)
+        return found
     return item.id if type(item) is Link else b64u(content_key(item))
 
 
@@ -60,13 +60,13 @@ def content_key(item: Value) -> bytes:
         MessageError: the item has no ID.
     """
     if type(item) is Message:
-        found = item.memo.get("content-key")
+        found: bytes | None = item.memo.get("content-key")
         if found is None:
             base = plan.unsigned_base(item, signed_id)
             if base is None:
                 base = httpsig.signed(tabm_of(item)).base(plan.UNSIGNED_PARAMS)
             found = item.memo["content-key"] = plan.unsigned_mac(base)
-        return cast(bytes, found)
+        return found
     if type(item) is bytes:
         return sha256(item)
     if type(item) is tuple:
@@ -102,13 +102,13 @@ def message_id(item: Value, committers: Committers = "none", ids: Literal["all"]
             raise UnknownCommitment(f"nobody signed the message, so not {committers[0]!a}")
         return content_id(item)
     memo = f"id {committers}" if ids is None and isinstance(committers, str) else None
-    found = item.memo.get(memo) if memo else None
+    found: str | None = item.memo.get(memo) if memo else None
     if found is None:
         chosen = [_own_id(item, name) for name in select(item, committers, ids)]
         found = _sum(chosen) if chosen else content_id(item)
         if memo:
             item.memo[memo] = found
-    return cast(str, found)
+    return found
 
 
 def hashpath_id(item: Value) -> str:
@@ -119,10 +119,10 @@ def hashpath_id(item: Value) -> str:
     """
     if type(item) is not Message or not item.commitments:
         return content_id(item)
-    found = item.memo.get("hashpath-id")
+    found: str | None = item.memo.get("hashpath-id")
     if found is None:
         found = item.memo["hashpath-id"] = _sum(_hashpath_parts(item)) or content_id(item)
-    return cast(str, found)
+    return found
 
 
 def _hashpath_parts(msg: Message) -> list[str]:

@@ -45,6 +45,11 @@ class Journal:
         self._next = 1
         self._syncing = threading.Lock()
 
+    @property
+    def prompt(self) -> bool:
+        """Whether an append now neither waits for the disk nor has to begin a file."""
+        return self._fd >= 0 and not self._durable
+
     # -- writing ---------------------------------------------------------------------------------
 
     def roll(self, number: int) -> None:

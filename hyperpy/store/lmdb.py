@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperpy.errors import ConfigError, StoreError
-from hyperpy.store.base import HEADER_KEY, MAX_VALUE, TABLES, Delete, Put, check_header, check_value, new_header
+from hyperpy.store.base import HEADER_KEY, MAX_VALUE, TABLES, Delete, Put, Table, check_header, check_value, new_header
 from hyperpy.store.environment import MAX_KEY, Environment, fold
 from hyperpy.store.group import Group
 from hyperpy.store.journal import Journal
@@ -26,6 +26,8 @@ QUOTA = 10_000_000_000
 
 _CHUNK = 256
 _HEADER = TABLES["header"].prefix + HEADER_KEY
+_LOOSE = {name: place.prefix for name, place in TABLES.items() if not place.synced}
+_SHORT = MAX_KEY - 1
 _MAPS = {"ledger": 1 << 28, "cache": 1 << 32}
 
 
@@ -164,20 +166,18 @@ class LmdbStore:
         ledger: list[Change] = []
         others: list[Change] = []
         for table, key, value in puts:
-            place = TABLES.get(table)
-            if place is None:
-                raise self._unusable(table)
-            if len(value) > MAX_VALUE:
-                check_value(value)
-            name = place.prefix + key
+            prefix = _LOOSE.get(table)
+            if prefix is not None and len(key) < _SHORT and len(value) <= MAX_VALUE:
+                others.append((prefix + key, value))
+                continue
+            check_value(value)
+            name = self._place(table).prefix + key
             if len(name) >= MAX_KEY:
                 value = len(name).to_bytes(4, "big") + name + value
                 name = fold(name)
-            (ledger if place.synced else others).append((name, value))
+            (others if prefix is not None else ledger).append((name, value))
         for table, key in deletes:
-            place = TABLES.get(table)
-            if place is None:
-                raise self._unusable(table)
+            place = self._place(table)
             (ledger if place.synced else others).append((fold(place.prefix + key), None))
         if others and puts and self.tables.used > self.quota + self.quota // 10:
             raise StoreError(f"the store holds {self.tables.used} bytes, more than its quota of {self.quota}")
@@ -187,6 +187,12 @@ class LmdbStore:
             self.tables.write(others)
             if durable:
                 self.tables.sync()
+
+    def _place(self, table: str) -> Table:
+        place = TABLES.get(table)
+        if place is None:
+            raise self._unusable(table)
+        return place
 
     def _to_ledger(self, batches: Sequence[Sequence[Change]]) -> None:
         def work(txn: Any) -> None:
@@ -207,6 +213,11 @@ class LmdbStore:
 
     def _count(self) -> None:
         self.collections += 1
+
+    @property
+    def prompt(self) -> bool:
+        """Whether a small write to the tables that are not synced would wait for nothing now."""
+        return not self.durable and self.tables.prompt
 
     @property
     def used(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from hyperpy.store.base import Store
-from hyperpy.store.batch import Batch
 
 _MOST = 16_384
 
@@ -11,7 +10,8 @@ _MOST = 16_384
 class Recent:
     """Keys that this process committed, until old entries are removed from the store.
 
-    A key counts only once its batch is committed, so a batch that failed claims nothing.
+    A key counts only once its batch is committed, so a batch that failed claims nothing: see
+    :meth:`hyperpy.store.batch.Batch.learn`.
     """
 
     __slots__ = ("_keys", "_seen", "_store")
@@ -26,10 +26,6 @@ class Recent:
         if now != self._seen:
             self._keys, self._seen = {}, now
         return key in self._keys
-
-    def add(self, key: bytes, batch: Batch) -> None:
-        """Remember a key as soon as the batch that holds it is committed."""
-        batch.learn(self, key, self._store)
 
     def remember(self, key: bytes) -> None:
         """Remember a key that was committed, and that no collection can have removed since."""

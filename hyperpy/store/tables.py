@@ -178,6 +178,11 @@ class Tables:
                 raise StoreError(self._failure.message)
         self._group.submit(batch)
 
+    @property
+    def prompt(self) -> bool:
+        """Whether a small batch would be committed at once: nobody else writes, and the tables keep up."""
+        return self._journal.prompt and not self._group.lock.locked() and not self._many(self._young)
+
     def _append(self, batches: Sequence[Sequence[Change]]) -> None:
         """Append batches to the journal in one transaction, and make them visible."""
         if self._closed:
