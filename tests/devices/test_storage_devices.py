@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from hyperpy import Message
-from hyperpy.commitments import commit, unsigned_id
+from hyperpy.commitments import commit, signed_id, unsigned_id
 from hyperpy.encoding import b64u, sha256
 from hyperpy.errors import Forbidden, KeyNotFound, MessageNotFound, ParameterError
 
@@ -134,3 +135,21 @@ def test_names_are_asked_of_the_resolvers(bench: Any, alice: Any) -> None:
 def test_a_value_read_by_name_is_what_was_stored(bench: Any) -> None:
     stored = Message({"a": 1})
     assert bench.store.write(stored) == unsigned_id(stored)
+
+
+@pytest.mark.parametrize("name", ["cache@1.0", "lookup@1.0"])
+def test_the_json_of_aos(bench: Any, alice: Any, name: str) -> None:
+    made = commit(Message({"action": "Eval", "data": "1 + 1", "target": NOWHERE, "child": {"a": 1}}), alice)
+    bench.store.write(made)
+    request = {"path": "read", "target": signed_id(made), "accept": "application/aos-2"}
+    reply = bench.get(Message({"device": name}), request)
+    assert reply["content-type"] == b"application/aos-2"
+    struct = json.loads(reply["body"])
+    assert (struct["Id"], struct["Owner"], struct["From"]) == (signed_id(made), alice.address, alice.address)
+    assert (struct["Data"], struct["Target"]) == ("1 + 1", NOWHERE)
+    assert {"name": "Action", "value": "Eval"} in struct["Tags"]
+    assert unsigned_id(Message({"a": 1})) in [tag["value"] for tag in struct["Tags"]], "a nested message by its ID"
+    plain = bench.get(Message({"device": name}), {**request, "accept": "application/json"})
+    assert plain["action"] == b"Eval"
+    binary = bench.store.write(b"bytes")
+    assert bench.get(Message({"device": name}), {**request, "target": binary}) == b"bytes"
