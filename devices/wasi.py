@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol, cast
 
 from hyperpy import Message, device, key
-from hyperpy.errors import KeyNotFound, ParameterError, SizeError
+from hyperpy.errors import KeyNotFound, ParameterError
 from hyperpy.message import Value, as_text
 
 _STDIO = {"0": "/dev/stdin", "1": "/dev/stdout", "2": "/dev/stderr"}
@@ -79,7 +79,7 @@ class Wasi:
         name, offset = _opened(state, args[0])
         old = _file(state, name)
         if offset + len(data) > _BYTES:
-            raise SizeError(f"wasi: a file may have {_BYTES} bytes")
+            raise ParameterError(f"wasi: a file may have {_BYTES} bytes", name="args")
         new = old[:offset].ljust(offset, b"\0") + data + old[offset + len(data) :]
         state = _moved(_put(state, _place(name), new), args[0], offset + len(data))
         _return(memory, args[3], len(data))
@@ -110,7 +110,7 @@ class Wasi:
         state, args = _state(base), _args(request, 2)
         at, size = args[0], args[1] & 0xFFFFFFFF
         if size > _BYTES:
-            raise SizeError(f"wasi: a guest may ask for {_BYTES} random bytes at a time")
+            raise ParameterError(f"wasi: a guest may ask for {_BYTES} random bytes at a time", name="args")
         before = state.get("random-calls", 0)
         count = before + 1 if isinstance(before, int) else 1
         _memory(state).poke(at, hashlib.shake_256(b"hyperpy wasi random %d" % count).digest(size))
@@ -149,21 +149,21 @@ def _text(memory: _Memory, at: int) -> str:
         if byte == b"\0":
             return found.decode("utf-8", "surrogateescape")
         found += byte
-    raise SizeError("wasi: a file name may have 4096 bytes")
+    raise ParameterError("wasi: a file name may have 4096 bytes", name="args")
 
 
 def _vectors(memory: _Memory, at: int, count: int) -> Iterator[tuple[int, int]]:
     """Yield address and size of the memory that a list of vectors names: 16 bytes each, or 8 with 32-bit memory."""
     half = 8 if memory.memory64 else 4
     if not 0 <= count <= _VECTORS:
-        raise SizeError(f"wasi: a call may have {_VECTORS} vectors")
+        raise ParameterError(f"wasi: a call may have {_VECTORS} vectors", name="args")
     left = _BYTES
     for number in range(count):
         raw = memory.peek(at + number * 2 * half, 2 * half)
         size = int.from_bytes(raw[half:], "little")
         left -= size
         if left < 0:
-            raise SizeError(f"wasi: a call may move {_BYTES} bytes")
+            raise ParameterError(f"wasi: a call may move {_BYTES} bytes", name="args")
         yield int.from_bytes(raw[:half], "little"), size
 
 
