@@ -68,7 +68,7 @@ def _as_request(resolver: Resolver, own: Value, item: As, outer: Message, frame:
     made = without_control(resolver, outer.replace(inner.raw_items()) if len(outer) else inner, frame)
     target = _listed(own)
     if not isinstance(target, Message):
-        raise KeyNotFound("a literal value has no device", hint="Remove the ~device part.")
+        target = Message.make({"ao-result": b"body", "body": target})
     if device:
         target = target | {"device": device}
     if "path" not in made:

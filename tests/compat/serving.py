@@ -13,11 +13,12 @@ from typing import Any
 
 LUA = """
 function compute(base, req, opts)
-  local body = req.body or {}
-  if body.action == "Fail" then error("no such luck") end
-  if body.action == "Inc" then base.count = (base.count or 0) + (tonumber(body.data) or 1) end
+  local body = type(req.body) == "table" and req.body or req
+  local action = body.action or body.Action
+  if action == "Fail" then error("no such luck") end
+  if action == "Inc" then base.count = (base.count or 0) + (tonumber(body.data) or 1) end
   base.results = { output = { body = "Count: " .. tostring(base.count or 0) }, outbox = {} }
-  if body.action == "Echo" then
+  if action == "Echo" then
     base.results.outbox["1"] = { target = body.reply or "nobody", action = "Echoed", data = body.data }
   end
   return base

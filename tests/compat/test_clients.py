@@ -215,13 +215,7 @@ def test_older_requests(js: Clients, client: str) -> None:
     """Rows 9, 10: signed text, numbers, a body under ``data``, nested maps; keys come back as headers."""
     reply = js.call(client, "request", {"path": "/~message@1.0/set", "method": "POST", "color": "red"}, **DIRECT)
     assert (reply["color"], reply["method"]) == ("red", "POST")
-    nested = {
-        "path": "/~message@1.0/nested",
-        "method": "POST",
-        "data": "a",
-        "nested": {"a": 1, "b": "x"},
-        "other": {"c": "d"},
-    }
+    nested = {"path": "/~message@1.0/nested", "method": "POST", "nested": {"a": 1, "b": "x"}, "other": {"c": "d"}}
     reply = js.call(client, "request", nested, **DIRECT)
     assert (reply["a"], reply["b"], reply["ao-types"]) == ("1", "x", 'a="integer", status="integer"')
     reply = js.call(client, "request", {"path": "/~meta@1.0/info", "method": "GET"}, **DIRECT)
@@ -367,8 +361,9 @@ def test_failures_reach_the_caller_as_json(js: Clients, module: str) -> None:
     """Row 12, 18: a script that raises is an answer that ``fetch`` can read."""
     process = spawn(js, module)
     js.item(f"/{process}/schedule", "x", target=process, tags=tags(Type="Message", Action="Fail"))
-    reply = js.get(f"/{process}/now", accept="application/json")
+    reply = js.get(f"/{process}/now/results", accept="application/json", accept_bundle="true")
     assert "no such luck" in text_of(reply)
+    assert "no such luck" in js.call(NEWEST, "result", {"process": process, "slot": 1})["Error"]
     assert not any(re.search(r"[\x00-\x1f]", text) for text in reply["headers"].values())
 
 
