@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import re
+import secrets
 
-from hyperpy import Message, Result, default, device, key
-from hyperpy.capabilities import Timers
-from hyperpy.errors import KeyNotFound
+from hyperpy import Message, Result, commitments, default, device, key
+from hyperpy.capabilities import NodeControl, Timers
+from hyperpy.encoding import b64u, sha256
+from hyperpy.errors import Forbidden, KeyNotFound, TooManyRequests
 from hyperpy.message import as_text
 
 _UNITS = {"millisecond": 0.001, "second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
 
 
-@device("cron@1.0", needs=("timers",), excludes=("set", "keys", "id", "commit", "verify", "path"))
+@device("cron@1.0", needs=("timers", "node"), excludes=("set", "keys", "id", "commit", "verify", "path"))
 class Cron:
-    """Starts and stops timed tasks. Tasks end with the node."""
+    """Starts and stops timed tasks. They are on the disk before they are answered, and outlive the node.
 
-    def start(self, timers: Timers) -> None:
-        """Take the node's timers."""
-        self._timers = timers
+    A task's ID is that of the request, so the same request twice is one task. Who signed it alone may
+    stop it, and the operator. ``[cron]`` says how many tasks a client may have, and how often they run.
+    """
+
+    def start(self, timers: Timers, node: NodeControl) -> None:
+        """Take the node's timers, and the settings that limit them."""
+        self._timers, self._node = timers, node
+        self._salt = secrets.token_bytes(16)
 
     @key
     def info(self) -> Message:
@@ -43,7 +50,10 @@ class Cron:
     def once(self, request: Message) -> Result:
         """Resolve ``cron-path`` (or the value of ``once``) once, now; return the task's ID."""
         path = _path(request, "once")
-        return _error("No cron path found in message.") if path is None else _started(self._timers.once(path))
+        if path is None:
+            return _error("No cron path found in message.")
+        group = self._admitted(request)
+        return _started(self._timers.once(path, task=_task(request), owner=_owner(request), group=group))
 
     @key(deterministic=False)
     def every(self, request: Message) -> Result:
@@ -53,7 +63,7 @@ class Cron:
             return _error("No cron path found in message.")
         if "interval" not in request:
             return _error("No interval found in message.")
-        return self._every(path, request.text("interval"))
+        return self._every(path, request.text("interval"), request)
 
     @key(deterministic=False)
     def stop(self, request: Message) -> Result:
@@ -61,6 +71,9 @@ class Cron:
         if "task" not in request:
             return _error("No task ID found in message.")
         task = request.text("task")
+        owner = self._timers.owner(task)
+        if owner and owner not in commitments.committers(_order(request)) and not self._node.is_operator(request):
+            raise Forbidden("only who started the task may stop it", hint="Sign the request with the same key.")
         if not self._timers.stop(task):
             return _error("Task not found.")
         body = {"message": "Task stopped successfully", "task_id": task}
@@ -72,21 +85,57 @@ class Cron:
         path = request.get(key)
         if path is None or "-" not in key:
             raise KeyNotFound(f"cron@1.0 has no key '{key}'", hint="Use once, every, stop, or /5-minutes=PATH.")
-        return self._every(as_text(path, key), key)
+        return self._every(as_text(path, key), key, request)
 
-    def _every(self, path: str, interval: str) -> Result:
+    def _every(self, path: str, interval: str, request: Message) -> Result:
         match = re.fullmatch(r"([0-9]{1,9})-([a-z]+?)s?", interval.lower())
         if match is None:
             return _error("Invalid interval value.")
         unit = next((s for name, s in _UNITS.items() if match[2].startswith(name)), None)
         if unit is None:
             return _error(f"Invalid time unit: {match[2]}")
-        return _started(self._timers.every(path, int(match[1]) * unit))
+        seconds = int(match[1]) * unit
+        least = float(as_text(self._node.setting("cron-min-interval", 0)))
+        if seconds < least and not self._node.is_operator(request):
+            return _error(f"Invalid interval value. The shortest on this node is {least:g} seconds.")
+        group = self._admitted(request)
+        return _started(self._timers.every(path, seconds, task=_task(request), owner=_owner(request), group=group))
+
+    def _admitted(self, request: Message) -> str:
+        """Return whom a new task counts for; refuse it if they have enough.
+
+        Addresses are free, so what counts is where the request came from; that is never stored.
+        """
+        if self._node.is_operator(request):
+            return ""
+        peer = str(request.private.get("peer", ""))
+        group = b64u(sha256(self._salt + peer.encode("utf-8", "replace")))
+        most = int(as_text(self._node.setting("cron-tasks", 1000)))
+        own = int(as_text(self._node.setting("cron-per-caller", 16)))
+        if self._timers.count(group) >= own or self._timers.count() >= max(1, most - most // 10):
+            raise TooManyRequests(
+                f"a client may have {own} timed tasks at a time on this node", hint="Stop one, or ask the operator."
+            )
+        return group
 
 
 def _path(request: Message, key: str) -> str | None:
     found = request.get("cron-path", request.get(key))
     return as_text(found, "cron-path") if isinstance(found, bytes) else None
+
+
+def _order(request: Message) -> Message:
+    """Return the request as it was signed."""
+    found = request.private.get("order")
+    return found if isinstance(found, Message) else request
+
+
+def _owner(request: Message) -> str:
+    return next(iter(commitments.committers(_order(request))), "")
+
+
+def _task(request: Message) -> str:
+    return commitments.hashpath_id(request)
 
 
 def _started(task: str) -> Result:

@@ -58,11 +58,23 @@ class NodeControl(Protocol):
 class Timers(Protocol):
     """``timers``: run a path later or again and again, on the node's own account."""
 
-    def once(self, path: str, delay_s: float = 0.0) -> str:
-        """Resolve a path once; return the task's ID."""
+    def once(
+        self, path: str, delay_s: float = 0.0, *, task: str | None = None, owner: str = "", group: str = ""
+    ) -> str:
+        """Resolve a path once; return the task's ID, ``task`` if given.
 
-    def every(self, path: str, interval_s: float) -> str:
-        """Resolve a path at an interval; return the task's ID."""
+        The task is on the disk when this returns. ``owner`` is the address that may stop it, ``group`` whom
+        it counts for.
+        """
+
+    def every(self, path: str, interval_s: float, *, task: str | None = None, owner: str = "", group: str = "") -> str:
+        """Resolve a path at an interval; return the task's ID. See :meth:`once`."""
+
+    def count(self, group: str | None = None) -> int:
+        """Return how many tasks there are, or those of one group."""
+
+    def owner(self, task: str) -> str | None:
+        """Return the address of who may stop a task, empty for anybody; None if there is no such task."""
 
     def stop(self, task: str) -> bool:
         """Stop a task; False if there is none of that ID."""

@@ -97,7 +97,7 @@ class Node:
         self.metrics.gauge(
             "hyperpy_device_threads_stopped", "Device calls stopped past their deadline.", lambda: self.watchdog.stopped
         )
-        self.timers = Timers(self._run_path)
+        self.timers = Timers(self._run_path, limit=config.cron.tasks, store=store)
         self._lend: dict[str, Any] = {
             "node": self.settings,
             "timers": self.timers,
@@ -159,6 +159,21 @@ class Node:
         status = made.get("status")
         self.metrics.request(status if isinstance(status, int) else 200)
         return made
+
+    def is_prompt(self, peer: str) -> bool:
+        """Say whether an unsigned request of that client would wait for nothing now.
+
+        It would wait for a signature under the reply, for hooks, for a device that replaces a bundled
+        one, and for a store that is being written to or is behind.
+        """
+        return (
+            not self.config.devices.override
+            and not self.settings.flag("force-signed", True)
+            and self.resolver.step_hook is None
+            and not self.settings.hooks("response")
+            and not self.settings.request_hooks(Ingress(_NOTHING, private={"peer": peer}))
+            and bool(getattr(self.store, "prompt", False))
+        )
 
     def _answer(self, ingress: Ingress, deadline: float | None) -> Message:
         request = ingress.message
@@ -373,6 +388,7 @@ class _Keys:
         self.sign = sign
 
 
+_NOTHING = Message()
 _INFO = re.compile(r"/*~meta@1\.0/info(/[a-z0-9-]+)?/?([?&].*)?", re.DOTALL)
 
 

@@ -65,6 +65,7 @@ def serve(
         logs.log_steps(node)
         server = Server(node, made.http.host, made.http.port)
         server.start()
+        node.timers.resume()
         print(f"hyperpy is ready at {server.url} (address {node.address})", flush=True)
         try:
             _wait(stop, node, [Path(name) for name in made.devices.files] if reload else [])

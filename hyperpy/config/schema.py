@@ -180,6 +180,15 @@ class Push:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Cron:
+    """Who may have paths resolved later, and how often."""
+
+    tasks: int = _setting(1000, "Timed tasks at a time; a tenth is kept for the operator.", least=1)
+    per_caller: int = _setting(16, "Timed tasks at a time of one client address; the operator is exempt.", least=0)
+    min_interval: float = _setting(0.1, "Shortest interval in seconds; for the operator 0.01.", least=0.01)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Names:
     """How names become messages."""
 
@@ -234,6 +243,7 @@ class Config:
     scheduler: Scheduler = field(default_factory=Scheduler)
     process: Process = field(default_factory=Process)
     push: Push = field(default_factory=Push)
+    cron: Cron = field(default_factory=Cron)
     names: Names = field(default_factory=Names)
     routes: Routes = field(default_factory=Routes)
     hooks: Hooks = field(default_factory=Hooks)

@@ -59,6 +59,7 @@ TABLES: dict[str, Table] = {
     "heads": Table(b"H", True, "process ID -> end of its schedule; with a slot as in states: its snapshot"),
     "config": Table(b"C", True, "setting -> value"),
     "names": Table(b"N", True, "name -> ID"),
+    "timers": Table(b"T", True, "task ID -> what to run, and when"),
     "pins": Table(b"P", True, "ID (32 bytes) -> why it must be kept"),
 }
 
