@@ -43,6 +43,7 @@ MAX_SUMMED = 16
 
 _OWN_WORDS = frozenset({"ao-types", "ao-ids", "ao-body-key", "content-digest", "unsigned_id"})
 _GENUINE, _CLAIMED = b"\x01", b"\x00"
+_SHAPES, _SHAPE_KEYS, _SHAPE_TEXT = 1024, 32, 512
 _KEPT = 2048
 _KEPT_BYTES = 16 << 10
 
@@ -433,15 +434,25 @@ def _may_smuggle(item: Message) -> bool:
     known: bool | None = item.memo.get("smuggles")
     if known is None:
         items = item.raw_items()
-        names = "\n".join(items)
-        known = item.memo["smuggles"] = (
-            '"' in names
-            or "+link" in names
-            or names.count("\n") >= len(items) > 0
-            or not _OWN_WORDS.isdisjoint(items)
-            or _a_line_begins(items.values())
-        )
+        shape = tuple(items)
+        odd = _odd.get(shape)
+        if odd is None:
+            odd = _are_odd(shape)
+        known = item.memo["smuggles"] = odd or _a_line_begins(items.values())
     return known
+
+
+_odd: dict[tuple[str, ...], bool] = {}
+
+
+def _are_odd(names: tuple[str, ...]) -> bool:
+    """Say whether a key among these ends a line or is the codec's own word; remembered for common shapes."""
+    odd = not _OWN_WORDS.isdisjoint(names) or any('"' in name or "\n" in name or "+link" in name for name in names)
+    if len(names) <= _SHAPE_KEYS and sum(map(len, names)) <= _SHAPE_TEXT:
+        if len(_odd) >= _SHAPES:
+            _odd.clear()
+        _odd[names] = odd
+    return odd
 
 
 def _a_line_begins(values: Iterable[Value]) -> bool:

@@ -320,10 +320,15 @@ class Message(Mapping[str, Value]):
 
     def with_private(self, **changes: Any) -> Message:
         """Return a copy with private values set; None removes one. What is remembered is shared."""
-        private = {k: v for k, v in {**self.private, **changes}.items() if v is not None}
-        made = Message.make(self._items, self.commitments, private)
-        _put_memo(made, self.memo)
+        private = {**self.private, **changes}
+        if None in changes.values():
+            private = {k: v for k, v in private.items() if v is not None}
+        made = _new(Message)
+        _put_items(made, self._items)
         _put_order(made, self._order)
+        _put_commitments(made, self.commitments)
+        _put_private(made, private)
+        _put_memo(made, self.memo)
         return made
 
 
