@@ -49,8 +49,6 @@ class GenesisWasm:
         ``results`` gets ``data``, ``outbox``, and ``raw``: the guest's ``Output``, ``Messages``, ``Spawns``,
         ``Assignments`` and ``Error``.
         """
-        if _is_process(base, request):
-            return base | {"results": {"raw": _raw({})}}
         ready = base.with_private(**{"json-iface/keep-errors": True, "json-iface/response": None})
         made = self._run(ready, "compute", request | {"path": "compute"}, ctx)
         response: Any = made.private.get("json-iface/response")
@@ -90,15 +88,6 @@ def _restored(made: Message, base: Message) -> Message:
     """Return the state with the keys that only the built-in stack needs as they were."""
     before: dict[str, Value] = {name: base.raw(name) or UNSET for name in (*_BUILT_IN, *_TRACES, "pass")}
     return made | before | {"device": base.raw("device") or _NAME.encode()}
-
-
-def _is_process(base: Message, request: Message) -> bool:
-    """Say whether the assignment is the process's own definition: slot 0 of a spawned process, nothing to handle."""
-    body = request.get("body")
-    process = base.get("process")
-    if not isinstance(body, Message) or not isinstance(process, Message):
-        return False
-    return body.get("type") == b"Process" and body.commitments.keys() == process.commitments.keys() != set()
 
 
 def _raw(response: dict[str, Any]) -> Message:
