@@ -64,6 +64,8 @@ def raw(results: Message) -> Message:
     for name, place in (("Messages", "outbox"), ("Spawns", "spawns"), ("Assignments", "assignments")):
         found[name] = tuple(_struct(item) for item in _members(results.get(place)) if isinstance(item, Message))
     error = results.get("error")
+    if isinstance(error, Message):  # callers of the older network print it
+        error = error.get("body", error)
     if error is not None:
         found["Error"] = error if isinstance(error, (Message, tuple)) else as_text(error)
     return Message(found)
