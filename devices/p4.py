@@ -262,6 +262,12 @@ def _process_balance(ledger: str, account: str, ctx: Context) -> Value:
 
 
 def _process_charge(ledger: str, order: Message, ctx: Context) -> Result | None:
-    """Schedule the charge on the ledger process, which computes it when its balances are read next."""
+    """Schedule the charge on the ledger process and compute it; return the ledger's own error if it has one."""
     done = ctx.step(ctx.resolve(ledger), Message({"path": "schedule", "method": "POST", "body": order}))
-    return None if done.status == "ok" else done
+    if done.status != "ok" or not isinstance(done.value, Message):
+        return done
+    try:
+        error = ctx.resolve(f"{ledger}/compute={done.value.text('slot')}/results/error")
+    except NotFound:
+        return None
+    return Result("error", Message({"status": 402, "body": as_text(error, "error")}))

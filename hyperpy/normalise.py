@@ -21,7 +21,7 @@ def base(resolver: Resolver, item: Value, frame: Frame) -> Value:
 
 
 def as_base(resolver: Resolver, item: As, frame: Frame) -> Message:
-    """Return the message of an ``as`` form, with its device set."""
+    """Return the message of an ``as`` form with its device set, or what the path in it gives (ao-core 7.3)."""
     device = plain(resolver, item.device, frame) if isinstance(item.device, Resolve) else item.device
     inner: Value = item.message
     if isinstance(inner, Message):
@@ -32,7 +32,10 @@ def as_base(resolver: Resolver, item: As, frame: Frame) -> Message:
             inner = loaded.replace(rest.raw_items()) if isinstance(loaded, Message) else rest
         elif at is not None:
             own = rest | {"device": device} if device else rest
-            inner = _listed(resolver.step(own, own | {"path": at}, frame).value)
+            made = _listed(resolver.step(own, own | {"path": at}, frame).value)
+            if isinstance(made, Message):
+                return made  # the result has the device it came with, such as a process that was found by name
+            inner = made
         else:
             return rest if "device" in rest or not device else rest | {"device": device}
     elif isinstance(inner, bytes):

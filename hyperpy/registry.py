@@ -29,7 +29,7 @@ _ONE_FILE = (
     *("message", "stack", "multipass", "dedup", "patch", "trie", "apply", "lookup", "cache", "hook", "rate-limit"),
     *("location", "relay", "name", "local-name", "whois", "cron", "test-device", "secret", "http-auth", "cookie"),
     *("auth-hook", "meta", "calculator", "hyperbuddy", "process", "push"),
-    *("p4", "simple-pay", "faff", "router", "query"),
+    *("p4", "simple-pay", "faff", "router", "query", "node-process"),
     *("wasm-64", "wasi", "json-iface", "genesis-wasm"),
 )
 BUNDLED: dict[str, str] = {
