@@ -34,10 +34,7 @@ _SAFE_HERE = ("package", "require", "load")
 
 @device(
     "lua@5.3a",
-    excludes=(
-        *("keys", "set", "encode", "decode", "id", "commitments", "committers", "path", "remove", "verify"),
-        *("commit", "get"),
-    ),
+    excludes=("keys", "set", "encode", "decode", "id", "commitments", "committers", "path", "remove", "verify"),
 )
 class Lua:
     """Runs Lua functions: ``module`` names the code, a key the function.

@@ -72,6 +72,12 @@ class Child:
         self._numbers += 1
         return self._numbers
 
+    def ended(self) -> bool:
+        """Say whether the process is gone; nobody may be using it."""
+        if self.alive and self._process.poll() is not None:
+            self.kill()
+        return not self.alive
+
     def wait_ready(self) -> None:
         """Wait until the child says that it serves."""
         try:
@@ -253,10 +259,14 @@ class Pool:
         if wanted is not None and wanted.alive:
             if wanted.busy:
                 return None
-            wanted.busy = True
-            return wanted
-        for child in self._children:
-            if not child.busy and child.alive:
+            if not wanted.ended():
+                wanted.busy = True
+                return wanted
+        for child in tuple(self._children):
+            if not child.busy:
+                if child.ended():
+                    self._children.remove(child)
+                    continue
                 child.busy = True
                 return child
         return None

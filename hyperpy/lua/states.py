@@ -9,6 +9,7 @@ long as nothing came between, the interpreter itself, so that the next call cost
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -21,7 +22,9 @@ SNAPSHOT_BYTES: Final = 1 << 20
 SNAPSHOT_INSTRUCTIONS: Final = 10_000_000
 """A state writes itself down after so many calls, bytes of calls or instructions, so that making it
 again stays cheap."""
-_WAIT: Final = 0.5
+_ATTEMPTS: Final = 5
+_SUDDEN_S: Final = 5.0
+"""A child that ends sooner was ended by somebody else: the call is begun again."""
 
 
 class Boot(NamedTuple):
@@ -111,20 +114,20 @@ class Interpreters:
             DeviceError: the snapshot that the state begins with is no snapshot.
             HyperpyError: what ``asked`` raised, of the kinds that are no result.
         """
-        for last in (False, True):
+        for attempt in range(1, _ATTEMPTS + 1):
             place = state.place
             asks: list[bytes] = []
+            began = time.monotonic()
             try:
                 with self._pool.lend(place.child if place else None, deadline) as child:
                     return self._on(child, state, call, deadline, _recording(asked, asks), asks, logged)
             except ChildEnded:
                 state.place = None
-                if last or asks:
-                    raise DeviceTimeout(
-                        "the process that ran Lua was stopped: too much processor time or memory",
-                        hint="Do less in one call.",
-                    ) from None
-        raise AssertionError
+                if asks or attempt == _ATTEMPTS or time.monotonic() - began > _SUDDEN_S:
+                    break
+        raise DeviceTimeout(
+            "the process that ran Lua was stopped: too much processor time or memory", hint="Do less in one call."
+        )
 
     def snapshot(self, state: State, *, deadline: float) -> bytes:
         """Return the state as bytes.

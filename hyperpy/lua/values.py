@@ -1,8 +1,8 @@
 """Messages for Lua and back: msgpack, which the library in ``engine/`` reads and writes.
 
-Links are loaded, atoms other than booleans become text, lists and maps tables; private values stay
-here. On the way back an empty table is an empty message, 1..n a list, and every other table a message
-whose number keys are text.
+Links are loaded, atoms other than booleans become text, lists and maps tables, a cast the list ``as``,
+device, message; private values stay here. On the way back an empty table is an empty message, 1..n a
+list, and every other table a message whose number keys are text.
 
 A commitment comes back only where it is still true: over the same values as in a message that was
 handed in, or else if it verifies.
@@ -18,7 +18,7 @@ import msgpack  # type: ignore[import-untyped]
 from hyperpy import commitments
 from hyperpy.encoding import key_bytes, key_text
 from hyperpy.errors import HyperpyError, ParameterError, SizeError
-from hyperpy.message import Atom, Link, Message, Value, committed_list
+from hyperpy.message import As, Atom, Link, Message, Resolve, Value, committed_list, value
 
 MAX_DEPTH: Final = 90
 MAX_ITEMS: Final = 1_000_000
@@ -39,8 +39,9 @@ class Exchange:
         self._items = 0
         self._links = 0
         self._checks = 0
+        self._casts = False
 
-    def pack(self, *values: Value | None) -> bytes:
+    def pack(self, *items: Value | None) -> bytes:
         """Return values as one msgpack list; None is nil.
 
         Raises:
@@ -48,7 +49,7 @@ class Exchange:
             SizeError: they are too many, too large or nested too deeply.
             MessageNotFound: a link leads nowhere.
         """
-        plain = [None if item is None else self._plain(item, 0) for item in values]
+        plain = [None if item is None else self._plain(item, 0) for item in items]
         data: bytes = msgpack.packb(plain, use_bin_type=True)
         if len(data) > MAX_BYTES:
             raise SizeError("the parameters are too large for Lua")
@@ -76,6 +77,12 @@ class Exchange:
             if isinstance(item, tuple):
                 return [self._plain(member, depth + 1) for member in item]
             return self._map(item, depth + 1)
+        if isinstance(item, As):
+            self._casts = True
+            return [b"as", self._plain(value(item.device), depth + 1), self._plain(item.message, depth + 1)]
+        if isinstance(item, Resolve):
+            self._casts = True
+            return [b"resolve", *[self._plain(member, depth + 1) for member in item.messages]]
         raise ParameterError(f"a {kind.__name__} has no form in Lua")
 
     def _map(self, item: Message, depth: int) -> dict[bytes, Plain]:
@@ -98,7 +105,8 @@ class Exchange:
         if kind is dict:
             return self._message(item)
         if kind is list:
-            return tuple([self._value(member) for member in item])
+            made = tuple([self._value(member) for member in item])
+            return _uncast(made) if self._casts else made
         return item  # type: ignore[no-any-return]
 
     def _message(self, item: dict[bytes, Plain]) -> Message:
@@ -107,7 +115,7 @@ class Exchange:
             for name in claims:
                 known = self._known.get(name)
                 if known is not None and _same(item, known[0]):
-                    return known[1]
+                    return known[1].with_private(**dict.fromkeys(known[1].private))
         made = Message.make(
             {
                 key_text(key): self._value(member)
@@ -149,6 +157,15 @@ class Exchange:
         except HyperpyError:
             return False
         return True
+
+
+def _uncast(item: tuple[Value, ...]) -> Value:
+    """Return the cast or sub-path that a list stands for, where such were handed in."""
+    if len(item) == 3 and item[0] == b"as" and isinstance(item[1], bytes) and isinstance(item[2], (bytes, Message)):
+        return As(key_text(item[1]), item[2])
+    if len(item) > 1 and item[0] == b"resolve":
+        return Resolve(item[1:])
+    return item
 
 
 def _same(left: Plain, right: Plain) -> bool:

@@ -184,7 +184,7 @@ S.OBJECTS = OBJECTS
 function G.tostring(...)
   local v = ...
   if OBJECTS[type(v)] then return text(v) end
-  return raw_tostring(...)
+  return (raw_tostring(...))
 end
 S.tostring = G.tostring
 

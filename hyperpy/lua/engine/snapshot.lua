@@ -188,8 +188,14 @@ local function writer()
   function w.object(v)
     local name = names[v]
     if name ~= nil then
-      if type(v) == "function" or untouched(v) then return { "B", name } end
-      return w.table(v, { "B", name })
+      if type(v) == "function" then return { "B", name } end
+      if not untouched(v) then return w.table(v, { "B", name }) end
+      local keys, n = keys_of(v)
+      for i = 1, n do -- what is inside may have changed
+        local inner = rawget(v, keys[i])
+        if type(inner) == "table" then w.value(inner) end
+      end
+      return { "B", name }
     end
     if type(v) == "function" then return w.func(v) end
     return w.table(v, { "T" })
