@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol, TypeAlias
 from hyperpy.config import Config
 from hyperpy.context import device_error
 from hyperpy.errors import Busy, DeviceTimeout, HyperpyError, SizeError
+from hyperpy.http.brief import is_brief
 from hyperpy.http.form import Ingress, RawReply, RawRequest, Rules, Wants
 from hyperpy.http.secrets import scrub_value
 from hyperpy.http.wire import answer_at_edge, read, without_cors, write, write_error
@@ -42,6 +43,9 @@ class Answers(Protocol):
 
     def handle(self, ingress: Ingress, *, deadline: float | None = None) -> Message:
         """Answer one request; never raises."""
+
+    def is_prompt(self, peer: str) -> bool:
+        """Say whether a small request of that client would wait for nothing now; see :mod:`hyperpy.http.brief`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +137,7 @@ class App:
             raw = _head(scope, self.bounds)
             if not _is_bodiless(scope, raw):
                 raw = RawRequest(raw.method, raw.target, raw.headers, await body.receive(raw, receive), raw.peer)
-            reply = answer_at_edge(raw, self._default_request) or await self._answer(raw)
+            reply = answer_at_edge(raw, self._default_request) or self._at_once(raw) or await self._answer(raw)
         except _Refused as refused:
             raw = RawRequest(str(scope["method"]), scope.get("raw_path") or b"")
             reply = write_error(refused.error, _plain_wants(scope), status=refused.status)
@@ -144,6 +148,12 @@ class App:
         if log.isEnabledFor(logging.INFO):
             path = scrub_value(raw.target)[0].partition(b"?")[0][:200].decode("ascii", "backslashreplace")
             log.info("%s %s %d %.1f ms", raw.method, path, reply.status, (time.monotonic() - started) * 1e3)
+
+    def _at_once(self, raw: RawRequest) -> RawReply | None:
+        """Answer what takes microseconds here, in the event loop, if the node need not wait for anything. Else None."""
+        if is_brief(raw) and self._node.is_prompt(raw.peer):
+            return self._work((raw, time.monotonic() + self.bounds.deadline))
+        return None
 
     async def _answer(self, raw: RawRequest) -> RawReply:
         """Have a worker thread answer, within the deadline."""

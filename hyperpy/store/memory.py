@@ -16,6 +16,9 @@ _CHUNK = 256
 class MemoryStore:
     """Implements :class:`hyperpy.store.base.Store`; everything is gone when the process ends."""
 
+    prompt = True
+    """Writing waits for nothing."""
+
     def __init__(self) -> None:
         self.collections = 0
         self._tables: dict[str, dict[bytes, bytes]] = {name: {} for name in TABLES}
