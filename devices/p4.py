@@ -32,6 +32,7 @@ class _Holds:
 
     def __init__(self) -> None:
         self._held: dict[object, tuple[str, int, float]] = {}
+        self._last = 0
 
     def of(self, account: str) -> int:
         """Return what is set aside from an account."""
@@ -42,6 +43,11 @@ class _Holds:
 
     def put(self, call: object, account: str, amount: int, until: float) -> None:
         self._held[call] = (account, amount, until)
+
+    def nonce(self, now: float) -> int:
+        """Return a number greater than all before, restarts included: microseconds since 1970 or so."""
+        self._last = max(self._last + 1, int(now * 1e6))
+        return self._last
 
     def drop(self, call: object) -> None:
         self._held.pop(call, None)
@@ -55,7 +61,8 @@ class P4:
     requests pass free. Settings: ``p4-recipient`` gets what is paid (default the operator);
     ``p4-non-chargable-routes`` lists routes (``template``: a regular expression that the path begins with)
     that cost nothing, by default balances and meta@1.0. With ``ledger-path`` the ledger is the process at
-    that path: its state's ``balance`` maps addresses to numbers, and it is sent signed ``charge`` messages.
+    that path: its state's ``balance`` maps addresses to numbers, and it is sent signed ``charge`` messages, each
+    with a greater ``nonce``. See docs/payments.md.
     """
 
     def start(self, node: NodeControl, keys: Keys, workers: Workers) -> None:
@@ -100,7 +107,7 @@ class P4:
 
         def settle(holds: _Holds) -> Result | None:
             holds.drop(call)
-            return self._charge(base, source, price, ctx) if price else None
+            return self._charge(base, source, price, holds.nonce(ctx.now()), ctx) if price else None
 
         return self._at_ledger(base, settle, ctx) or request
 
@@ -174,8 +181,11 @@ class P4:
             ctx.log("ledger-failed", error=error.message)
             raise DeviceError("Error checking ledger balance.") from None
 
-    def _charge(self, base: Message, source: Message, price: int, ctx: Context) -> Result | None:
-        """Have the ledger take the price; return its answer if that is no."""
+    def _charge(self, base: Message, source: Message, price: int, nonce: int, ctx: Context) -> Result | None:
+        """Have the ledger take the price; return its answer if that is no.
+
+        The order may become public, in the schedule of a process: by its ``nonce`` the ledger knows it again.
+        """
         signers = committers(source)
         named = self._node.setting("p4-recipient") or self._node.setting("operator", b"")
         order = self._keys.sign(
@@ -184,6 +194,7 @@ class P4:
                     "path": "charge",
                     "action": "charge",
                     "quantity": price,
+                    "nonce": nonce,
                     "account": signers[0] if signers else "unknown",
                     "recipient": as_text(named),
                     "request": content_id(source),

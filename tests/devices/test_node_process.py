@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from tests.security.attack import ask, operator, text
 
 ALICE = wallet("alice")
 LEDGER = "/ledger~node-process@1.0"
+PROCESS_PAYS = {"device": "p4@1.0", "pricing-device": "simple-pay@1.0", "ledger-path": LEDGER}
 
 
 @device("coins@1.0")
@@ -38,14 +41,16 @@ class Coins:
         assert isinstance(order, Message)
         if commitments.committers(order) != (base.text("authority"),):
             raise ParameterError("only the authority charges")
-        account, quantity = order.text("account"), order["quantity"]
+        account, quantity, nonce = order.text("account"), order["quantity"], order["nonce"]
+        if nonce <= base.get("last", 0):  # type: ignore[operator]
+            raise ParameterError("this order was carried out before")
         accounts = base["balance"]
         if account == base.text("frozen", ""):
             raise ParameterError("the account is frozen")
         left = accounts.get(account, 0) - quantity  # type: ignore[union-attr, operator]
         if left < 0:
             raise ParameterError("not enough")
-        return base | {"balance": accounts | {account: left}}  # type: ignore[operator]
+        return base | {"last": nonce, "balance": accounts | {account: left}}  # type: ignore[operator]
 
 
 BOB = wallet("bob")
@@ -144,3 +149,41 @@ def test_a_process_as_ledger() -> None:
         reply = call(n, BOB)
         assert (reply["status"], text(reply)) == (402, "the account is frozen"), "the ledger has the last word"
         assert balance(n, BOB) == 20
+
+
+def test_an_order_to_charge_counts_once() -> None:
+    """The schedule of a ledger is public; whoever finds an order there may send it again."""
+    with made(hook=PROCESS_PAYS) as n:
+        assert text(call(n, ALICE)) == "done"
+        process = process_of(n)
+        order = n.node._lend["slots"].read(process, 1)["body"]
+        assert order["action"] == b"charge"
+        assert balance(n) == 18
+        n.node.settings.put("on", Message())
+        sent = ask_post(n, process, order)
+        assert sent["status"] == 200
+        assert text(ask(n, "GET", f"{LEDGER}/now/results/error")) == "this order was carried out before"
+        assert text(ask(n, "GET", f"{LEDGER}/now/balance/{ALICE.address}")) == "18"
+
+
+def ask_post(n: TestNode, process: str, order: Message) -> Message:
+    form = commitments.http_form(Message({"body": order}), bundle=True)
+    return ask(n, "POST", f"/{process}~process@1.0/schedule", form.headers, form.body or b"")
+
+
+def test_the_ledgers_of_the_docs(tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "payments.md").read_text("utf-8")
+    blocks = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 2
+    code = re.search(r"```lua\n(.*?)```", page, re.DOTALL)
+    assert code is not None
+    for block in blocks:
+        filled = block.replace("ADDRESS", ALICE.address).replace("LUA", code[1])
+        file = tmp_path / "hyperpy.toml"
+        file.write_text(filled, "utf-8")
+        loaded = config.load(file, environ={})
+        with Node(loaded, key=wallet(), store=MemoryStore(), operator=operator().address, devices=[Worker]) as inner:
+            n = TestNode(inner)
+            assert text(call(n, ALICE)) == "done"
+            assert balance(n) == 994
+            assert call(n, wallet("carol"))["status"] == 402
