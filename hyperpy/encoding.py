@@ -75,8 +75,13 @@ def human(ref: str | bytes) -> str:
 
 def native(ref: str | bytes) -> bytes:
     """Return the raw form of an ID: 43 characters become 32 bytes, others stay bytes."""
-    raw = key_bytes(ref) if isinstance(ref, str) else ref
-    return b64u_decode(raw) if len(raw) == 43 else raw
+    raw = ref if type(ref) is bytes else ref.encode("utf-8", "surrogateescape")  # type: ignore[union-attr]
+    if len(raw) != 43:
+        return raw
+    try:
+        return binascii.a2b_base64(raw.translate(_FROM_URL) + b"=", strict_mode=True)
+    except binascii.Error:
+        return b64u_decode(raw)  # with padding, or an error in our words
 
 
 def chain_sha256(previous: bytes, reference: bytes) -> bytes:

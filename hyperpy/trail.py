@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
@@ -103,20 +104,20 @@ class Record:
     def encode(self) -> bytes:
         """Return the canonical bytes."""
         return _RECORD % (
-            _text(self.attested_by),
+            _word(self.attested_by),
             _text(self.base),
             _digest(self.cached_from),
-            _text(self.device),
+            _word(self.device),
             _text(self.hashpath_after),
             _text(self.hashpath_before),
-            _text(self.implementation),
-            _text(self.key),
+            _word(self.implementation),
+            _word(self.key),
             _packed([one.fields() for one in self.oracles]) if self.oracles else _NO_ORACLES,
             _digest(self.origin),
             _digest(self.parent),
             _text(self.request),
             _text(self.result),
-            _text(self.status),
+            _word(self.status),
         )
 
     @property
@@ -285,6 +286,9 @@ def _text(item: str) -> bytes:
     data = item.encode("utf-8", "surrogateescape")
     size = len(data)
     return _SHORT[size] + data if size < 256 else _packed(data)
+
+
+_word = lru_cache(256)(_text)
 
 
 def _digest(item: bytes) -> bytes:

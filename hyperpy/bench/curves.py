@@ -19,6 +19,7 @@ def store_size(sizes: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)) -> 
     """Return (messages stored, CPU us of one recorded set) as the store grows."""
     found: Points = []
     with tempfile.TemporaryDirectory(prefix="hyperpy-bench-") as folder, plain_node(LmdbStore(Path(folder))) as node:
+        assert isinstance(node.store, LmdbStore)
         stored = 0
         for size in sizes:
             while stored < size:
@@ -27,6 +28,7 @@ def store_size(sizes: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)) -> 
                     node.cache.put(Message.make({"n": stored, "text": b"some text of a usual length"}), batch)
                     stored += 1
                 batch.commit(node.store)
+            node.store.flush()
             numbers = iter(range(size << 20, 1 << 60))
 
             def change(numbers: object = numbers) -> None:
@@ -35,7 +37,7 @@ def store_size(sizes: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)) -> 
                 node.resolver.step(Message.make({"a": 1}), request, frame(node, batch))
                 batch.commit(node.store)
 
-            found.append((size, cpu(change, rounds=5, seconds=0.3)[0]))
+            found.append((size, cpu(change, rounds=5, seconds=0.5, settle=node.store.flush)[0]))
     return found
 
 

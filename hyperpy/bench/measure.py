@@ -33,12 +33,22 @@ class Row:
     hashing: float | None = None
 
 
-def cpu(operation: Callable[[], object], *, rounds: int = 7, seconds: float = 0.15) -> tuple[float, float, float]:
-    """Return (median, least, most) CPU microseconds per call over ``rounds`` rounds of ``seconds`` each."""
+def cpu(
+    operation: Callable[[], object],
+    *,
+    rounds: int = 7,
+    seconds: float = 0.15,
+    settle: Callable[[], object] = lambda: None,
+) -> tuple[float, float, float]:
+    """Return (median, least, most) CPU microseconds per call over ``rounds`` rounds of ``seconds`` each.
+
+    ``settle`` ends each round and is counted: it finishes what the operations left to other threads.
+    """
     operation()
     began = time.process_time_ns()
-    operation()
-    once = max(1, time.process_time_ns() - began)
+    for _ in range(10):
+        operation()
+    once = max(1, (time.process_time_ns() - began) // 10)
     count = max(1, min(200_000, int(seconds * 1e9 / once)))
     found = []
     enabled = gc.isenabled()
@@ -48,6 +58,7 @@ def cpu(operation: Callable[[], object], *, rounds: int = 7, seconds: float = 0.
             before = time.process_time_ns()
             for _ in range(count):
                 operation()
+            settle()
             found.append((time.process_time_ns() - before) / count / 1000)
             gc.collect(0)
     finally:
