@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from hyperpy import Message, commitments, config, device, key
+from hyperpy.devices import http_auth, secret
 from hyperpy.errors import DeviceError
 from hyperpy.keys import RsaKey
 from hyperpy.node import Node
@@ -324,3 +326,18 @@ def test_a_ledger_that_fails_is_no_free_ride(broken: Any) -> None:
 def test_a_charge_that_fails_is_answered_instead() -> None:
     reply = at_odd_ledger(5, DeviceError("the bank is closed"))
     assert (reply["status"], text(reply)) == (500, "the bank is closed")
+
+
+def test_who_logs_in_pays_with_a_hosted_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_auth, "_ROUNDS", 1000)
+    monkeypatch.setattr(secret, "_BITS", 2048)
+    login = {"authorization": "Basic " + base64.b64encode(b"ada:password").decode()}
+    with charged(funds=0) as n:
+        n.node.settings.put("p4-non-chargable-routes", ({"template": "/~message@1.0.*/committers$"},))
+        hosted = ask(n, "GET", "/~message@1.0&a=1/committers", login).text("1")
+        assert ask(n, "GET", WORK, login)["status"] == 402
+        path = "/~simple-pay@1.0/topup"
+        order = sign({"path": path, "method": "POST", "amount": 9, "recipient": hosted}, operator())
+        assert text(send(n, order, path)) == "9"
+        assert text(ask(n, "GET", WORK, login)) == "done"
+        assert ask(n, "GET", WORK, login)["status"] == 402

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hyperpy import Message, device, key
+from hyperpy import Message, config, device, key
 from hyperpy.encoding import b64u, sha256
 from hyperpy.http.server import Server
+from hyperpy.node import Node
+from hyperpy.store.memory import MemoryStore
 from hyperpy.testing import TestNode, node, wallet
 from tests.security.attack import ask, http, mallory, operator, send, sign, text
 
@@ -297,3 +301,20 @@ def test_offered_routes_are_registered_by_the_operator(pair: Pair) -> None:
         assert send(n, sign({"path": path, "method": "POST"}, mallory()), path)["status"] == 403
         assert text(send(n, sign({"path": path, "method": "POST"}, operator()), path)) == "Routes registered."
         assert text(ask(registry, "GET", "/~router@1.0/route?route-path=/mine")) == A
+
+
+def test_the_settings_of_the_docs(tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "routing.md").read_text("utf-8")
+    block = re.search(r"```toml\n(.*?)```", page, re.DOTALL)
+    assert block is not None
+    file = tmp_path / "hyperpy.toml"
+    with ExitStack() as stack:
+        pair = Pair(stack)
+        text_ = block[1].replace("calculator@1.0", "who@1.0")
+        for number, url in enumerate(pair.urls, 9001):
+            text_ = text_.replace(f"http://127.0.0.1:{number}", url)
+        file.write_text(text_, "utf-8")
+        inner = Node(config.load(file, environ={}), key=wallet(), store=MemoryStore(), operator=operator().address)
+        stack.callback(inner.close)
+        seen = Counter(text(ask(TestNode(inner), "GET", "/~who@1.0/am-i")) for _ in range(30))
+        assert set(seen) == {"one", "two"}
