@@ -23,7 +23,7 @@ _R = TypeVar("_R")
 _FREE = re.compile(r"/~(?:p4|simple-pay)@1\.0/(?:balance|topup)(?:\?[^(]*)?|/~meta@1\.0(?:/[a-z0-9-]+)*(?:\?[^(]*)?")
 """Paths that cost nothing unless ``p4-non-chargable-routes`` says otherwise."""
 _NEVER = "Node will not service this request under any circumstances."
-_GRACE = 60.0
+_GRACE = 10.0
 """Seconds past the request's deadline for which money stays set aside."""
 
 

@@ -16,7 +16,7 @@ from hyperpy.actors import ActorSystem
 from hyperpy.cache import Batch, Cache
 from hyperpy.config import Config
 from hyperpy.context import Chain, Frame, Services, device_error, ok
-from hyperpy.errors import ConfigError, DeviceTimeout, Forbidden, HyperpyError
+from hyperpy.errors import ConfigError, DeviceTimeout, Forbidden, HyperpyError, StoreError
 from hyperpy.housekeeping import Housekeeping
 from hyperpy.http.client import PeerClient
 from hyperpy.http.form import JSON
@@ -37,6 +37,10 @@ from hyperpy.store.lmdb import LmdbStore
 from hyperpy.timers import Timers
 from hyperpy.trail import Trail
 from hyperpy.watchdog import Interrupted, Watchdog
+
+_AFTER_S = 5.0
+_AFTER_STEPS = 1000
+"""What response hooks have at least: seconds, and steps."""
 
 
 class Node:
@@ -330,14 +334,30 @@ class Node:
         handlers = self.settings.hooks("response")
         if not handlers:
             return made
+        made = self._settled(made, chain)
         outcome = self._hook("response", handlers, Message.make({"request": request, "body": made}), chain)
         body = outcome.get("body")
         return reply.of_result(Result("ok", body)) if body is not None else made
 
+    def _settled(self, made: Message, chain: Chain) -> Message:
+        """Return what the caller will really get, before the response hooks see it: a payment depends on it.
+
+        An answer that comes too late is none, and one that cannot be kept is an error.
+        """
+        if time.monotonic() > chain.deadline:
+            return reply.of_error(DeviceTimeout("the request's deadline passed"))
+        try:
+            if chain.batch is not None:
+                chain.batch.commit(self.store)
+        except StoreError as error:
+            return reply.of_error(error)
+        return made
+
     def _hook(self, event: str, handlers: Sequence[Message], request: Message, chain: Chain) -> Message:
+        after = event == "response"  # runs whatever the request has used up
         quiet = Chain(
-            deadline=chain.deadline,
-            steps_left=chain.steps_left,
+            deadline=max(chain.deadline, time.monotonic() + _AFTER_S) if after else chain.deadline,
+            steps_left=max(chain.steps_left, _AFTER_STEPS) if after else chain.steps_left,
             max_depth=chain.max_depth,
             may_sign=chain.may_sign,
             readers=chain.readers,

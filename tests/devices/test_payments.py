@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from hyperpy import Message, commitments, config, device, key
+from hyperpy import Context, Message, commitments, config, device, key
 from hyperpy.devices import http_auth, secret
-from hyperpy.errors import DeviceError
+from hyperpy.errors import DeviceError, StoreError
 from hyperpy.keys import RsaKey
 from hyperpy.node import Node
 from hyperpy.store.memory import MemoryStore
@@ -24,6 +25,8 @@ from tests.security.attack import ask, operator, send, sign, text
 ALICE, BOB = wallet("alice"), wallet("bob")
 PAY = {"device": "p4@1.0", "pricing-device": "simple-pay@1.0", "ledger-device": "simple-pay@1.0"}
 WORK = "/~worker@1.0/work"
+FLAGS: dict[str, Any] = {}
+"""More settings of the nodes that charge."""
 
 
 @device("worker@1.0")
@@ -33,13 +36,17 @@ class Worker:
     calls: Counter[str] = Counter()
 
     @key(deterministic=False)
-    def work(self, fail: str = "no") -> Message:
+    def work(self, ctx: Context, fail: str = "no") -> Any:
         """Answer, fail as a device does, or answer with an error of one's own."""
         self.calls[fail] += 1
         if fail == "raise":
             raise DeviceError("broken")
         if fail == "crash":
             raise RuntimeError("a bug")
+        if fail == "slow":
+            time.sleep(0.6)
+        if fail == "recurse":
+            return ctx.resolve(WORK + "&fail=recurse")
         if fail == "status":
             return Message({"status": 404, "body": "nothing"})
         return Message({"status": 200, "body": "done"})
@@ -50,7 +57,7 @@ def charged(funds: int = 0, price: int = 3, hook: dict[str, Any] = PAY, **settin
     """Run a node that charges; ``settings`` are free keys of its node message."""
     Worker.calls.clear()
     extra = {"simple-pay-price": price, "simple-pay-ledger": {ALICE.address: funds}, **settings}
-    made = config.load(environ={}, flags={"hooks.on": {"request": hook, "response": hook}})
+    made = config.load(environ={}, flags={"hooks.on": {"request": hook, "response": hook}, **FLAGS})
     inner = Node(
         replace(made, extra=extra), key=wallet(), store=MemoryStore(), operator=operator().address, devices=[Worker]
     )
@@ -104,6 +111,34 @@ def test_a_call_that_fails_costs_nothing(how: str, status: int) -> None:
         assert balance(n) == 6
         assert text(call(n, ALICE)) == "done"
         assert balance(n) == 0
+
+
+@pytest.mark.parametrize(("how", "status"), [("slow", 504), ("recurse", 508)])
+def test_what_a_call_used_up_is_no_reason_to_keep_its_money(
+    how: str, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FLAGS, "limits.deadline", 0.5)
+    monkeypatch.setitem(FLAGS, "limits.steps", 60)
+    with charged(funds=6) as n:
+        assert call(n, ALICE, fail=how)["status"] in (status, 413)
+        assert balance(n) == 6
+        assert text(call(n, ALICE)) == "done", "nothing is set aside any more"
+        assert balance(n) == 0
+
+
+def test_an_answer_that_cannot_be_kept_is_not_charged(monkeypatch: pytest.MonkeyPatch) -> None:
+    with charged(funds=6) as n:
+        whole = n.node.store.write
+
+        def full(puts: Any, *args: Any, **more: Any) -> None:
+            if any(table == "trail" for table, _, _ in puts):
+                raise StoreError("the disk is full")
+            whole(puts, *args, **more)
+
+        monkeypatch.setattr(n.node.store, "write", full)
+        assert call(n, ALICE)["status"] == 503
+        monkeypatch.undo()
+        assert balance(n) == 6
 
 
 def test_a_hundred_callers_at_once() -> None:
