@@ -24,6 +24,7 @@ _BUILT_IN: Final[dict[str, Value]] = {
     "input-prefix": b"process",
     "output-prefix": b"wasm",
     "patch-from": b"/results/outbox",
+    "snapshot-form": b"sparse",
     "stack-keys": (b"init", b"compute", b"snapshot", b"normalize"),
 }
 _TRACES: Final = ("previous-device", "previous-input-prefix", "previous-output-prefix", "device-key")

@@ -116,8 +116,9 @@ def _results(base: Message, ctx: Context) -> Value | Result:
         return _failed(base, "JSON error parsing result output.", "the answer is no JSON")
     response = answer.get("response") if isinstance(answer, dict) and answer.get("ok") is True else None
     if not isinstance(response, dict):
-        error = answer.get("error") if isinstance(answer, dict) else None
-        return _failed(base, "JSON error parsing result output.", error if isinstance(error, str) else "no 'ok'")
+        told = (answer.get("error"), answer.get("response")) if isinstance(answer, dict) else ()
+        reason = next((text for text in told if isinstance(text, str)), "the answer is not 'ok'")
+        return _failed(base, "JSON error parsing result output.", reason)
     try:
         return _merged(base, response)
     except HyperpyError as error:

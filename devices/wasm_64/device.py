@@ -16,7 +16,7 @@ from hyperpy.message import Link, Value, as_text, list_to_map
 
 from .engine import Compiled, Import, LegacyExceptions, load
 from .instance import Limits, called
-from .state import Live, State
+from .state import Live, Pages, State
 from .values import Failure, fit
 
 FUEL, MOST_FUEL = 2_000_000_000, 100_000_000_000
@@ -94,13 +94,21 @@ class Wasm64:
 
     @key
     def snapshot(self, base: Message, ctx: Context) -> Message:
-        """Return the guest's memory as ``body`` and its mutable globals as ``globals``."""
+        """Return the guest's memory as ``body`` and its mutable globals as ``globals``.
+
+        With ``snapshot-form: sparse`` in the base: ``size``, and ``pages`` of 64 KiB, those that are not zero.
+        """
         state = _held(self._normal(base, ctx))
         try:
             state = state.settled(ctx.deadline)
         except Failure as error:
             raise ParameterError(f"the image cannot be started: {error}", name="image") from None
-        found: dict[str, Value] = {"body": state.body()}
+        found: dict[str, Value] = {}
+        if base.text("snapshot-form", "") == "sparse":
+            found["size"], pages = state.sparse()
+            found["pages"] = Message.make({str(number): page for number, page in pages.items()})
+        else:
+            found["body"] = state.body()
         if state.numbers:
             found["globals"] = state.numbers
         return Message.make(found)
@@ -122,15 +130,15 @@ class Wasm64:
             return base.without("snapshot") if "snapshot" in base else base
         kept = _at(base, ["snapshot", base.text("device-key", "")])
         kept = kept if isinstance(kept, Message) else _at(base, ["snapshot"])
-        body = kept.get("body") if isinstance(kept, Message) else None
-        if not isinstance(kept, Message) or not isinstance(body, bytes):
+        memory = _memory(kept) if isinstance(kept, Message) else None
+        if not isinstance(kept, Message) or memory is None:
             raise DeviceError(
                 "no_wasm_instance_or_snapshot: the message holds neither a running image nor its snapshot",
                 hint="Call init first, or add the snapshot.",
             )
         numbers = _list(kept.get("globals", ()), "globals")
         whole = [item if isinstance(item, int) else 0 for item in numbers]
-        state = State.load(self._compiled(base, ctx), _limits(base), body, whole)
+        state = State.load(self._compiled(base, ctx), _limits(base), memory, whole)
         return _holding(base.without("snapshot"), state)
 
     def _compiled(self, base: Message, ctx: Context) -> Compiled:
@@ -152,6 +160,19 @@ class Wasm64:
         made = wasm_convert.convert(image())
         self._store.link(name, self._store.write(Message({"body": made, "converted-from": ident})))
         return made
+
+
+def _memory(kept: Message) -> bytes | Pages | None:
+    """Return the memory of a snapshot, in either form."""
+    body, size, pages = kept.get("body"), kept.get("size"), kept.get("pages")
+    if isinstance(body, bytes):
+        return body
+    if not isinstance(size, int) or size < 0:
+        return None
+    named = pages if isinstance(pages, Message) else Message()
+    if not all(name.isdecimal() and len(name) < 7 and isinstance(page, bytes) for name, page in named.items()):
+        raise ParameterError("the snapshot's pages must be binaries by number", name="snapshot")
+    return size, {int(name): page for name, page in named.items() if isinstance(page, bytes)}
 
 
 def _image(base: Message, ctx: Context) -> tuple[str, Callable[[], bytes]]:

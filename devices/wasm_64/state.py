@@ -21,6 +21,10 @@ _TEXT = 64 << 20
 """Bytes up to the NUL that :meth:`State.read` returns at most."""
 
 
+Pages = tuple[int, dict[int, bytes]]
+"""A memory's size in bytes, and its pages that are not zero, by number."""
+
+
 class State:
     """The state of one image.
 
@@ -46,19 +50,28 @@ class State:
         self._warm = [] if warm is None else [warm]
 
     @classmethod
-    def load(cls, compiled: Compiled, limits: Limits, body: bytes, numbers: Sequence[int]) -> State:
-        """Return the state of a snapshot.
+    def load(cls, compiled: Compiled, limits: Limits, memory: bytes | Pages, numbers: Sequence[int]) -> State:
+        """Return the state of a snapshot: the whole memory, or its size and the pages that are not zero.
 
         Raises:
             SizeError: it does not fit into the memory limit.
+            ParameterError: a page is not where or what a page must be.
         """
-        if len(body) > limits.memory:
-            raise SizeError(f"a snapshot of {len(body)} bytes does not fit into the memory limit of {limits.memory}")
-        body += bytes(-len(body) % PAGE)
+        size = memory[0] if isinstance(memory, tuple) else len(memory)
+        if size > limits.memory:
+            raise SizeError(f"a snapshot of {size} bytes does not fit into the memory limit of {limits.memory}")
+        count = -(-size // PAGE)
+        if isinstance(memory, tuple):
+            given = memory[1]
+            if any(not 0 <= number < count or len(page) != PAGE for number, page in given.items()):
+                raise ParameterError("the snapshot's pages do not fit its size", name="snapshot")
+            found = [given.get(number, ZERO) for number in range(count)]
+        else:
+            body = memory + bytes(count * PAGE - size)
+            found = [body[number * PAGE : (number + 1) * PAGE] for number in range(count)]
         before = compiled.initial or ()
         pages = []
-        for number in range(len(body) // PAGE):
-            page = body[number * PAGE : (number + 1) * PAGE]
+        for number, page in enumerate(found):
             old = before[number] if number < len(before) else ZERO
             pages.append(old if page == old else ZERO if page == ZERO else page)
         return cls(compiled, limits, tuple(pages), tuple(numbers))
@@ -118,6 +131,11 @@ class State:
     def body(self) -> bytes:
         """Return the memory as one piece."""
         return b"".join(self.pages or ())
+
+    def sparse(self) -> Pages:
+        """Return the memory's size, and its pages that are not zero, by number."""
+        pages = self.pages or ()
+        return len(pages) * PAGE, {number: page for number, page in enumerate(pages) if page is not ZERO}
 
     def _guest(self, deadline: float) -> Running:
         """Return a guest in this state: the one that the last write left, else a new one."""

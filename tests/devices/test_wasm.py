@@ -23,6 +23,7 @@ from hyperpy.errors import (
     HyperpyError,
     MessageNotFound,
     ParameterError,
+    SizeError,
 )
 from hyperpy.testing import node
 from tests.devices.wasm_images import BOMBS, FAC, JUMPS, POW, STATE, wasm
@@ -218,6 +219,31 @@ def test_a_snapshot_must_fit(bench: Any) -> None:
     small = base(wasm(STATE), **{"wasm-memory": 1 << 20})
     with pytest.raises(HyperpyError, match="does not fit"):
         bench.get(small | {"snapshot": {"body": bytes(2 << 20)}}, "normalize")
+
+
+def test_a_sparse_snapshot_is_the_same_memory(bench: Any) -> None:
+    state = bench.get(bench.get(bench.get(base(wasm(STATE)), "init"), call("step")), call("grow"))
+    whole = bench.get(state, "snapshot")
+    sparse = bench.get(state | {"snapshot-form": "sparse"}, "snapshot")
+    assert (sparse["size"], list(sparse["pages"])) == (2 * 65536, ["0"])
+    assert sparse["pages"]["0"] == whole["body"][:65536]
+    bare = Message(dict(state.raw_items()))
+    again = bench.get(bare | {"snapshot": sparse}, "normalize")
+    assert bench.get(again, "snapshot") == whole
+
+
+@pytest.mark.parametrize(
+    "snapshot",
+    [
+        {"size": 65536, "pages": {"1": bytes(65536)}},
+        {"size": 65536, "pages": {"0": b"short"}},
+        {"size": 65536, "pages": {"x": bytes(65536)}},
+        {"size": 1 << 60, "pages": {}},
+    ],
+)
+def test_snapshots_that_are_none(bench: Any, snapshot: dict[str, Any]) -> None:
+    with pytest.raises((ParameterError, SizeError)):
+        bench.get(base(wasm(STATE), snapshot=snapshot), "normalize")
 
 
 @pytest.mark.parametrize(
