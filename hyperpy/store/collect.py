@@ -28,9 +28,10 @@ _IDS = re.compile(rb"[A-Za-z0-9_-]{43,}")
 _P = {name: place.prefix for name, place in TABLES.items()}
 _GO = (_P["messages"], _P["trail"], _P["origins"])
 _NAMING = ("messages", "trail", "aliases", "claims")
-_POINTING = ("by-result", "by-hashpath", "by-slot", "by-parent", "results", "states")
+_POINTING = ("by-result", "by-hashpath", "by-slot", "by-parent")
 _LOW = 0.9
 _PURGE = 2000
+_ROUNDS = 3
 
 Progress = Callable[[str, int], None]
 """Called with what is being done and how many entries were looked at."""
@@ -74,6 +75,9 @@ def collect(store: LmdbStore, target: int | None = None, progress: Progress = la
     if doomed:
         _spare(doomed, _roots(store), store)
         _spare(doomed, _named_by_kept(store, doomed, progress), store)
+        for _ in range(_ROUNDS):  # what was written meanwhile, so that little is left for the moment all wait
+            batches, start = tables.since(start)
+            _spare(doomed, _named_by(batches), store)
         tables.condemn(doomed, lambda batches: _spare(doomed, _named_by(batches), store), start)
         pointers = _pointers(store, doomed, progress)
         tables.condemn_rows(pointers)
@@ -130,15 +134,29 @@ def _roots(store: LmdbStore) -> Iterator[bytes]:
 
 
 def _named_by_kept(store: LmdbStore, doomed: set[bytes], progress: Progress) -> Iterator[bytes]:
-    count = 0
-    for table in _NAMING:
-        prefix = _P[table]
-        for key, value in store.scan(table):
-            count += 1
-            if prefix + key not in doomed:
-                yield from _names(prefix + key, value)
-            if not count % 1000:
-                progress("what is still needed", count)
+    for count, (key, value) in enumerate(_kept(store, _NAMING)):
+        if key not in doomed:
+            yield from _names(key, value)
+        if not count % 1000:
+            progress("what is still needed", count)
+
+
+def _kept(store: LmdbStore, tables: Iterable[str]) -> Iterator[tuple[bytes, bytes]]:
+    """Yield key and value of what the batches put into these tables, in order of age: faster than by key.
+
+    Values that were replaced since may be among them.
+    """
+    prefixes = frozenset(_P[table] for table in tables)
+    for _, packed in store.scan("age"):
+        kept, others = msgpack.unpackb(packed, raw=True)
+        for key, value in kept.items():
+            if key[:1] in prefixes:
+                yield key, value
+        for key in others:
+            if key[:1] in prefixes:
+                value = store.tables.get(key)
+                if value is not None:
+                    yield key, value
 
 
 def _named_by(batches: Iterable[Iterable[Change]]) -> Iterator[bytes]:
@@ -185,17 +203,18 @@ def _pointers(store: LmdbStore, doomed: set[bytes], progress: Progress) -> list[
     """Return index entries and results that point to what goes."""
     found = []
     for table in _POINTING:
-        for key, value in store.scan(table):
-            if table == "results":
-                name, _, record, _ = msgpack.unpackb(value, raw=True)
-                gone = _P["messages"] + name in doomed or _P["trail"] + record in doomed
-            elif table == "states":
-                gone = _P["messages"] + _content(store, b64u_decode(value[:43])) in doomed
-            else:
-                gone = _P["trail"] + value in doomed
-            if gone:
-                found.append((_P[table] + key, value))
+        prefix = _P[table]
+        found += [(prefix + key, value) for key, value in store.scan(table) if _P["trail"] + value in doomed]
         progress("pointers", len(found))
+    for key, value in _kept(store, ("results", "states")):
+        if key[:1] == _P["states"]:
+            gone = _P["messages"] + _content(store, b64u_decode(value[:43])) in doomed
+        else:
+            name, _, record, _ = msgpack.unpackb(value, raw=True)
+            gone = _P["messages"] + name in doomed or _P["trail"] + record in doomed
+        if gone:
+            found.append((key, value))
+    progress("pointers", len(found))
     for key, value in store.scan("ambiguous"):
         if _P["messages"] + key in doomed:
             found.append((_P["ambiguous"] + key, value))

@@ -301,6 +301,25 @@ class Tables:
 
     # -- making room; see hyperpy.store.collect --------------------------------------------------
 
+    def since(self, number: int) -> tuple[list[Sequence[Change]], int]:
+        """Return the batches newer than that number, perhaps some older ones, and the number of the last."""
+        with self._group.lock:
+            last = self.sequence
+        return self._since(number), last
+
+    def _since(self, number: int) -> list[Sequence[Change]]:
+        # Young before frozen before cache, as in get().
+        waiting = [*self._young.batches]
+        waiting = [*self._frozen.batches, *waiting]
+        batches: list[Sequence[Change]] = []
+        after: bytes | None = _AGE + number.to_bytes(8, "big")
+        while after is not None:
+            rows, after = self.rows(_AGE, after)
+            for _, packed in rows:
+                kept, others = msgpack.unpackb(packed, raw=True)
+                batches.append([*kept.items(), *((key, self.get(key)) for key in others)])
+        return [*batches, *waiting]
+
     def condemn(self, doomed: set[bytes], spare: Callable[[list[Sequence[Change]]], None], since: int) -> None:
         """Declare entries absent, in a moment in which nobody writes.
 
@@ -309,14 +328,7 @@ class Tables:
             spare: called first with every batch newer than ``since``; takes out of ``doomed`` what these need.
         """
         with self._group.lock:
-            batches: list[Sequence[Change]] = []
-            after: bytes | None = _AGE + since.to_bytes(8, "big")
-            while after is not None:
-                rows, after = self.rows(_AGE, after)
-                for _, packed in rows:
-                    kept, others = msgpack.unpackb(packed, raw=True)
-                    batches.append([*kept.items(), *((key, self._settled(key)) for key in others)])
-            spare([*batches, *self._frozen.batches, *self._young.batches])
+            spare(self._since(since))
             self.condemned = doomed.copy()
             self._declared()
 
