@@ -10,7 +10,7 @@ from typing import Any
 
 from hyperpy import Message, commitments, config, device, hashpath, key
 from hyperpy.capabilities import Head, Slots
-from hyperpy.encoding import b64u, sha256
+from hyperpy.encoding import b64u, b64u_decode, sha256
 from hyperpy.keys import RsaKey
 from hyperpy.node import Node
 from hyperpy.sdk import Context
@@ -196,3 +196,16 @@ def place(
         yield Place(inner, wallet("author"))
     finally:
         inner.close()
+
+
+def copy(other: Place, process: str, assignment: Message) -> None:
+    """Add an assignment as it is to another node's schedule."""
+    if assignment["slot"] == 0:
+        other.node._lend["store"].write(assignment["body"])
+
+    def build(head: Head) -> tuple[Message, Head]:
+        path = hashpath.combine(head.hashpath, commitments.signed_id(assignment))
+        chain = b64u_decode(assignment["hash-chain"])  # type: ignore[arg-type]
+        return assignment, Head(head.slot + 1, chain, path, head.timestamp + 1)
+
+    other.slots.append(process, build, deadline=time.monotonic() + 30)

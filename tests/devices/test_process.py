@@ -9,13 +9,11 @@ from pathlib import Path
 import pytest
 
 from hyperpy import Message, commitments, hashpath
-from hyperpy.capabilities import Head
-from hyperpy.encoding import b64u_decode
 from hyperpy.errors import InvalidSignature
 from hyperpy.message import Link
 from hyperpy.store.memory import MemoryStore
 from hyperpy.trail import Trail
-from tests.devices.parts import Count, Heap, Place, place
+from tests.devices.parts import Count, Heap, Place, copy, place
 
 
 @pytest.fixture
@@ -394,19 +392,6 @@ def elsewhere(process: str, schedule: list[Message | None], order: object) -> li
             assert other.get(process, f"compute={slot}")["status"] == 200
             other.node._lend["workers"].retire("process", process)
         return other.states(process, len(schedule) - 1)
-
-
-def copy(other: Place, process: str, assignment: Message) -> None:
-    """Add an assignment as it is to another node's schedule."""
-    if assignment["slot"] == 0:
-        other.node._lend["store"].write(assignment["body"])
-
-    def build(head: Head) -> tuple[Message, Head]:
-        path = hashpath.combine(head.hashpath, commitments.signed_id(assignment))
-        chain = b64u_decode(assignment["hash-chain"])  # type: ignore[arg-type]
-        return assignment, Head(head.slot + 1, chain, path, head.timestamp + 1)
-
-    other.slots.append(process, build, deadline=time.monotonic() + 30)
 
 
 def test_links_of_states_lead_to_the_definition(here: Place) -> None:
