@@ -144,11 +144,12 @@ class Wasm64:
     def _compiled(self, base: Message, ctx: Context) -> Compiled:
         ident, image = _image(base, ctx)
         try:
-            return load(ident, "", image, called)
+            return load(ident, image, called, ctx.deadline)
         except LegacyExceptions:
-            return load(ident, wasm_convert.CONVERTER, lambda: self._converted(ident, image), called)
+            form = wasm_convert.CONVERTER
+            return load(ident, image, called, ctx.deadline, form=form, change=lambda data: self._converted(ident, data))
 
-    def _converted(self, ident: str, image: Callable[[], bytes]) -> bytes:
+    def _converted(self, ident: str, image: bytes) -> bytes:
         """Return the current form of an image, kept under its own ID and the converter's version."""
         name = wasm_convert.kept_as(ident)
         known = self._store.named(name)
@@ -157,7 +158,7 @@ class Wasm64:
                 return _body(self._store.read(known), known)
             except MessageNotFound:
                 pass
-        made = wasm_convert.convert(image())
+        made = wasm_convert.convert(image)
         self._store.link(name, self._store.write(Message({"body": made, "converted-from": ident})))
         return made
 

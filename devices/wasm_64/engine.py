@@ -6,10 +6,11 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from hyperpy.codecs import wasm
-from hyperpy.errors import CodecError, SizeError
+from hyperpy.errors import Busy, CodecError, DeviceTimeout, SizeError
 
 if TYPE_CHECKING:
     from wasmtime import Engine, FuncType, Linker, Module
@@ -20,6 +21,7 @@ STACK = 512 << 10
 """Bytes of a guest's call stack."""
 _KEPT = 16
 _KEPT_BYTES = 64 << 20
+_COMPILING = 4
 _TICK_S = 0.05
 _LETTERS = {"i32": "i", "i64": "I", "f32": "f", "f64": "F"}
 
@@ -99,7 +101,7 @@ def _refused(text: str) -> CodecError:
 _engine: Engine | None = None
 _lock = threading.Lock()
 _modules: OrderedDict[tuple[str, str], Compiled] = OrderedDict()
-_compiling: dict[tuple[str, str], threading.Lock] = {}
+_compiling: dict[tuple[str, str], Future[Compiled]] = {}
 
 
 def engine() -> Engine:
@@ -122,16 +124,31 @@ def engine() -> Engine:
     return _engine
 
 
-def load(key: str, form: str, image: Callable[[], bytes], called: Callable[[Import, tuple[Any, ...]], Any]) -> Compiled:
-    """Return the compiled image of an ID, compiling it at most once at a time.
+def load(
+    key: str,
+    image: Callable[[], bytes],
+    called: Callable[[Import, tuple[Any, ...]], Any],
+    deadline: float,
+    *,
+    form: str = "",
+    change: Callable[[bytes], bytes] | None = None,
+) -> Compiled:
+    """Return the compiled image of an ID, compiled once however many ask.
+
+    Compiling cannot be interrupted, so a thread of its own does it; a caller whose time ends leaves it to those
+    who ask later.
 
     Args:
-        form: empty for the image as it is, else the converter's name.
-        image: returns the bytes; asked only if they must be compiled.
+        image: returns the bytes; asked, on this thread, only if they must be compiled.
+        deadline: monotonic seconds.
+        form: empty for the image as it is, else the name of what changes it.
+        change: returns the bytes to compile; runs beside the callers too.
 
     Raises:
         LegacyExceptions: it must be converted first.
         CodecError, SizeError: it is no module, or too large.
+        DeviceTimeout: it is not ready yet.
+        Busy: too many images are being compiled.
     """
     name = (key, form)
     with _lock:
@@ -139,26 +156,39 @@ def load(key: str, form: str, image: Callable[[], bytes], called: Callable[[Impo
         if found is not None:
             _modules.move_to_end(name)
             return found
-        turn = _compiling.setdefault(name, threading.Lock())
+    data = image()
+    if len(data) > IMAGE_LIMIT:
+        raise SizeError(f"an image may have {IMAGE_LIMIT} bytes, not {len(data)}")
+    with _lock:
+        job = _compiling.get(name)
+        if job is None:
+            if len(_compiling) >= _COMPILING:
+                raise Busy("too many WebAssembly images are being compiled")
+            job = _compiling[name] = Future()
+            args = (name, job, lambda: Compiled(key, change(data) if change is not None else data, called))
+            threading.Thread(target=_compile, args=args, name="hyperpy-wasm-compile", daemon=True).start()
     try:
-        with turn:
-            found = _modules.get(name)
-            if found is not None:
-                return found
-            data = image()
-            if len(data) > IMAGE_LIMIT:
-                raise SizeError(f"an image may have {IMAGE_LIMIT} bytes, not {len(data)}")
-            found = Compiled(key, data, called)
-            with _lock:
-                _modules[name] = found
-                while len(_modules) > 1 and (
-                    len(_modules) > _KEPT or sum(item.size for item in _modules.values()) > _KEPT_BYTES
-                ):
-                    _modules.popitem(last=False)
-            return found
-    finally:
+        return job.result(max(0.0, deadline - time.monotonic()))
+    except TimeoutError:
+        raise DeviceTimeout("the image is still being compiled") from None
+
+
+def _compile(name: tuple[str, str], job: Future[Compiled], make: Callable[[], Compiled]) -> None:
+    try:
+        found = make()
+    except BaseException as error:
         with _lock:
             _compiling.pop(name, None)
+        job.set_exception(error)
+        return
+    with _lock:
+        _compiling.pop(name, None)
+        _modules[name] = found
+        while len(_modules) > 1 and (
+            len(_modules) > _KEPT or sum(item.size for item in _modules.values()) > _KEPT_BYTES
+        ):
+            _modules.popitem(last=False)
+    job.set_result(found)
 
 
 class Clock:

@@ -444,6 +444,27 @@ def test_the_real_converter(bench: Any) -> None:
     assert output(bench.get(state, call("f", 41))) == (b"ok", (42,))
 
 
+def test_compiling_goes_on_when_its_caller_has_gone(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hyperpy.devices.wasm_64 import engine
+
+    go, compile_it = threading.Event(), engine.Compiled
+    made = []
+
+    def slow(*args: Any) -> Any:
+        go.wait(30)
+        made.append(args[0])
+        return compile_it(*args)
+
+    monkeypatch.setattr(engine, "Compiled", slow)
+    image = wasm('(module (memory (export "memory") 1) (func (export "slow")))')
+    for _ in range(2):
+        with pytest.raises(DeviceTimeout, match="still being compiled"):
+            _until(bench, 0.05, base(image), Message({"path": "init"}))
+    go.set()
+    assert "instance" in bench.get(base(image), "init").private
+    assert len(made) == 1
+
+
 # -- the binary format -------------------------------------------------------------------------------
 
 
