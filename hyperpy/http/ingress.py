@@ -26,6 +26,9 @@ _PORT = re.compile(rb":[0-9]*\Z")
 _UNKEPT: Final = frozenset({"content-length", "body-keys"})
 """Headers that only describe the transport of older clients' messages."""
 _MAX_QUERY_KEYS: Final = 10_000
+_IS_GRAPHQL: Final = re.compile(rb"/graphql(?:\?|\Z)")
+_GRAPHQL: Final = b"/~query@1.0"
+"""Where the path leads that clients know from gateways."""
 
 
 def read(raw: RawRequest, rules: Rules = DEFAULT_RULES) -> Ingress:
@@ -76,7 +79,7 @@ def _finish(
     if "method" not in items or not message.commitments or "method" not in message.committed_keys():
         items["method"] = method
     if "path" not in items:
-        items["path"] = sent.get("path", target)
+        items["path"] = sent.get("path", _GRAPHQL + target if _IS_GRAPHQL.match(target) else target)
     elif type(items["path"]) is bytes and scrub(items["path"])[1]:
         raise ParameterError(
             "the path inside the message holds a credential",

@@ -189,9 +189,9 @@ CLIENTS = """query GetTransactions ($transactionIds: [ID!]!) {
 }"""
 
 
-def graph(n: TestNode, query: str, **variables: Any) -> Any:
+def graph(n: TestNode, query: str, at: str = "/~query@1.0/graphql", **variables: Any) -> Any:
     body = json.dumps({"query": query, "variables": variables}).encode()
-    reply = http(n, "POST", "/~query@1.0/graphql", {"content-type": "application/json"}, body)
+    reply = http(n, "POST", at, {"content-type": "application/json"}, body)
     assert dict(reply.headers)[b"content-type"] == b"application/json"
     assert reply.status == 200, reply.body
     return json.loads(reply.body)["data"]
@@ -227,6 +227,13 @@ def test_the_query_of_the_clients(n: TestNode, arweave: RsaKey) -> None:
     }
     assert graph(n, f'{{ transaction(id: "{ref}") {{ id }} }}') == {"transaction": {"id": ref}}
     assert graph(n, f'{{ transaction(id: "{b64u(bytes(32))}") {{ id }} }}') == {"transaction": None}
+
+
+@pytest.mark.parametrize("at", ["/graphql", "/graphql?x=1"])
+def test_the_path_that_gateways_have(n: TestNode, at: str) -> None:
+    query = '{ transaction(id: "' + b64u(bytes(32)) + '") { id } }'
+    assert graph(n, query, at) == {"transaction": None}
+    assert ask(n, "POST", "/graphqlx")["status"] == 404
 
 
 def test_transactions_by_tags_owner_and_recipient(n: TestNode, arweave: RsaKey) -> None:

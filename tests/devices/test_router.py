@@ -170,6 +170,34 @@ def test_what_the_owner_did_not_sign_is_no_route() -> None:
         assert n.node.settings.setting("routes") == ()
 
 
+@device("table@1.0")
+class Table:
+    """Keeps routes elsewhere."""
+
+    added: list[Message] = []
+
+    @key(deterministic=False)
+    def routes(self) -> list[Any]:
+        """List them."""
+        return [{"template": "/mine", "node": B}, *self.added]
+
+    @key(deterministic=False)
+    def take(self, request: Message) -> str:
+        """Note a route."""
+        self.added.append(Message({"template": request["template"], "node": request["node"]}))
+        return "taken"
+
+
+def test_the_table_may_be_kept_elsewhere() -> None:
+    """``provider`` and ``registrar`` can be any path or message, such as a process that scores nodes."""
+    options = {"provider": "/~table@1.0/routes", "registrar": {"device": "table@1.0"}, "registrar-path": "take"}
+    with node(Table) as n:
+        n.node.settings.put("router-opts", Message(options))
+        assert text(ask(n, "GET", "/~router@1.0/route?route-path=/mine/x")) == B
+        assert text(add(n, mallory(), template="/other", node=A)) == "taken", "the registrar decides"
+        assert text(ask(n, "GET", "/~router@1.0/route?route-path=/other")) == A
+
+
 # -- two nodes, one of which dies -------------------------------------------------------------------
 
 
