@@ -66,7 +66,14 @@ def collect(store: LmdbStore, target: int | None = None, progress: Progress = la
     Raises:
         StoreError: the store failed; what was declared absent and not yet removed is back.
     """
-    goal = int(store.quota * _LOW) if target is None else target
+    store.collecting = True
+    try:
+        return _collect(store, int(store.quota * _LOW) if target is None else target, progress)
+    finally:
+        store.collecting = False
+
+
+def _collect(store: LmdbStore, goal: int, progress: Progress) -> Collected:
     tables = store.tables
     store.flush()
     before = store.used

@@ -8,6 +8,7 @@ lock        held by the process that writes
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,12 @@ from hyperpy.store.tables import Tables
 
 QUOTA = 10_000_000_000
 """Bytes for cache and trail, by default."""
+
+PAUSE = 0.05
+"""Seconds a write waits at most, each time, while old entries are being removed."""
+
+PATIENCE = 10.0
+"""Seconds a write waits for room before it is refused."""
 
 _CHUNK = 256
 _HEADER = TABLES["header"].prefix + HEADER_KEY
@@ -60,6 +67,8 @@ class LmdbStore:
         self.quota = quota
         self.durable = durable
         self.collections = 0
+        self.collecting = False
+        """Whether old entries are being removed just now."""
         self._max_map = max_map
         self._lock: FolderLock | None = None
         self._opened: list[Environment] = []
@@ -179,14 +188,30 @@ class LmdbStore:
         for table, key in deletes:
             place = self._place(table)
             (ledger if place.synced else others).append((fold(place.prefix + key), None))
-        if others and puts and self.tables.used > self.quota + self.quota // 10:
-            raise StoreError(f"the store holds {self.tables.used} bytes, more than its quota of {self.quota}")
+        if others and puts and self.tables.used > self.quota:
+            self._give_way()
         if ledger:
             self._ledgers.submit(ledger)
         if others:
             self.tables.write(others)
             if durable:
                 self.tables.sync()
+
+    def _give_way(self) -> None:
+        """Let a collection under way keep up: the more the quota is passed the longer, at the end until it is done.
+
+        Raises:
+            StoreError: there is no room.
+        """
+        slack = self.quota // 10
+        over = self.tables.used - self.quota
+        if self.collecting and over <= slack:
+            time.sleep(PAUSE * over / slack)
+        patience = time.monotonic() + PATIENCE
+        while self.collecting and self.tables.used > self.quota + slack and time.monotonic() < patience:
+            time.sleep(PAUSE)
+        if self.tables.used > self.quota + slack:
+            raise StoreError(f"the store holds {self.tables.used} bytes, more than its quota of {self.quota}")
 
     def _place(self, table: str) -> Table:
         place = TABLES.get(table)
@@ -217,7 +242,7 @@ class LmdbStore:
     @property
     def prompt(self) -> bool:
         """Whether a small write to the tables that are not synced would wait for nothing now."""
-        return not self.durable and self.tables.prompt
+        return not self.durable and self.tables.used <= self.quota and self.tables.prompt
 
     @property
     def used(self) -> int:
