@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from hyperpy import Message, device, key
+from hyperpy.cache import Batch
 from hyperpy.codecs import wasm as binary
 from hyperpy.codecs import wasm_convert
 from hyperpy.commitments import unsigned_id
@@ -133,6 +134,18 @@ def test_over_http_the_caller_is_told(bench: Any) -> None:
         missing = n.get(f"/~wasm-64@1.0&image={'B' * 43}/init")
         assert missing["status"] == 404
         assert "B" * 43 in str(missing)
+
+
+@pytest.mark.parametrize("form", ["message", "binary"])
+def test_an_image_by_id_in_a_path(form: str) -> None:
+    image = EXAMPLE.read_bytes()
+    with node(flags={"http.sign": False}) as n:
+        batch = Batch()
+        ident = n.node.cache.put(image if form == "binary" else Message({"body": image}), batch)
+        batch.commit(n.node.store)
+        path = f"/~wasm-64@1.0&image={ident}/init/compute&function=add&parameters+list=20,22/results/output/1"
+        assert n.get(path)["body"] == 42
+        assert n.get(path.replace("=add", "=nix").removesuffix("/1"))["body"] == b"the image exports no function 'nix'"
 
 
 # -- imports -------------------------------------------------------------------------------------
