@@ -31,6 +31,10 @@ def of_result(result: Result) -> Message:
     The hashpath rides along as ``private["hashpath"]``.
     """
     item = result.value
+    if type(item) is bytes:
+        private = {"hashpath": result.hashpath} if result.hashpath is not None else {}
+        code = CODES.get(result.status, 200)
+        return Message.make({"ao-result": b"body", "body": item, "status": code}, private=private)
     if not isinstance(item, (bytes, int, float, bool, Atom, tuple, Message)):
         item = Message()
     made = unsigned(wrap(item))

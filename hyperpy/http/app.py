@@ -132,10 +132,11 @@ class App:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.monotonic()
-        body = _Body(self, self.bounds)
+        body = None
         try:
             raw = _head(scope, self.bounds)
             if not _is_bodiless(scope, raw):
+                body = _Body(self, self.bounds)
                 raw = RawRequest(raw.method, raw.target, raw.headers, await body.receive(raw, receive), raw.peer)
             reply = answer_at_edge(raw, self._default_request) or self._at_once(raw) or await self._answer(raw)
         except _Refused as refused:
@@ -143,7 +144,8 @@ class App:
             reply = write_error(refused.error, _plain_wants(scope), status=refused.status)
             reply.headers.append((b"connection", b"close"))
         finally:
-            body.release()
+            if body is not None:
+                body.release()
         await _send(reply if self._cors else without_cors(reply), raw.method, send)
         if log.isEnabledFor(logging.INFO):
             path = scrub_value(raw.target)[0].partition(b"?")[0][:200].decode("ascii", "backslashreplace")
@@ -204,13 +206,10 @@ def _head(scope: Scope, bounds: Bounds) -> RawRequest:
     if len(target) > bounds.path:
         raise _Refused(414, SizeError(f"the path is longer than {bounds.path} bytes"))
     headers = tuple([(bytes(name).lower(), bytes(value)) for name, value in scope["headers"]])
-    total = 0
-    for name, value in headers:
-        size = len(name) + len(value)
-        if size > bounds.header:
-            raise _Refused(431, SizeError(f"a header is longer than {bounds.header} bytes"))
-        total += size
-    if total > bounds.headers:
+    sizes = [len(name) + len(value) for name, value in headers]
+    if sizes and max(sizes) > bounds.header:
+        raise _Refused(431, SizeError(f"a header is longer than {bounds.header} bytes"))
+    if sum(sizes) > bounds.headers:
         raise _Refused(431, SizeError(f"the headers are longer than {bounds.headers} bytes together"))
     client = scope.get("client")
     return RawRequest(str(scope["method"]).upper(), target, headers, b"", client[0] if client else "")
@@ -220,7 +219,8 @@ def _is_bodiless(scope: Scope, raw: RawRequest) -> bool:
     """Say whether the head of an HTTP/1 request says that no body follows (RFC 9112, 6.3)."""
     if scope.get("http_version") not in ("1.1", "1.0"):
         return False
-    return all(name not in _FRAMING or (name == b"content-length" and value == b"0") for name, value in raw.headers)
+    framing = [pair for pair in raw.headers if pair[0] in _FRAMING]
+    return not framing or all(pair == (b"content-length", b"0") for pair in framing)
 
 
 class _Body:

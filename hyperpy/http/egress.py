@@ -139,7 +139,7 @@ def _typed(codec: bytes, content_type: bytes) -> list[tuple[bytes, bytes]]:
 def _finished(made: RawReply, wants: Wants) -> RawReply:
     """Add CORS headers the message does not set itself."""
     names = {name for name, _ in made.headers}
-    made.headers.extend(pair for pair in _CORS if pair[0] not in names)
+    made.headers.extend([pair for pair in _CORS if pair[0] not in names])
     asked = wants.allow_headers
     if asked is not None and b"access-control-allow-headers" not in names and _fits(asked):
         made.headers.append((b"access-control-allow-headers", asked))
@@ -152,7 +152,23 @@ def _finished(made: RawReply, wants: Wants) -> RawReply:
 
 
 def _httpsig(reply: Message, wants: Wants) -> RawReply:
+    plain = _literal(reply)
+    if plain is not None:
+        return plain
     headers, body = http_message(reply, bundle=wants.bundle)
+    return RawReply(_status(reply), headers, body)
+
+
+def _literal(reply: Message) -> RawReply | None:
+    """Return what :func:`http_message` gives for the commonest reply, a bare text nobody signed. None for others."""
+    body, status = reply.raw("body"), reply.raw("status")
+    if len(reply) != 3 or reply.commitments or type(body) is not bytes or not body or type(status) is not int:
+        return None
+    result = reply.raw("ao-result")
+    if type(result) is not bytes or result != b"body":
+        return None
+    headers = [(b"ao-result", result), (b"status", b"%d" % status), (b"ao-types", b'status="integer"')]
+    headers.append((b"content-digest", signature.digest_header(body)))
     return RawReply(_status(reply), headers, body)
 
 

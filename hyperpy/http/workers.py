@@ -8,7 +8,9 @@ thread is needed; it is
 * when the process used less than half of one core since the last look: the threads wait for a
   disk, a peer, an actor, or sleep;
 * when every thread at work has been on its job for :data:`LONG` seconds: a slow device holds up
-  nobody else.
+  nobody else;
+* up to the number of cores, when all have been on theirs for :data:`SIGNING` seconds: long sums
+  release the interpreter, and what two threads lose by taking turns is little beside them.
 
 What is ready is handed over at the next look at the latest, whatever the thread does then.
 """
@@ -16,6 +18,7 @@ What is ready is handed over at the next look at the latest, whatever the thread
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections import deque
@@ -30,6 +33,8 @@ _R = TypeVar("_R")
 
 PULSE: Final = 0.002
 LONG: Final = 0.02
+SIGNING: Final = 0.001
+_CORES: Final = os.cpu_count() or 1
 _BATCH: Final = 0.001
 """Seconds in which results are collected while more jobs wait."""
 _SWEEP: Final = 0.1
@@ -139,8 +144,9 @@ class Workers(Generic[_A, _R]):
             return
         now, used = time.monotonic(), time.process_time()
         with self._lock:
+            since = max([thread.since for thread in self._running], default=0.0)
             waits = used - self._used < 0.5 * (now - self._looked)
-            if waits or all(now - thread.since > LONG for thread in self._running):
+            if waits or now - since > (SIGNING if len(self._running) < _CORES else LONG):
                 self._one_more()
         self._looked, self._used = now, used
         loop.call_later(PULSE, self._pulse, loop)

@@ -121,3 +121,12 @@ def test_a_reply_signature_is_the_nodes_over_a_status() -> None:
     beside = Message.make({"x": b"1", "status": 200}, commit(Message({"x": "1"}), own).commitments)
     assert committers(without_reply_signatures(beside, {own.address})) == (own.address,)
     assert without_reply_signatures(Message({"status": 200}), {own.address}).commitments == {}
+
+
+@pytest.mark.parametrize("word", [*CODES, "strange"])
+def test_texts_are_wrapped_like_other_literals(word: str) -> None:
+    """A text goes a shorter way than a number: both end alike but for the body."""
+    text, number = (of_result(Result(word, body, "a" * 43 + "/x")) for body in (b"5", 5))
+    assert text == number | {"body": b"5"}
+    assert text.hashpath == number.hashpath == "a" * 43 + "/x"
+    assert of_result(Result(word, b"5")).hashpath is None

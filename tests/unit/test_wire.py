@@ -12,6 +12,7 @@ from hyperpy import commitments
 from hyperpy.codecs import canonical, signature
 from hyperpy.errors import Busy, CodecError, HyperpyError, InvalidSignature, KeyNotFound, ParameterError
 from hyperpy.http.client import decode_reply, request_form
+from hyperpy.http.egress import http_message
 from hyperpy.http.wire import Ingress, RawReply, RawRequest, Rules, Wants, answer_at_edge, read, write, write_error
 from hyperpy.keys import RsaKey
 from hyperpy.message import Atom, Message
@@ -255,6 +256,38 @@ def test_a_signature_must_not_cover_a_credential() -> None:
 
 
 # -- replies -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("body", [b"x", b"\x00\xff\r\n", b"y" * 100_000, b" "])
+@pytest.mark.parametrize("bundle", [False, True])
+def test_a_bare_text_is_written_like_any_message(body: bytes, bundle: bool) -> None:
+    for status in (200, 404, 17):
+        message = Message({"ao-result": "body", "body": body, "status": status})
+        reply = write(message, Wants(bundle=bundle))
+        headers, text = http_message(message, bundle=bundle)
+        assert reply.headers[: len(headers)] == headers
+        assert all(name.startswith(b"access-control-") for name, _ in reply.headers[len(headers) :])
+        assert reply.body == text == body
+        assert reply.status == (200 if status == 17 else status)
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        {"ao-result": Atom("body"), "body": "x", "status": 200},
+        {"ao-result": "data", "body": "x", "status": 200},
+        {"ao-result": "body", "body": "", "status": 200},
+        {"ao-result": "body", "body": 1, "status": 200},
+        {"ao-result": "body", "body": "x", "status": "200"},
+        {"ao-result": "body", "body": "x", "status": True},
+    ],
+)
+def test_what_is_nearly_a_bare_text_is_written_in_full(items: dict[str, Any]) -> None:
+    message = Message(items)
+    headers, text = http_message(message, bundle=False)
+    reply = write(message, Wants())
+    assert reply.headers[: len(headers)] == headers
+    assert reply.body == text
 
 
 def both_ways(message: Message, wants: Wants | None = None) -> Message:

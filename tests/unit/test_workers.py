@@ -209,10 +209,10 @@ def test_a_caller_that_went_away_is_forgotten() -> None:
 
 
 def test_threads_end_when_it_closes() -> None:
-    before = threading.active_count()
-    workers = made(lambda n: time.sleep(0.05) or n, threads=8)
+    seen: set[threading.Thread] = set()
+    workers = made(lambda n: seen.add(threading.current_thread()) or time.sleep(0.05), threads=8)
     run(workers, *range(16))
-    until = time.monotonic() + 10
-    while threading.active_count() > before and time.monotonic() < until:
-        time.sleep(0.01)
-    assert threading.active_count() == before
+    for thread in seen:
+        thread.join(10)
+    assert seen
+    assert not any(thread.is_alive() for thread in seen)
