@@ -27,9 +27,14 @@ ADDRESS_SPACE = 1536 * 1024 * 1024
 CALL_BYTES = 160 * 1024 * 1024
 """What the allocator grants a call beyond what the interpreter held before; the rule itself is in
 ``engine/base.lua`` and lower."""
+STATE_BYTES = 256 * 1024 * 1024
+"""The most that an interpreter may hold between calls."""
+TOTAL_BYTES = 768 * 1024 * 1024
+"""What all interpreters may hold before the longest unused go."""
 GARBAGE = 8 * 1024 * 1024
 MOST = 64
 """Interpreters kept; the longest unused goes first, and is made again when it is asked for."""
+_MEMORY = msgpack.packb([b"memory", b"memory limit exceeded"], use_bin_type=True)
 FILES = ("limits", "order", "codec", "patterns", "strings", "snapshot", "base")
 
 
@@ -54,7 +59,7 @@ class Engine:
         self.state, load = start
         for part in parts:
             load(part)
-        self._live = self.runtime.get_memory_used()
+        self._live = self.used()
 
     def sealed(self, sandbox: bytes) -> None:
         """Apply the sandbox, and remember what the library brings along."""
@@ -63,12 +68,24 @@ class Engine:
 
     def call(self, name: str, *arguments: Any) -> Any:
         """Call a function of the library within the memory limit."""
-        used = self.runtime.get_memory_used()
-        if used > 2 * self._live + GARBAGE:
-            self.state.collect()
-            self._live = used = self.runtime.get_memory_used()
-        self.runtime.set_max_memory(used + CALL_BYTES)
+        if self.used() > 2 * self._live + GARBAGE:
+            self._collect()
+        self.runtime.set_max_memory(self.used() + CALL_BYTES)
         return self.state[name.encode()](*arguments)
+
+    def used(self) -> int:
+        """Return the bytes that the interpreter holds."""
+        return int(self.runtime.get_memory_used())
+
+    def too_large(self) -> bool:
+        """Say whether the interpreter holds more than it may between calls."""
+        if self.used() > STATE_BYTES:
+            self._collect()
+        return self.used() > STATE_BYTES
+
+    def _collect(self) -> None:
+        self.state.collect()
+        self._live = self.used()
 
 
 class Host:
@@ -147,7 +164,7 @@ class Host:
         if engine is None:
             return "lost", None, 0
         self._engines.move_to_end(number)
-        while len(self._engines) > MOST:
+        while len(self._engines) > 1 and (len(self._engines) > MOST or self._total() > TOTAL_BYTES):
             self._engines.popitem(last=False)
         if arguments is None:
             return "ok", b"\xdd\0\0\0\0", used
@@ -178,8 +195,15 @@ class Host:
         try:
             word, packed, used = engine.call(name, *arguments)
         except self._lua.LuaError:  # memory ran out where the library itself works
-            return "limit", msgpack.packb([b"memory", b"memory limit exceeded"], use_bin_type=True), 0
+            word, packed, used = b"limit", _MEMORY, 0
+        if word == b"ok" and engine.too_large():
+            word, packed = b"limit", _MEMORY
+        if word == b"limit" and self._total() > TOTAL_BYTES + CALL_BYTES:
+            os._exit(5)  # others may have used up the process's memory: this is no result
         return word.decode(), packed, used
+
+    def _total(self) -> int:
+        return sum(engine.used() for engine in self._engines.values())
 
 
 def _text(item: Any) -> bytes:

@@ -38,8 +38,8 @@ BOMBS = {
         function f() while true do end end
         function run() while true do coroutine.resume(coroutine.create(f)) end end""",
     "loop in coroutine.wrap": b"""
-        function f() while true do pcall(coroutine.wrap(f)) end end
-        function run() f() end""",
+        function f() while true do end end
+        function run() while true do pcall(coroutine.wrap(f)) end end""",
     "short coroutines": b"""
         function run() while true do local co = coroutine.create(function() coroutine.yield() end)
         coroutine.resume(co) end end""",
@@ -67,6 +67,7 @@ BOMBS = {
     "a move of nothing": b"function run() return table.move({}, 1, 1 << 50, 2) end",
     "an insert into much": b"""
         function run() table.insert(setmetatable({}, {__len = function() return 1 << 50 end}), 1, 5) end""",
+    "a reader that never ends": b"function run() return load(function() return ' ' end) end",
     "questions without end": b"function run() while true do ao.resolve({a = 1}, 'a') end end",
     "a compiler at work": b"function run() while true do load(('goto a ::b:: '):rep(1000)) end end",
     "print": b"function run() while true do print('x') end end",
@@ -79,17 +80,36 @@ GREEDY = {
     "a string that doubles in pcall": b"""
         function f() local s = 'x' while true do s = s .. s end end
         function run() while true do pcall(f) end end""",
-    "deep recursion": b"function run() return 1 + run() end",
-    "deep recursion in pcall": b"""
-        function f() return 1 + f() end
-        function run() while true do pcall(f) end end""",
     "garbage of long strings": b"""
         function run() local s = ('x'):rep(1 << 20) local n = 0 while true do local t = s .. n n = n + 1 end end""",
-    "a reader that never ends": b"function run() return load(function() return ' ' end) end",
     "a buffer": b"function run() return ('x'):rep(1 << 29) end",
     "packed bytes": b"function run() return string.pack('c' .. (1 << 29), '') end",
 }
 """What ends at the memory limit."""
+
+DEEP = {
+    "pcall in pcall": b"function run() while true do pcall(run) end end",
+    "xpcall in its own handler": b"function run() while true do xpcall(run, run) end end",
+    "a handler that never ends": b"function run() while true do xpcall(run, function() while true do end end) end end",
+    "coroutines in coroutines": b"function run() while true do pcall(coroutine.wrap(run)) end end",
+    "replacements in replacements": b"function run() while true do pcall(string.gsub, 'a', 'a', run) end end",
+    "metamethods in metamethods": b"""
+        local mt = {__index = function(t, k) while true do pcall(function() return t[k] end) end end}
+        function run() return setmetatable({}, mt).x end""",
+    "a loop where the stack is full": b"""
+        local function deep(n, ...)
+          if n == 0 then while true do pcall(deep, 3, ...) end end
+          return (deep(n - 1, ...)) end
+        function run() deep(5000, table.unpack({}, 1, 180)) end""",
+}
+"""What ends where the stack is full: there no hook can run, so nothing may go on."""
+
+RECURSION = {
+    "deep recursion": b"function run() return 1 + run() end",
+    "deep recursion in pcall": b"""
+        function f() return 1 + f() end
+        function run() while true do pcall(f) end end""",
+}
 
 ESCAPES = [
     "return io",

@@ -19,7 +19,7 @@ from hyperpy.errors import Busy, DeviceError, DeviceTimeout, HyperpyError, Messa
 from hyperpy.keys import RsaKey
 from hyperpy.message import Atom, Link
 from hyperpy.testing import TestNode, node
-from tests.devices.lua_code import AOS, BOMBS, ESCAPES, GREEDY, MODULE
+from tests.devices.lua_code import AOS, BOMBS, DEEP, ESCAPES, GREEDY, MODULE, RECURSION
 
 
 @device("ticket@1.0")
@@ -438,6 +438,25 @@ def test_bombs_end_at_the_instruction_limit(lua: Bench, name: str) -> None:
 def test_greed_ends_at_the_memory_limit(lua: Bench, name: str) -> None:
     result = lua.step(code(GREEDY[name]), "run")
     assert plain(result.value) == {"status": 500, "body": b"memory limit exceeded", "limit": b"memory"}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_depth_ends_at_the_stack_limit(lua: Bench, name: str) -> None:
+    result = lua.step(code(DEEP[name]), "run")
+    assert plain(result.value) == {"status": 500, "body": b"stack limit exceeded", "limit": b"stack"}
+
+
+@pytest.mark.parametrize("name", RECURSION)
+def test_recursion_ends(lua: Bench, name: str) -> None:
+    assert lua.step(code(RECURSION[name]), "run").value["limit"] in (b"stack", b"memory")
+
+
+def test_a_state_that_grows_without_end(lua: Bench) -> None:
+    base = code(b"all = {} function grow(base) all[#all + 1] = ('x'):rep(60 << 20) base.n = #all return base end")
+    for n in range(1, 5):
+        base = lua.get(base, "grow")
+        assert base["n"] == n
+    assert lua.step(base, "grow").value["limit"] == b"memory"
 
 
 def test_a_module_that_never_ends(lua: Bench) -> None:

@@ -6,7 +6,7 @@ local raw_load, raw_xpcall, raw_pcall, getinfo, getlocal = S.raw_load, S.raw_xpc
 local sub, find, gmatch, concat, format = S.raw_sub, S.raw_find, S.raw_gmatch, S.raw_concat, S.raw_format
 local unpack, sort = S.raw_unpack, S.raw_sort
 local MAX_TRACE, MAX_LOGS = 32, 100
-local INSTRUCTIONS, KIB = 30000000, 65536
+local INSTRUCTIONS = 30000000
 
 -- Code --------------------------------------------------------------------------------------------
 
@@ -191,14 +191,15 @@ local gather = S.trust(function(ok, ...) return ok, S.raw_select("#", ...), { ..
 -- Runs f(...) within the limits; returns a word, its packed value and the instructions used.
 local guarded = S.trust(function(f, ...)
   logs = 0
-  S.begin(INSTRUCTIONS, KIB)
+  S.begin(INSTRUCTIONS)
   local ok, count, found = gather(raw_xpcall(f, handler, ...))
   local over, used = S.finish(INSTRUCTIONS)
   if over then return "limit", S.encode({ over, S.TEXT[over] }, 2), used end
   if not ok then
     local failure = found[1]
     if type(failure) ~= "table" then failure = { failure, {} } end
-    if S.starved(failure[1]) then return "limit", S.encode({ "memory", S.TEXT.memory }, 2), used end
+    local why = S.fatal(failure[1])
+    if why then return "limit", S.encode({ why, S.TEXT[why] }, 2), used end
     local fine, packed = raw_pcall(S.encode, failure, 2)
     if not fine then packed = S.encode({ "the error is no message: " .. packed, failure[2] }, 2) end
     return "error", packed, used

@@ -2,8 +2,8 @@
 --
 -- What was exceeded is remembered in `over`. From then on every instruction of every coroutine raises
 -- again, and the host answers with the limit whatever the code returned: no pcall gets around it.
--- The collector stands still while user code runs, so that what was allocated is what was asked for,
--- and finalizers and weak tables cannot be observed.
+-- The collector runs only from the hook and between calls, with weak tables held and no finalizers, so
+-- that it cannot be observed.
 local S = ...
 S.raw_select, S.raw_next, S.raw_pcall, S.raw_xpcall, S.raw_setmetatable, S.raw_load = select, next, pcall, xpcall, setmetatable, load
 S.raw_find, S.raw_gmatch, S.raw_concat, S.raw_unpack = string.find, string.gmatch, table.concat, table.unpack
@@ -19,9 +19,12 @@ local TICK = 500                    -- instructions between two looks
 local TEXT = {
   instructions = "instruction limit exceeded",
   memory = "memory limit exceeded",
+  stack = "stack limit exceeded",
   aborted = "the call was given up",
 }
-local left, over, ceiling = math.huge, false, 0
+local left, over = math.huge, false
+local first, base, ceiling, total = 0, 0, 0, 0 -- KiB: at the beginning, at the last collection, next, and in all
+local GROWN, ROOM, ALL = 65536, 49152, 524288 -- KiB that may stay, be garbage, and be allocated in all
 local canary = raw_setmetatable({}, { __mode = "k" })
 local hook
 
@@ -45,7 +48,14 @@ hook = function()
     stop(over)
   end
   if left < 0 then stop("instructions") end
-  if collect("count") > ceiling or rawnext(canary) == nil then stop("memory") end
+  if rawnext(canary) == nil then stop("memory") end
+  if collect("count") > ceiling then
+    total = total + collect("count") - base
+    base = S.collect()
+    ceiling = base + ROOM
+    canary[{}] = true
+    if total > ALL or base - first > GROWN then stop("memory") end
+  end
 end
 
 -- Accounts for work that a C function does in one go.
@@ -55,11 +65,12 @@ local function charge(amount)
   if not (left >= 0) then stop("instructions") end
 end
 
--- Starts a call: `kib` KiB may be allocated until it ends.
-function S.begin(instructions, kib)
+-- Starts a call.
+function S.begin(instructions)
   collect("stop")
   left, over = instructions, false
-  ceiling = collect("count") + kib
+  first = collect("count")
+  base, ceiling, total = first, first + ROOM, 0
   canary[{}] = true
   sethook(hook, "", TICK)
 end
@@ -78,13 +89,29 @@ end)
 S.stop, S.charge, S.TEXT = stop, charge, TEXT
 function S.over() return over end
 
--- Whether an error says that the allocator refused; the text may follow a position.
-local function starved(e) return type(e) == "string" and find(e, "not enough memory", 1, true) ~= nil end
-S.starved = starved
+-- Errors that no pcall may swallow: where the stack or the memory is full the hook itself cannot run, so
+-- code that went on there would not be counted.
+local FATAL = {
+  { "not enough memory", "memory" },
+  { "stack overflow", "stack" },
+  { "error in error handling", "stack" },
+}
+
+local function fatal(e)
+  if type(e) ~= "string" then return nil end
+  for i = 1, #FATAL do
+    if find(e, FATAL[i][1], 1, true) then return FATAL[i][2] end
+  end
+  return nil
+end
+S.fatal = fatal
 
 local function passed(ok, ...)
   if over then stop(over) end
-  if not ok and starved((...)) then stop("memory") end
+  if not ok then
+    local why = fatal((...))
+    if why then stop(why) end
+  end
   return ok, ...
 end
 
@@ -97,6 +124,11 @@ function S.G.xpcall(f, handler, ...)
   -- The error of a hook is handled with hooks switched off: no user code may run then.
   return passed(raw_xpcall(f, function(e)
     if over then return e end
+    local why = fatal(e)
+    if why then
+      over = why
+      return e
+    end
     return handler(e)
   end, ...))
 end
