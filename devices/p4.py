@@ -105,9 +105,14 @@ class P4:
             return request
         price = 0 if _failed(request.get("body")) else self._price(base, request, ("price", "estimate"), ctx) or 0
 
+        ordered = "ledger-path" in base  # then the order of the nonces is that of the schedule
+        early = None if ordered or not price else self._order(source, price, int(ctx.now() * 1e6))
+
         def settle(holds: _Holds) -> Result | None:
             holds.drop(call)
-            return self._charge(base, source, price, holds.nonce(ctx.now()), ctx) if price else None
+            if not price:
+                return None
+            return self._charge(base, early or self._order(source, price, holds.nonce(ctx.now())), ctx)
 
         return self._at_ledger(base, settle, ctx) or request
 
@@ -181,26 +186,26 @@ class P4:
             ctx.log("ledger-failed", error=error.message)
             raise DeviceError("Error checking ledger balance.") from None
 
-    def _charge(self, base: Message, source: Message, price: int, nonce: int, ctx: Context) -> Result | None:
-        """Have the ledger take the price; return its answer if that is no.
+    def _order(self, source: Message, price: int, nonce: int) -> Message:
+        """Return the signed order to charge the signer of a request.
 
-        The order may become public, in the schedule of a process: by its ``nonce`` the ledger knows it again.
+        It may become public, in the schedule of a process: by its ``nonce`` the ledger knows it again.
         """
         signers = committers(source)
         named = self._node.setting("p4-recipient") or self._node.setting("operator", b"")
-        order = self._keys.sign(
-            Message(
-                {
-                    "path": "charge",
-                    "action": "charge",
-                    "quantity": price,
-                    "nonce": nonce,
-                    "account": signers[0] if signers else "unknown",
-                    "recipient": as_text(named),
-                    "request": content_id(source),
-                }
-            )
-        )
+        made = {
+            "path": "charge",
+            "action": "charge",
+            "quantity": price,
+            "nonce": nonce,
+            "account": signers[0] if signers else "unknown",
+            "recipient": as_text(named),
+            "request": content_id(source),
+        }
+        return self._keys.sign(Message(made))
+
+    def _charge(self, base: Message, order: Message, ctx: Context) -> Result | None:
+        """Have the ledger carry out an order; return its answer if that is no."""
         if "ledger-path" in base:
             return _process_charge(base.text("ledger-path"), order, ctx)
         done = ctx.step(_as(base, "ledger-device"), order.with_private(ledger=object()))
