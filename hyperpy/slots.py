@@ -2,10 +2,10 @@
 
 An assignment lies whole in the synced table ``assignments``: its body, everything nested and all
 commitments. It and the new end of its schedule (``heads``) are one transaction, and on the disk
-before anybody is told. One actor per process adds slots; writers of different processes share the
-wait for the disk. Assignments and their bodies are put into the cache too, so that they are found
-by ID; a power cut may take the last ones there, and they are put again when the schedule is used
-next.
+before anybody is told. One actor per process adds slots; those that are waited for together are
+written together, and writers of different processes share the wait for the disk too. Assignments and
+their bodies are put into the cache as well, so that they are found by ID; a power cut may take the last
+ones there, and they are put again when the schedule is used next.
 
 States are kept in the cache, by slot. One with a snapshot has a durable row in ``heads``.
 """
@@ -13,6 +13,8 @@ States are kept in the cache, by slot. One with a snapshot has a durable row in 
 from __future__ import annotations
 
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 from weakref import WeakKeyDictionary, WeakValueDictionary
@@ -22,13 +24,27 @@ from hyperpy.actors import ActorSystem
 from hyperpy.cache import Batch, Cache
 from hyperpy.capabilities import Head
 from hyperpy.codecs import canonical, whole
-from hyperpy.encoding import b64u, key_bytes, key_text, native
-from hyperpy.errors import CodecError, Corrupt, DeviceError, MessageNotFound, ParameterError, SizeError, StoreError
+from hyperpy.encoding import b64u, b64u_decode, key_bytes, key_text, native
+from hyperpy.errors import (
+    CodecError,
+    Corrupt,
+    DeviceError,
+    DeviceTimeout,
+    HyperpyError,
+    MessageNotFound,
+    ParameterError,
+    SizeError,
+    StoreError,
+)
 from hyperpy.message import Message
 from hyperpy.store.base import Store
 
 _NEWEST: Final = (1 << 64) - 1
+_FEW: Final = 4
+_PLAIN: Final = frozenset({bytes, int, bool})
 _ACTOR: Final = "slots"
+_GROUP: Final = 16
+"""Slots of one process that share a transaction at most."""
 
 
 class Slots:
@@ -44,6 +60,8 @@ class Slots:
         self._store = store
         self._cache = cache
         self._actors = actors
+        self._lines: WeakValueDictionary[bytes, _Line] = WeakValueDictionary()
+        self._lock = threading.Lock()
 
     # -- schedules -------------------------------------------------------------------------
 
@@ -55,10 +73,18 @@ class Slots:
         def make() -> _Schedule:
             return _Schedule(self._store, self._cache, process, name)
 
-        def work(schedule: _Schedule) -> Message:
-            return schedule.append(build)
+        with self._lock:
+            line = self._lines.setdefault(name, _Line())
+        ask = _Ask(build, deadline)
+        line.asks.append(ask)
 
-        return self._actors.call((_ACTOR, process), make, work, deadline=deadline)
+        def work(schedule: _Schedule) -> Message:
+            return schedule.serve(line.asks, ask)
+
+        try:
+            return self._actors.call((_ACTOR, process), make, work, deadline=deadline)
+        finally:
+            ask.over = True
 
     def head(self, process: str) -> Head:
         """See :meth:`hyperpy.capabilities.Slots.head`."""
@@ -116,11 +142,20 @@ class Slots:
                 return found
         return None
 
-    def put_state(self, process: str, slot: int, state: Message, batch: Batch, *, snapshot: bool) -> None:
+    def put_state(
+        self, process: str, slot: int, state: Message, batch: Batch, *, snapshot: bool, made: Message | None = None
+    ) -> None:
         """See :meth:`hyperpy.capabilities.Slots.put_state`."""
         key = _raw(process) + _backwards(slot)
-        place = (self._cache.reference(state, batch), state.hashpath or "", state.private.get("schedule", ""))
-        ref = key_bytes("\n".join(place).rstrip())
+        changed = None if made is None or snapshot else _changed(made, state)
+        if changed is None or made is None:
+            lines = [self._cache.reference(state, batch)]
+        else:
+            lines = [commitments.content_id(made)]
+        lines += [state.hashpath or "", state.private.get("schedule", "")]
+        if changed is not None:
+            lines.append(b64u(canonical.encode(changed)))
+        ref = key_bytes("\n".join(lines).rstrip())
         batch.put("states", key, ref)
         if snapshot:
             batch.put("heads", key, ref)
@@ -145,12 +180,42 @@ class Slots:
 
     def _load(self, ref: bytes) -> Message | None:
         """Return a state; None if it was removed, or a power cut took it."""
-        name, path, mark = (*key_text(ref).split("\n"), "", "")[:3]
+        name, path, mark, changed = (*key_text(ref).split("\n"), "", "", "")[:4]
         try:
             found = self._cache.read(name, exact=True)
         except MessageNotFound:
             return None
-        return found.with_private(hashpath=path or None, schedule=mark or None) if isinstance(found, Message) else None
+        if not isinstance(found, Message):
+            return None
+        if changed:
+            found = found.replace(canonical.decode(b64u_decode(changed)))
+        return found.with_private(hashpath=path or None, schedule=mark or None)
+
+
+class _Ask:
+    """One assignment that somebody waits for: how to build it, and what became of it."""
+
+    __slots__ = ("build", "deadline", "error", "made", "over")
+
+    def __init__(self, build: Callable[[Head], tuple[Message, Head]], deadline: float) -> None:
+        self.build = build
+        self.deadline = deadline
+        self.made: Message | None = None
+        self.error: Exception | None = None
+        self.over = False
+
+    @property
+    def done(self) -> bool:
+        return self.made is not None or self.error is not None
+
+
+class _Line:
+    """The asks of one process, in the order they came."""
+
+    __slots__ = ("__weakref__", "asks")
+
+    def __init__(self) -> None:
+        self.asks: deque[_Ask] = deque()
 
 
 class _Schedule:
@@ -187,34 +252,68 @@ class _Schedule:
             batch.commit(self._store)
         self._behind = False
 
-    def append(self, build: Callable[[Head], tuple[Message, Head]]) -> Message:
-        """Build, sign and write the next slot."""
+    def serve(self, asks: deque[_Ask], mine: _Ask) -> Message:
+        """Write what is asked for, with what others ask for meanwhile; return the assignment of ``mine``."""
         if self._behind:
             self._restore()
-        made = self._once(build)
-        if made is None:  # another node over this store was faster
-            with self._turn:
-                self._reload()
-                made = self._once(build)
-        if made is None:
-            raise StoreError("another program writes to this schedule", hint="Run one node per store.")
-        return made
+        while not mine.done:
+            group = _taken(asks)
+            try:
+                self._write(group or [mine])
+            except BaseException:  # interrupted: the others' turn comes again
+                asks.extendleft(one for one in reversed(group) if one is not mine and not one.done)
+                raise
+        if mine.error is not None:
+            raise mine.error
+        assert mine.made is not None
+        return mine.made
 
-    def _once(self, build: Callable[[Head], tuple[Message, Head]]) -> Message | None:
-        """Add a slot after the head as this actor knows it; None if that is not where the schedule ends."""
-        assignment, after = build(self._head)
-        _refuse_unfit(self._head, assignment, after)
-        mark = canonical.encode(tuple(after))
+    def _write(self, group: Sequence[_Ask]) -> None:
+        """Build, sign and write the next slots, in one transaction."""
+        try:
+            if self._once(group):
+                return
+            with self._turn:  # another node over this store was faster
+                self._reload()
+                if self._once(group):
+                    return
+            raise StoreError("another program writes to this schedule", hint="Run one node per store.")
+        except HyperpyError as error:
+            left = [ask for ask in group if not ask.done]
+            if len(left) == 1:
+                left[0].error = error
+                return
+        for ask in left:  # one that cannot be stored fails nobody else's
+            self._write([ask])
+
+    def _once(self, group: Sequence[_Ask]) -> bool:
+        """Add slots after the head as this actor knows it; say whether that is where the schedule ends."""
         batch = Batch()
-        batch.put("assignments", self._name + _slot(after.slot), write_assignment(assignment, after.chain))
+        head, built = self._head, []
+        for ask in group:
+            try:
+                assignment, after = ask.build(head)
+                _refuse_unfit(head, assignment, after)
+                data = write_assignment(assignment, after.chain)
+                self._cache.put(assignment, batch)
+            except Exception as error:
+                ask.error = error
+                continue
+            batch.put("assignments", self._name + _slot(after.slot), data)
+            built.append((ask, assignment))
+            head = after
+        if not built:
+            return True
+        mark = canonical.encode(tuple(head))
         batch.put("heads", self._name, mark)
-        self._cache.put(assignment, batch)
         with self._turn:
             if self._store.get("heads", self._name) != self._mark:
-                return None
+                return False
             self._commit(batch, mark)
-        self._mark, self._head = mark, after
-        return assignment
+        self._mark, self._head = mark, head
+        for ask, assignment in built:
+            ask.made = assignment
+        return True
 
     def _commit(self, batch: Batch, mark: bytes) -> None:
         try:
@@ -223,6 +322,23 @@ class _Schedule:
             if self._store.get("heads", self._name) != mark:
                 raise
             self._behind = True  # the slot is on the disk; only the cache could not take it
+
+
+def _taken(asks: deque[_Ask]) -> list[_Ask]:
+    """Take the next asks that somebody still waits for; those that came too late are told so."""
+    found: list[_Ask] = []
+    while asks and len(found) < _GROUP:
+        try:
+            ask = asks.popleft()
+        except IndexError:
+            break
+        if ask.over or ask.done:
+            continue
+        if time.monotonic() >= ask.deadline:
+            ask.error = DeviceTimeout("the deadline passed before the slot's turn came")
+        else:
+            found.append(ask)
+    return found
 
 
 _turns: WeakKeyDictionary[Any, WeakValueDictionary[bytes, Any]] = WeakKeyDictionary()
@@ -273,6 +389,17 @@ def _refuse_unfit(head: Head, assignment: Message, after: Head) -> None:
     slot = assignment.get("slot")
     if slot != after.slot or type(slot) is not int or slot != head.slot + 1 or len(after.chain) != 32:
         raise DeviceError(f"the assignment is not that of slot {head.slot + 1}")
+
+
+def _changed(made: Message, state: Message) -> Message | None:
+    """Return the few plain keys in which a state differs from another message; None if that is not all."""
+    before, after = made.raw_items(), state.raw_items()
+    if made.commitments or state.commitments or not before.keys() <= after.keys():
+        return None
+    found = {key: item for key, item in after.items() if before.get(key) is not item}
+    if len(found) > _FEW or not _PLAIN.issuperset(map(type, found.values())):
+        return None
+    return Message.make(found)
 
 
 def _raw(process: str) -> bytes:

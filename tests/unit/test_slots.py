@@ -15,7 +15,7 @@ from hyperpy.actors import ActorSystem
 from hyperpy.cache import Batch, Cache
 from hyperpy.capabilities import Head
 from hyperpy.encoding import b64u, b64u_decode, sha256
-from hyperpy.errors import ConfigError, Corrupt, DeviceError, MessageError, ParameterError, StoreError
+from hyperpy.errors import ConfigError, Corrupt, DeviceError, DeviceTimeout, MessageError, ParameterError, StoreError
 from hyperpy.keys import RsaKey
 from hyperpy.message import Message
 from hyperpy.slots import Slots
@@ -291,6 +291,116 @@ def test_damage_is_found_not_believed(place: Place) -> None:
     place.store.write([("heads", _raw(P), b"\x94\x00\x00\x00")])
     with pytest.raises(Corrupt):
         place.slots.head(P)
+
+
+# -- slots that are written together -----------------------------------------------------------
+
+
+class Counting(MemoryStore):
+    """Counts transactions of the ledger, and refuses values that hold a word."""
+
+    ledger = 0
+
+    def write(self, puts: Any, deletes: Any = (), *, durable: bool = False) -> None:
+        if any(b"too large" in value for table, _, value in puts if table == "assignments"):
+            raise StoreError("a value is too long")
+        self.ledger += any(table == "assignments" for table, _, _ in puts)
+        super().write(puts, deletes, durable=durable)
+
+
+class Held:
+    """Holds the actor of a process while others ask, then lets all go; keeps what became of each."""
+
+    def __init__(self, place: Place, builds: list[Callable[[Head], tuple[Message, Head]]]) -> None:
+        self.results: dict[int, Any] = {}
+        began, go = threading.Event(), threading.Event()
+
+        def first(head: Head) -> tuple[Message, Head]:
+            began.set()
+            go.wait(20)
+            return builds[0](head)
+
+        def ask(number: int, build: Callable[[Head], tuple[Message, Head]]) -> None:
+            try:
+                self.results[number] = place.add(build=build)["slot"]
+            except BaseException as error:
+                self.results[number] = type(error)
+
+        threads = [threading.Thread(target=ask, args=(0, first))]
+        threads[0].start()
+        began.wait(20)
+        for number, build in enumerate(builds[1:], 1):
+            threads.append(threading.Thread(target=ask, args=(number, build)))
+            threads[-1].start()
+            while len(place.slots._lines[_raw(P)].asks) < number:
+                time.sleep(0.001)
+        go.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_slots_that_are_waited_for_together_are_one_transaction() -> None:
+    place = Place(Counting())
+    held = Held(place, [builder()] * 10)
+    assert [held.results[number] for number in range(10)] == list(range(10))
+    assert place.store.ledger == 2
+    place.close()
+
+
+def test_one_that_fails_fails_nobody_else() -> None:
+    place = Place(Counting())
+
+    def refuse(head: Head) -> tuple[Message, Head]:
+        raise MessageError("no")
+
+    builds = [builder(), builder(), refuse, builder(data="too large"), builder(), builder()]
+    held = Held(place, builds)
+    assert held.results == {0: 0, 1: 1, 2: MessageError, 3: StoreError, 4: 2, 5: 3}
+    assert [one["slot"] for one in place.slots.range(P, 0, 9)] == [0, 1, 2, 3]
+    place.close()
+
+
+def test_who_is_interrupted_interrupts_nobody_else() -> None:
+    place = Place(Counting())
+    interrupted = []
+
+    class Stopped(BaseException):
+        pass
+
+    def stop(head: Head) -> tuple[Message, Head]:
+        if not interrupted:
+            interrupted.append(head.slot)
+            raise Stopped
+        return builder()(head)
+
+    held = Held(place, [builder(), builder(), stop, builder(), builder()])
+    slots = sorted(slot for slot in held.results.values() if isinstance(slot, int))
+    assert interrupted
+    assert slots == list(range(len(slots)))
+    assert len(slots) >= 4
+    assert place.add()["slot"] == len(slots)
+    place.close()
+
+
+def test_who_gave_up_gets_no_slot() -> None:
+    place = Place(Counting())
+    late: list[Any] = []
+
+    def give_up() -> None:
+        with pytest.raises(DeviceTimeout):
+            place.slots.append(P, builder(), deadline=time.monotonic() + 0.05)
+        late.append(True)
+
+    def slow(head: Head) -> tuple[Message, Head]:
+        thread = threading.Thread(target=give_up)
+        thread.start()
+        thread.join()
+        return builder()(head)
+
+    assert place.add(build=slow)["slot"] == 0
+    assert late == [True]
+    assert place.add()["slot"] == 1
+    place.close()
 
 
 # -- states ----------------------------------------------------------------------------------
