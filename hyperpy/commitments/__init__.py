@@ -36,7 +36,7 @@ from hyperpy.commitments.ids import (
 from hyperpy.commitments.replies import without_reply_signatures
 from hyperpy.commitments.signing import bundled, commit
 from hyperpy.commitments.verifying import check, verify
-from hyperpy.commitments.wire import http_form
+from hyperpy.commitments.wire import http_form, unsigned_member, wire_member
 
 __all__ = [
     "Committers",
@@ -56,6 +56,8 @@ __all__ = [
     "refuse_ambiguous",
     "signed_id",
     "unsigned_id",
+    "unsigned_member",
     "verify",
+    "wire_member",
     "without_reply_signatures",
 ]

@@ -243,6 +243,9 @@ def signed_form(msg: Message, names: tuple[str, ...] | None, bundle: bool) -> Si
     """Return what a commitment over these keys (None: all) covers, remembered."""
     known: dict[Any, Signed] = msg.memo.setdefault("signed", {})
     found = known.get((names, bundle))
+    if found is None and names is not None:
+        whole = known.get((None, bundle))
+        found = whole if whole is not None and whole.committed == names else None
     if found is None:
         found = known[names, bundle] = httpsig.signed(tabm_of(msg, bundle), names)
     return found

@@ -38,7 +38,7 @@ from hyperpy.errors import (
 )
 from hyperpy.message import UNDEFINED, Atom, Link, Message, Value
 
-_OF_CONTENT = ("content-id", "tabm", "bundle", "signed")
+_OF_CONTENT = ("content-key", "tabm", "bundle", "signed")
 
 
 def commit(

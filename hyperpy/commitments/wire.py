@@ -11,9 +11,12 @@ from hyperpy.commitments.fields import (
     is_bundle,
 )
 from hyperpy.commitments.ids import (
+    content_id,
     signed_form,
     signed_id,
     tabm_of,
+    unsigned_fields,
+    unsigned_id,
 )
 from hyperpy.encoding import b64u_decode, key_bytes, ordered, sha256
 from hyperpy.message import Message, Value, committed_list
@@ -39,7 +42,7 @@ def http_form(msg: Message | tuple[Value, ...], *, bundle: bool = False) -> Http
     if msg.commitments:
         given, inputs = {}, {}
         for name, one in msg.commitments.items():
-            label, raw, described = _wire(msg, name, one)
+            label, raw, described = wire_member(msg, name, one)
             given[label] = signature.signature_member(label, raw)
             inputs[label] = label.encode("ascii") + b"=" + described
         form.headers["signature"] = b", ".join(given[label] for label in ordered(given))
@@ -47,8 +50,13 @@ def http_form(msg: Message | tuple[Value, ...], *, bundle: bool = False) -> Http
     return form
 
 
-def _wire(msg: Message, name: str, one: Message) -> tuple[str, bytes, bytes]:
-    """Return label, raw signature and ``signature-input`` value of one commitment."""
+def wire_member(msg: Message, name: str, one: Message) -> tuple[str, bytes, bytes]:
+    """Return how a commitment of the message travels: label, raw signature, ``signature-input`` value.
+
+    Args:
+        name: the commitment's ID, as the message has it.
+        one: its fields.
+    """
     fields = fields_of(one)
     raw = b64u_decode(fields.get("signature", b""))
     if "dialect" in fields:
@@ -60,5 +68,17 @@ def _wire(msg: Message, name: str, one: Message) -> tuple[str, bytes, bytes]:
         extra["original-tags"] = envelope.original_tags_text(cast(Any, structured.encode(tags)))
     if envelope.commitment_id(raw) != name:
         extra["id"] = key_bytes(name)
-    covered = signature.wire_names(signed_form(msg, committed_list(one), is_bundle(one)).components)
-    return signature.label(raw), raw, covered + signature.wire_params(fields, extra)
+    covers = signature.wire_names(signed_form(msg, committed_list(one), is_bundle(one)).components)
+    return signature.label(raw), raw, covers + signature.wire_params(fields, extra)
+
+
+def unsigned_member(msg: Message) -> tuple[str, bytes, bytes] | None:
+    """Return the member that names the unsigned ID, as :func:`wire_member`; None if a commitment does already."""
+    if content_id(msg) in msg.commitments:
+        return None
+    name = unsigned_id(msg)
+    if name in msg.commitments:
+        return None
+    raw = b64u_decode(name)
+    covers = signature.wire_names(signed_form(msg, None, False).components)
+    return signature.label(raw), raw, covers + signature.wire_params(unsigned_fields(), {})

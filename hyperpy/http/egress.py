@@ -191,7 +191,7 @@ def http_message(
     if moved:
         form = _with_parts(form, sent, moved)
     headers = [(escaped.get(name) or key_bytes(name), text) for name, text in form.headers.items()]
-    headers.extend(signature_headers(message, linked))
+    headers.extend(signature_headers(message))
     return headers, form.body or b""
 
 
