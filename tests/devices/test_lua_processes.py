@@ -1,0 +1,141 @@
+"""Processes on lua@5.3a: equal states wherever they are computed, and slots that pass a limit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hyperpy import Message
+from tests.devices.lua_code import AOS
+from tests.devices.parts import Place, copy, place
+
+COUNTER = b"""
+function compute(base) base.count = base.count or 0 return base end
+function inc(base) base.count = (base.count or 0) + 1 return base end
+function alpha(base) return "hello " .. base.count end
+"""
+
+EVALS = (
+    "x = (x or 0) + 1 return x",
+    "function more(n) x = x + n return x end",
+    "more(10)",
+    "local n = 0 Handlers.add('count', {action = 'Count'}, function(m) n = n + 1 return n end)",
+    "error('on purpose')",
+    "more(math.random(100)) .. tostring({}) .. os.time()",
+    "while true do pcall(load, 'x') end",
+    "more(1) .. tostring(Handlers)",
+)
+
+
+@pytest.fixture
+def here() -> Iterator[Place]:
+    with place() as made:
+        yield made
+
+
+def module(text: bytes) -> dict[str, Any]:
+    return {"module": Message({"content-type": "application/lua", "body": text, "name": "test"})}
+
+
+def story(at: Place) -> str:
+    """Spawn a process and send it everything; return its ID."""
+    process = at.spawn("lua@5.3a", **module(AOS))
+    for text in EVALS:
+        at.send(process, action="Eval", data=text)
+    at.send(process, action="Count")
+    at.send(process, action="Count")
+    return process
+
+
+LAST = len(EVALS) + 2
+
+
+def copy_all(at: Place, other: Place, process: str) -> None:
+    """Give another node the same schedule."""
+    for slot in range(LAST + 1):
+        assignment = at.slots.read(process, slot)
+        assert assignment is not None
+        copy(other, process, assignment)
+
+
+def pids(at: Place) -> list[int]:
+    pool = at.node.registry.lookup("lua@5.3a").instance._pool
+    return pool.pids() if pool is not None else []
+
+
+def test_a_counter(here: Place) -> None:
+    process = here.spawn("lua@5.3a", **module(COUNTER))
+    for wanted in (1, 2):
+        here.send(process, path="inc")
+        assert here.value(process, "now/count") == wanted
+    assert here.value(process, "as=execution/alpha") == b"hello 2"
+
+
+def test_the_story(here: Place) -> None:
+    process = story(here)
+    results = [here.get(process, f"compute={slot}/results") for slot in range(LAST + 1)]
+    data = [found["output"]["data"] if "output" in found else found["error"]["body"] for found in results]
+    assert data[1:8] == [
+        *(b"1", b"nil", b"11", b"nil", b"aos:1: on purpose", data[6], b"instruction limit exceeded"),
+    ]
+    assert data[6].endswith(b"table: 0x000000017")
+    assert data[-2:] == [b"1", b"2"]
+    assert here.get(process, "now")["at-slot"] == LAST
+
+
+def _killed(at: Place, process: str) -> None:
+    for pid in pids(at):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _retired(at: Place, process: str) -> None:
+    at.node._lend["workers"].retire("process", process)
+
+
+@pytest.mark.parametrize("disturb", [_killed, _retired], ids=["children killed", "worker gone"])
+def test_states_are_equal_whatever_happens_between(here: Place, disturb: Callable[[Place, str], None]) -> None:
+    process = story(here)
+    here.get(process, "now")
+    with place() as other:
+        copy_all(here, other, process)
+        for slot in range(LAST + 1):
+            assert other.get(process, f"compute={slot}")["status"] == 200
+            disturb(other, process)
+        assert other.states(process, LAST) == here.states(process, LAST)
+
+
+def test_a_second_node_goes_on_from_the_store(tmp_path: Path) -> None:
+    with place(store=tmp_path / "store") as first:
+        process = story(first)
+        first.get(process, f"compute={LAST - 1}")
+    with place(store=tmp_path / "store") as second:
+        second.get(process, "now")
+        found = second.states(process, LAST)
+        with place() as alone:
+            copy_all(second, alone, process)
+            alone.get(process, "now")
+            assert found == alone.states(process, LAST)
+
+
+def test_many_processes_at_once(here: Place) -> None:
+    processes = [here.spawn("lua@5.3a", **module(COUNTER), number=str(n)) for n in range(8)]
+    for process in processes:
+        for _ in range(5):
+            here.send(process, path="inc")
+    found: dict[str, Any] = {}
+
+    def run(process: str) -> None:
+        found[process] = here.value(process, "now/count")
+
+    threads = [threading.Thread(target=run, args=(process,)) for process in processes for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == dict.fromkeys(processes, 5)
