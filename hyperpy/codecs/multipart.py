@@ -1,8 +1,8 @@
 """Nested messages as a multipart body, and back (ao-core 4.2, 4.3, 4.4).
 
 A nested message is flattened: each map that holds small values is one part, its values are the
-part's header lines; each value over 4096 bytes is a part of its own; parts are named by their
-path (``n/c``). The boundary is the hash of the parts, so equal messages have equal bodies.
+part's header lines; each value over 4096 bytes, or with a line break in it, is a part of its own;
+parts are named by their path (``n/c``). The boundary is the hash of the parts, so equal messages have equal bodies.
 
 Parsing is linear in the body, takes what the dialects of http-clients.md 3 write, and keeps what
 the reference loses: a nested ``content-type``, and the types of a part that is only a body.
@@ -71,7 +71,7 @@ def _flatten(path: str, tabm: Tabm, parts: dict[str, bytes | Tabm], depth: int) 
         found = tabm[key]
         if type(found) is not bytes:
             _flatten(f"{path}/{key}", found, parts, depth + 1)  # type: ignore[arg-type]
-        elif len(found) > MAX_HEADER:
+        elif len(found) > MAX_HEADER or (b"\r\n" in found and key != "body"):
             parts[f"{path}/{key}"] = found
         else:
             own[key] = found

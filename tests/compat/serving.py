@@ -74,9 +74,11 @@ class Clients:
         """Give status, headers and body (base64) of a plain GET by ``fetch``."""
         return self._ask("get", path=path, headers={name.replace("_", "-"): text for name, text in headers.items()})
 
-    def hbsig(self, **fields: Any) -> Any:
+    def hbsig(self, *, sign_path: bool = True, **fields: Any) -> Any:
         """Sign fields with hbsig, send them, give what it decodes."""
-        return self._ask("hbsig", fields=_shown({key.replace("_", "-"): one for key, one in fields.items()}))
+        return self._ask(
+            "hbsig", signPath=sign_path, fields=_shown({key.replace("_", "-"): one for key, one in fields.items()})
+        )
 
     def _ask(self, op: str, **request: Any) -> Any:
         return self._script.ask(op=op, url=self.url, jwk=self.jwk, **request)

@@ -14,7 +14,11 @@ from typing import Any
 
 import pytest
 
+from hyperpy import commitments
+from hyperpy.client import Client
+from hyperpy.codecs import json as json_codec
 from hyperpy.keys import RsaKey
+from hyperpy.message import Message
 from tests.compat.serving import LUA, NODE_MODULES, Clients, served, tags
 
 ID = re.compile(r"[A-Za-z0-9_-]{43}")
@@ -379,6 +383,38 @@ def test_hbsig_kinds(js: Clients) -> None:
     assert js.hbsig(path="/~message@1.0/body", body=True)["out"] == "true"
     long = "x" * 20_000
     assert js.hbsig(path="/~message@1.0/big", big=long)["out"] == long
+
+
+# -- what peers read ---------------------------------------------------------------------------
+
+
+def test_every_dialect_verifies_at_a_peer(js: Clients, process: str) -> None:
+    """Messages signed as ANS-104, D1 (outer and inner) and D3 are scheduled, listed, and checked again."""
+    key = RsaKey.from_jwk(js.jwk)
+    first = int(text_of(js.get(f"/{process}/slot/current"))) + 1
+    js.item(f"/{process}/schedule", "item", target=process, tags=tags(Type="Message", X_Mixed="Case"))
+    js.call("wao", "schedule", {"pid": process, "tags": {"n": 7, "list": [1, "b", True]}, "data": "inner"})
+    js.call("wao", "schedule", {"pid": process, "tags": {"n": "x"}, "data": "two\nlines"})
+    sent = {"path": f"/{process}/schedule", "method": "POST", "type": "Message", "target": process}
+    js.call(OLDER, "request", {**sent, "data": "older"})
+    js.call(OLDEST, "request", {**sent, "data": "oldest", "nested": {"a": "1"}}, **DIRECT)
+    js.hbsig(path=f"/{process}/schedule", sign_path=False, type="Message", target=process, data=5, flag=True)
+    with Client(js.url, key) as client:
+        client.send(f"/{process}/schedule", {"type": "Message", "target": process, "n": 7, "data": "ours"})
+        plain = client.get(f"/{process}/schedule?from={first}")["assignments"]
+    read = js.get(f"/{process}/schedule?from={first}", accept="application/json", accept_bundle="true")
+    shown = json_codec.decode(b64decode(read["body"]))["assignments"]
+    for listed in (plain, shown):
+        found = [listed[slot]["body"] for slot in sorted(listed, key=int)]
+        assert [one["data"] for one in found] == [b"item", b"inner", b"two\nlines", b"older", b"oldest", 5, b"ours"]
+        assert (found[1]["n"], found[1]["list"], found[5]["flag"]) == (7, (1, b"b", True), True)
+        for one in found:
+            commitments.check(one)
+            assert commitments.committers(one) == (key.address,)
+            changed = Message.make({**one.raw_items(), "data": b"another"}, one.commitments)
+            assert not commitments.verify(changed)
+        dialects = [next(iter(one.commitments.values())).get("dialect") for one in found]
+        assert dialects[1:6] == [b"D1"] * 5
 
 
 # -- rows 8, 11, 12: any answer ----------------------------------------------------------------

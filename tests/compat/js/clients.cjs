@@ -93,7 +93,7 @@ serve({
   // hbsig alone: sign, send, decode.
   async hbsig(request) {
     const hbsig = library("hbsig");
-    const signed = await hbsig.createSigner(request.jwk, request.url)(binary(request.fields), { path: true });
+    const signed = await hbsig.createSigner(request.jwk, request.url)(binary(request.fields), { path: request.signPath });
     const { out, headers, status, body, hashpath } = await hbsig.send(signed);
     return plain({ out, headers, status, body, hashpath });
   },
