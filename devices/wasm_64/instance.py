@@ -251,6 +251,6 @@ def _same(at: int, page: bytes) -> bool:
     return bool(_memcmp(at, page, PAGE) == 0)
 
 
-_memcmp = ctypes.CDLL(None).memcmp
+_memcmp = ctypes.PyDLL(None).memcmp  # keeps the interpreter: a thousand short calls would hand it on a thousand times
 _memcmp.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t)
 _memcmp.restype = ctypes.c_int
