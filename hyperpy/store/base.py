@@ -63,6 +63,9 @@ TABLES: dict[str, Table] = {
     "pins": Table(b"P", True, "ID (32 bytes) -> why it must be kept"),
 }
 
+PREFIXES = {name: place.prefix for name, place in TABLES.items()}
+"""The byte that a table's keys begin with."""
+
 HEADER_KEY = b"header"
 
 
@@ -85,6 +88,9 @@ class Store(Protocol):
             StoreError: the store is full, closed or read-only; that transaction left no trace.
         """
 
+    def write_rows(self, rows: Sequence[tuple[bytes, bytes]], *, durable: bool = False) -> None:
+        """Do what :meth:`write` does, with keys that begin with their table's prefix. ``rows`` is kept."""
+
     def scan(self, table: str, prefix: bytes = b"", after: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
         """Yield pairs whose key begins with ``prefix`` and is greater than ``after``, by key.
 
@@ -104,6 +110,14 @@ def table(name: str) -> Table:
         return TABLES[name]
     except KeyError:
         raise StoreError(f"the store has no table '{name}'") from None
+
+
+def by_table(rows: Sequence[tuple[bytes, bytes]]) -> list[Put]:
+    """Return rows whose keys begin with their table's prefix as puts."""
+    return [(_NAMES[name[:1]], name[1:], value) for name, value in rows]
+
+
+_NAMES = {prefix: name for name, prefix in PREFIXES.items()}
 
 
 def check_value(value: bytes) -> None:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
-from hyperpy.store.base import Store
+from hyperpy.store.base import PREFIXES, Store
 
 
 class Learner(Protocol):
@@ -21,7 +21,7 @@ class Batch:
     __slots__ = ("_after", "_collections", "_learnt", "_lock", "_pending", "_relied", "durable")
 
     def __init__(self) -> None:
-        self._pending: dict[tuple[str, bytes], bytes] = {}
+        self._pending: dict[bytes, bytes] = {}  # by key behind its table's prefix
         self._lock = threading.Lock()
         self._relied: dict[bytes, Callable[[], object]] = {}
         self._learnt: list[tuple[Learner, bytes]] = []
@@ -33,20 +33,21 @@ class Batch:
     def put(self, table: str, key: bytes, value: bytes) -> None:
         """Add or replace an entry."""
         with self._lock:
-            self._pending[table, key] = value
+            self._pending[PREFIXES[table] + key] = value
 
     def get(self, table: str, key: bytes) -> bytes | None:
         """Return an entry of this batch, or None."""
-        return self._pending.get((table, key))
+        return self._pending.get(PREFIXES[table] + key)
 
     def has(self, table: str, key: bytes) -> bool:
         """Say whether this batch holds an entry."""
-        return (table, key) in self._pending
+        return PREFIXES[table] + key in self._pending
 
     def items(self, table: str, prefix: bytes) -> list[tuple[bytes, bytes]]:
         """Return this batch's entries of a table whose key begins with ``prefix``, by key."""
         with self._lock:
-            return sorted((k, v) for (t, k), v in self._pending.items() if t == table and k.startswith(prefix))
+            start = PREFIXES[table] + prefix
+            return sorted((name[1:], value) for name, value in self._pending.items() if name.startswith(start))
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -93,5 +94,5 @@ class Batch:
     def _write(self, store: Store) -> None:
         with self._lock:
             if self._pending:
-                store.write([(t, k, v) for (t, k), v in self._pending.items()], durable=self.durable)
+                store.write_rows(list(self._pending.items()), durable=self.durable)
                 self._pending = {}

@@ -14,7 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from hyperpy.errors import ConfigError, StoreError
-from hyperpy.store.base import HEADER_KEY, MAX_VALUE, TABLES, Delete, Put, Table, check_header, check_value, new_header
+from hyperpy.store.base import (
+    HEADER_KEY,
+    MAX_VALUE,
+    TABLES,
+    Delete,
+    Put,
+    Table,
+    by_table,
+    check_header,
+    check_value,
+    new_header,
+)
 from hyperpy.store.environment import MAX_KEY, Environment, fold
 from hyperpy.store.group import Group
 from hyperpy.store.journal import Journal
@@ -34,6 +45,7 @@ PATIENCE = 10.0
 _CHUNK = 256
 _HEADER = TABLES["header"].prefix + HEADER_KEY
 _LOOSE = {name: place.prefix for name, place in TABLES.items() if not place.synced}
+_LOOSE_BYTES = frozenset(prefix[0] for prefix in _LOOSE.values())
 _SHORT = MAX_KEY - 1
 _MAPS = {"ledger": 1 << 28, "cache": 1 << 32}
 
@@ -170,8 +182,6 @@ class LmdbStore:
 
     def write(self, puts: Sequence[Put], deletes: Sequence[Delete] = (), *, durable: bool = False) -> None:
         """Write the synced tables' part, then the rest; see the protocol."""
-        if self._closed or self.readonly:
-            raise StoreError("the store is closed" if self._closed else "the store is open for reading only")
         ledger: list[Change] = []
         others: list[Change] = []
         for table, key, value in puts:
@@ -188,7 +198,21 @@ class LmdbStore:
         for table, key in deletes:
             place = self._place(table)
             (ledger if place.synced else others).append((fold(place.prefix + key), None))
-        if others and puts and self.tables.used > self.quota:
+        self._commit(ledger, others, durable, more=bool(puts))
+
+    def write_rows(self, rows: Sequence[tuple[bytes, bytes]], *, durable: bool = False) -> None:
+        """Write what a batch holds; see the protocol."""
+        for name, value in rows:
+            if name[0] not in _LOOSE_BYTES or len(name) >= MAX_KEY or len(value) > MAX_VALUE:
+                self.write(by_table(rows), durable=durable)
+                return
+        self._commit((), rows, durable, more=True)
+
+    def _commit(self, ledger: Sequence[Change], others: Sequence[Change], durable: bool, *, more: bool) -> None:
+        """Commit to the ledger, then to the tables; ``more``: something is added, so there must be room."""
+        if self._closed or self.readonly:
+            raise StoreError("the store is closed" if self._closed else "the store is open for reading only")
+        if others and more and self.tables.used > self.quota:
             self._give_way()
         if ledger:
             self._ledgers.submit(ledger)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hyperpy.errors import StoreError
-from hyperpy.store.base import TABLES, Delete, Put, check_value, table
+from hyperpy.store.base import TABLES, Delete, Put, by_table, check_value, table
 
 _CHUNK = 256
 
@@ -47,6 +47,10 @@ class MemoryStore:
                 if self._tables[name].pop(key, None) is not None and name in self._sorted:
                     keys = self._sorted[name]
                     del keys[bisect_left(keys, key)]
+
+    def write_rows(self, rows: Sequence[tuple[bytes, bytes]], *, durable: bool = False) -> None:
+        """Apply all, or nothing; keys begin with their table's prefix."""
+        self.write(by_table(rows), durable=durable)
 
     def scan(self, table: str, prefix: bytes = b"", after: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
         """Yield pairs by key; see the protocol."""
