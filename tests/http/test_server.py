@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import http.client
+import resource
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
@@ -153,20 +155,51 @@ def test_a_client_that_goes_away(server: Any) -> None:
     assert httpx2.get(server.url + ADD).text == "3"
 
 
-def test_slow_clients_hold_up_nobody(server: Any) -> None:
-    """Two hundred half-sent requests are open while others are answered."""
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """Let this process have as many open files as two ends of a thousand connections need."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)
+    assert wanted >= 2500, f"the hard limit on open files is {hard}"
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+HALVES = (
+    b"POST /a HTTP/1.1\r\nhost: h\r\ncontent-length: 100\r\n\r\nhal",  # a body that does not go on
+    b"GET /~message@1.0/id HTTP/1.1\r\nhost: h\r\nx-slow: ",  # a head that does not go on
+    b"",  # nothing at all
+    b"GET " + ADD.encode() + b" HTTP/1.1\r\nhost: h\r\n\r\n",  # answered, and then kept open
+)
+
+
+@pytest.mark.usefixtures("many_files")
+def test_a_thousand_connections_hold_up_nobody(start: Any) -> None:
+    """A thousand connections are open, idle or in the middle of something, while others are answered."""
+    server = start(Bounds(deadline=50, threads=8, idle=120.0, receive=120.0))
     held = []
     try:
-        for _ in range(200):
-            at = socket.create_connection(("127.0.0.1", server.port), 5)
-            at.sendall(b"POST /a HTTP/1.1\r\nhost: h\r\ncontent-length: 100\r\n\r\nhal")
+        for number in range(1000):
+            at = socket.create_connection(("127.0.0.1", server.port), 20)
+            at.sendall(HALVES[number % len(HALVES)])
             held.append(at)
         started = time.monotonic()
-        assert httpx2.get(server.url + ADD, timeout=15).text == "3"
-        assert time.monotonic() - started < 10
+        with httpx2.Client(timeout=60) as client:
+            for number in range(50):
+                reply = client.get(server.url + f"/~calculator@1.0&a={number}/add&b=1")
+                assert (reply.status_code, reply.text) == (200, str(number + 1))
+        answered = [at for at in held[3::4] if at.recv(12) == b"HTTP/1.1 200"]
+        assert len(answered) == 250
+        assert time.monotonic() - started < 60
+        for at in held[::4]:  # none of the others was closed to make room
+            at.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                at.recv(1)
     finally:
         for at in held:
             at.close()
+    assert httpx2.get(server.url + ADD, timeout=30).text == "3"
 
 
 def test_two_hundred_at_once(start: Any) -> None:
