@@ -26,6 +26,7 @@ import msgpack  # type: ignore[import-untyped]
 
 from hyperpy import commitments
 from hyperpy.codecs import canonical
+from hyperpy.commitments.signing import with_commitments
 from hyperpy.encoding import accumulate_256, b64u, b64u_decode, key_bytes, key_text, native, sha256
 from hyperpy.errors import CodecError, Corrupt, HyperpyError, MessageError, MessageNotFound, SizeError
 from hyperpy.message import Link, Message, Value, committed_list
@@ -379,6 +380,8 @@ def _raw_id(ref: str) -> bytes | None:
 
 def _only(item: Message, names: frozenset[str]) -> Message:
     """Return the message with those keys only, and no commitments."""
+    if names.issuperset(item.raw_items()):
+        return with_commitments(item, {})
     return Message.make({key: child for key, child in item.raw_items().items() if key in names})
 
 

@@ -38,7 +38,7 @@ from hyperpy.errors import (
 )
 from hyperpy.message import UNDEFINED, Atom, Link, Message, Value
 
-_OF_CONTENT = ("content-key", "tabm", "bundle", "signed")
+_OF_CONTENT = ("content-id", "content-key", "tabm", "bundle", "signed", "smuggles")
 
 
 def commit(
@@ -131,7 +131,13 @@ def _commit_mac(msg: Message, fields: Mapping[str, bytes], names: tuple[str, ...
         genuine = msg.memo.get("genuine", frozenset())
         msg = with_commitments(msg, kept)
         msg.memo["genuine"] = genuine & kept.keys()
-    return _added(msg, b64u(raw), fields, signed_form(msg, names, "bundle" in fields), raw)
+    form = signed_form(msg, names, "bundle" in fields)
+    made = _added(msg, b64u(raw), fields, form, raw)
+    if key == CONSTANT.encode() and not fields.get("bundle"):
+        whole = {name.removesuffix("+link") for name in tabm_of(msg)}
+        if whole.issubset(form.committed):
+            made.memo["content-key"] = raw
+    return made
 
 
 def _added(msg: Message, name: str, fields: Mapping[str, bytes], form: Signed, raw: bytes) -> Message:
