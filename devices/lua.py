@@ -31,6 +31,9 @@ _CODE = ("loadfile", "dofile", "loadstring")
 _SAFE_HERE = ("package", "require", "load")
 """Paths that ``sandbox: true`` replaces too. Here they cannot reach outside: text only, no files."""
 
+_FAILED: Final = 400
+"""Status of a script's own failure: whoever named the script or its arguments can mend it, the node cannot (S: 500)."""
+
 
 @device(
     "lua@5.3a",
@@ -301,7 +304,7 @@ def _result(answer: Answer, exchange: Exchange, slot: str) -> Result:
         status, value = key_text(values[0]), values[1]
     else:
         text = "a Lua function must return a value, or a status and a value"
-        return Result("error", Message({"status": 500, "body": text}))
+        return Result("error", Message({"status": _FAILED, "body": text}))
     if isinstance(value, Message):
         value = value.with_private(**{slot: answer.state})
     return Result(status, value)
@@ -311,8 +314,8 @@ def _failure(answer: Answer, exchange: Exchange) -> Result:
     """Return what an error of Lua, or a limit that it passed, is as a result."""
     body, detail = exchange.unpack(answer.packed)
     if answer.word == "limit":
-        return Result("error", Message({"status": 500, "body": detail, "limit": body}))
-    made: dict[str, Any] = {"status": 500, "body": b"nil" if body is None else body}
+        return Result("error", Message({"status": _FAILED, "body": detail, "limit": body}))
+    made: dict[str, Any] = {"status": _FAILED, "body": b"nil" if body is None else body}
     if isinstance(detail, tuple):
         made["trace"] = detail
     return Result("error", Message(made))

@@ -184,7 +184,7 @@ def test_two_values_are_status_and_result(lua: Bench) -> None:
 def test_other_returns_are_errors(lua: Bench, text: str) -> None:
     result = lua.step(code(f"function f() {text} end"), "f")
     assert result.status == "error"
-    assert result.value["status"] == 500
+    assert result.value["status"] == 400
 
 
 def test_errors_carry_a_trace(lua: Bench) -> None:
@@ -192,7 +192,7 @@ def test_errors_carry_a_trace(lua: Bench) -> None:
         code(b"function inner(a, b)\n error('oops') end\nfunction outer()\n inner('x', 7)\n return 1 end"), "outer"
     )
     assert result.status == "error"
-    assert result.value["status"] == 500
+    assert result.value["status"] == 400
     assert result.value["body"] == b"test:2: oops"
     assert [plain(line) for line in result.value["trace"]] == [
         {"function": b"inner", "line": b"test:2", "parameters": (b"x", b"7")},
@@ -341,7 +341,7 @@ def test_the_outside_is_out_of_reach(lua: Bench, sandbox: bool | None) -> None:
     base = code(MODULE) if sandbox is None else code(MODULE, sandbox=sandbox)
     result = lua.step(base, "getenv")
     assert result.status == "error"
-    assert result.value["status"] == 500
+    assert result.value["status"] == 400
 
 
 @pytest.mark.parametrize("text", ESCAPES)
@@ -431,19 +431,19 @@ def test_weak_tables_and_finalizers_are_not_seen(lua: Bench) -> None:
 def test_bombs_end_at_the_instruction_limit(lua: Bench, name: str) -> None:
     result = lua.step(code(BOMBS[name]), "run")
     assert result.status == "error"
-    assert plain(result.value) == {"status": 500, "body": b"instruction limit exceeded", "limit": b"instructions"}
+    assert plain(result.value) == {"status": 400, "body": b"instruction limit exceeded", "limit": b"instructions"}
 
 
 @pytest.mark.parametrize("name", GREEDY)
 def test_greed_ends_at_the_memory_limit(lua: Bench, name: str) -> None:
     result = lua.step(code(GREEDY[name]), "run")
-    assert plain(result.value) == {"status": 500, "body": b"memory limit exceeded", "limit": b"memory"}
+    assert plain(result.value) == {"status": 400, "body": b"memory limit exceeded", "limit": b"memory"}
 
 
 @pytest.mark.parametrize("name", DEEP)
 def test_depth_ends_at_the_stack_limit(lua: Bench, name: str) -> None:
     result = lua.step(code(DEEP[name]), "run")
-    assert plain(result.value) == {"status": 500, "body": b"stack limit exceeded", "limit": b"stack"}
+    assert plain(result.value) == {"status": 400, "body": b"stack limit exceeded", "limit": b"stack"}
 
 
 @pytest.mark.parametrize("name", RECURSION)
