@@ -256,12 +256,14 @@ class Slots(Protocol):
     def state(self, process: str, slot: int) -> Message | None:
         """Return the state after a slot, or None if it is not kept."""
 
-    def put_state(self, process: str, slot: int, state: Message, batch: Batch, *, snapshot: bool) -> None:
+    def put_state(
+        self, process: str, slot: int, state: Message, batch: Batch, *, snapshot: bool, made: Message | None = None
+    ) -> None:
         """Keep a state, with its hashpath and ``private["schedule"]``; both come back with it.
 
-        ``snapshot`` says that it carries what resuming needs.
-        The batch's commit keeps it; with ``snapshot`` it makes the whole batch durable, and the state
-        is never removed to make room.
+        ``snapshot`` says that it carries what resuming needs. ``made`` is a message the batch holds
+        already; if the state differs from it in few keys, only these are kept. The batch's commit keeps
+        it; with ``snapshot`` it makes the whole batch durable, and the state is never removed to make room.
         """
 
     def latest(self, process: str, limit: int | None = None, *, snapshot: bool = False) -> tuple[int, Message] | None:

@@ -77,8 +77,11 @@ def proven(process: str, base: Message, read: Callable[[str], Value]) -> Message
     return given
 
 
-def as_role(base: Message, role: str) -> Message:
+def as_role(base: Message, role: str, *without: str) -> Message:
     """Return an ensured message as the device of a role: a plain merge, no step of its own.
+
+    Args:
+        without: keys to be left out.
 
     Raises:
         ParameterError: the role is unknown and the process names no device for it.
@@ -89,11 +92,15 @@ def as_role(base: Message, role: str) -> Message:
         raise ParameterError(
             f"the process has no '{role[:60]}-device'", name="as", hint="Use execution, scheduler or push."
         )
-    changes: dict[str, Value] = {"device": device, "input-prefix": base.get("input-prefix", b"process")}
+    items = dict(base.raw_items())
+    for one in without:
+        items.pop(one, None)
+    items["device"] = device
+    items.setdefault("input-prefix", b"process")
     prefixes = base.raw(f"{role}-output-prefixes")
     if prefixes is not None:
-        changes["output-prefixes"] = prefixes
-    return base | changes
+        items["output-prefixes"] = prefixes
+    return Message.make(items, {}, base.private)
 
 
 def as_before(result: Value, role_base: Message, base: Message) -> Value:

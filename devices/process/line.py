@@ -144,14 +144,14 @@ class Line:
             made = result.value
         return self._own(made, {"initialized": b"true"}, -1)
 
-    def _own(self, made: Value, more: dict[str, Value], slot: int) -> Message:
+    def _own(self, made: Value, more: dict[str, Value], slot: int, **private: object) -> Message:
         """Return what the execution device made as a state of this process."""
         if not isinstance(made, Message):
             raise DeviceError("the execution device returned no message")
-        changes: dict[str, Value] = {"device": NAME, "at-slot": slot, **more}
-        if not isinstance(made.raw("process"), Link):
-            changes["process"] = self._link
-        return made.with_commitments({}) | changes
+        items = {**made.raw_items(), "device": NAME, "at-slot": slot, **more}
+        if not isinstance(items.get("process"), Link):
+            items["process"] = self._link
+        return Message.make(items, {}, {**made.private, **private})
 
     # -- one slot after another --------------------------------------------------------------
 
@@ -197,12 +197,13 @@ class Line:
         if assignment.get("path") is None:
             assignment = assignment | {"path": b"compute"}
         mark = self.mark.after(assignment, hashpath.algorithm_of(self.given))
-        base = as_role(self.state.without("results"), "execution")
+        base = as_role(self.state, "execution", "results")
         made: list[Message] = []
 
         def keep(result: Result, batch: Batch) -> None:
-            made.append(self._after(result, base, assignment, slot).with_private(schedule=str(mark)))
-            self._slots.put_state(self.process, slot, made[0], batch, snapshot=False)
+            made.append(self._after(result, base, assignment, slot, str(mark)))
+            known = result.value if isinstance(result.value, Message) else None
+            self._slots.put_state(self.process, slot, made[0], batch, snapshot=False, made=known)
 
         self.broken = True  # until the new state is in place: the live device may be ahead of the old one
         self._jobs.step(base, assignment, slot=(self.process, slot), also=keep, rescue=_lasting, into=batch)
@@ -212,13 +213,13 @@ class Line:
             self._commit(batch)
             self.keep_snapshot()
 
-    def _after(self, result: Result, base: Message, assignment: Message, slot: int) -> Message:
+    def _after(self, result: Result, base: Message, assignment: Message, slot: int, mark: str) -> Message:
         """Return the state after a slot."""
         if result.status == "ok" and isinstance(result.value, Message):
-            return self._own(result.value, {}, slot)
+            return self._own(result.value, {}, slot, schedule=mark)
         text = _error_text(result)
-        state = self._own(self.state.without("results"), {"results": Message({"error": text})}, slot)
-        return state.with_private(hashpath=hashpath.extend(base, assignment))
+        after = hashpath.extend(base, assignment)
+        return self._own(self.state, {"results": Message({"error": text})}, slot, schedule=mark, hashpath=after)
 
     # -- snapshots -----------------------------------------------------------------------------
 
