@@ -51,7 +51,9 @@ def _call(base: Message, request: Message, ctx: Context) -> Message:
     if not isinstance(process, Message):
         process = Message()
     message = request.get("body")
-    message = message if isinstance(message, Message) else request.without("path", "method")
+    if not isinstance(message, Message):  # a dry run: the request is the message, whoever signed it
+        items = {name: item for name, item in request.raw_items().items() if name not in ("path", "method")}
+        message = Message.make(items, request.commitments)
     module = _module(process)
     texts = [_json(_message(message, request, module)), _json({"Process": _struct(process)})]
     name = "/".join([*_prefix(base), "instance"])

@@ -181,7 +181,9 @@ def _image(base: Message, ctx: Context) -> tuple[str, Callable[[], bytes]]:
     inputs = _prefix(base, "input")
     if as_text(_at(base, [*inputs, "mode"]) or b"", "mode").upper() == "AOT":
         raise ParameterError("images compiled before (AOT) are not taken: 'mode' must be WASM", name="mode")
-    found = _at(base, [*inputs, "image"]) or base.get("body") or _at(base, [*inputs, "module"])
+    module = _at(base, [*inputs, "module"])
+    named = module if isinstance(module, bytes) and _ID.fullmatch(module) else None
+    found = _at(base, [*inputs, "image"]) or named or base.get("body")
     if isinstance(found, bytes) and _ID.fullmatch(found):
         ident = found.decode("ascii")
         return ident, lambda: _read(ident, ctx)

@@ -216,7 +216,7 @@ class Clock:
         while True:
             with self._change:
                 while not self._running:
-                    if not self._change.wait(60):
+                    if not self._change.wait(60) and not self._running:
                         self._thread = None
                         return
             time.sleep(_TICK_S)

@@ -77,13 +77,16 @@ def test_a_message_as_aos_reads_it(bench: Any, alice: RsaKey) -> None:
     assert {"name": "Name", "value": "mine"} in environment["Tags"]
 
 
-def test_an_unsigned_message_and_a_dry_run(bench: Any) -> None:
+def test_an_unsigned_message_and_a_dry_run(bench: Any, alice: RsaKey) -> None:
     message = Message({"action": "Info", "data": b"\xff\x00bytes"})
     struct, environment = given(bench, Message({"body": message}), Message(PROCESS_KEYS))
     assert (struct["Id"], struct["Owner"], struct["From"], struct["Signature"]) == (unsigned_id(message), "", "", "")
     assert environment["Id"] == unsigned_id(Message(PROCESS_KEYS))
     dry, _ = given(bench, Message({"action": "Info", "data": "x"}))
     assert dry["Tags"] == [{"name": "Action", "value": "Info"}]
+    own, _ = given(bench, commit(Message({"action": "Info", "data": "x", "method": "POST"}), alice))
+    assert (own["Owner"], own["From"]) == (alice.address, alice.address)
+    assert "Method" not in [tag["name"] for tag in own["Tags"]]
     assert struct["Data"].encode("utf-8", "surrogateescape") == b"\xff\x00bytes"
 
 

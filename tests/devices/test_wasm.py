@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hyperpy import Message, device, key
+from hyperpy import Context, Message, device, key
 from hyperpy.cache import Batch
 from hyperpy.codecs import wasm as binary
 from hyperpy.codecs import wasm_convert
@@ -44,6 +44,10 @@ class MyLib:
     @key
     def fail(self, base: Message) -> Message:
         raise ParameterError("no luck", name="args")
+
+    @key
+    def peep(self, base: Message, ctx: Context) -> Message:
+        return Message({"state": ctx.resolve(base["state"], "snapshot"), "results": []})
 
     @key
     def mul(self, base: Message, request: Message) -> Message:
@@ -178,6 +182,15 @@ def test_an_import_that_fails_is_the_calls_result() -> None:
         assert isinstance(made, Message)
         assert output(made) == (b"error", b"import my_lib.fail: no luck")
         assert output(n.node.resolve(made, call("first")))[1] == (0,)  # type: ignore[arg-type]
+
+
+def test_there_is_no_snapshot_while_a_call_is_in_progress() -> None:
+    image = wasm('(module (import "my_lib" "peep" (func $peep)) (func (export "go") (call $peep)))')
+    with node(MyLib) as n:
+        state = n.node.resolve(base(image, stdlib={"my_lib": {"device": "my-lib@1.0"}}), "init")
+        made = n.node.resolve(state, call("go"))
+        assert isinstance(made, Message)
+        assert output(made) == (b"error", b"import my_lib.peep: a call of this image is in progress")
 
 
 def test_only_functions_can_be_imported(bench: Any) -> None:
