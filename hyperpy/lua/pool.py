@@ -162,7 +162,7 @@ class Child:
             left = deadline - time.monotonic()
             if left <= 0 or not self._poll.poll(int(left * 1000) + 1):
                 raise DeviceTimeout("Lua did not end in time", hint="Do less in one call.")
-            part = os.read(self._out, 1 << 20)
+            part = os.read(self._out, 1 << 16)
             if not part:
                 raise ChildEnded
             self._buffer += part

@@ -28,14 +28,15 @@ MAX_CHECKS: Final = 16
 """Commitments of one value that are verified because Lua changed or made their message."""
 
 Plain = Any
-"""What msgpack knows: bytes, int, float, bool, list, and dict with keys of bytes."""
+"""What msgpack knows. Keys of maps are text on the way in and bytes on the way out."""
+_MISSING: Final = object()
 
 
 class Exchange:
     """The messages of one call: packs what goes in, and knows it again when it comes out."""
 
     def __init__(self) -> None:
-        self._known: dict[bytes, tuple[dict[bytes, Plain], Message]] = {}
+        self._known: dict[str, tuple[dict[str, Plain], Message]] = {}
         self._items = 0
         self._links = 0
         self._checks = 0
@@ -50,7 +51,7 @@ class Exchange:
             MessageNotFound: a link leads nowhere.
         """
         plain = [None if item is None else self._plain(item, 0) for item in items]
-        data: bytes = msgpack.packb(plain, use_bin_type=True)
+        data: bytes = msgpack.packb(plain, use_bin_type=True, unicode_errors="surrogateescape")
         if len(data) > MAX_BYTES:
             raise SizeError("the parameters are too large for Lua")
         return data
@@ -85,11 +86,13 @@ class Exchange:
             return [b"resolve", *[self._plain(member, depth + 1) for member in item.messages]]
         raise ParameterError(f"a {kind.__name__} has no form in Lua")
 
-    def _map(self, item: Message, depth: int) -> dict[bytes, Plain]:
-        made = {key.encode("utf-8", "surrogateescape"): self._plain(v, depth) for key, v in item.raw_items().items()}
+    def _map(self, item: Message, depth: int) -> dict[str, Plain]:
+        made: dict[str, Plain] = {}
+        for key, member in item.raw_items().items():
+            made[key] = member if type(member) is bytes else self._plain(member, depth)
         if item.commitments:
-            made[b"commitments"] = {key_bytes(k): self._map(one, depth + 1) for k, one in item.commitments.items()}
-            for name in made[b"commitments"]:
+            claims = made["commitments"] = {k: self._map(one, depth + 1) for k, one in item.commitments.items()}
+            for name in claims:
                 self._known[name] = (made, item)
         return made
 
@@ -113,16 +116,15 @@ class Exchange:
         claims = item.get(b"commitments")
         if type(claims) is dict:
             for name in claims:
-                known = self._known.get(name)
+                known = self._known.get(key_text(name))
                 if known is not None and _same(item, known[0]):
                     return known[1].with_private(**dict.fromkeys(known[1].private))
-        made = Message.make(
-            {
-                key_text(key): self._value(member)
-                for key, member in item.items()
-                if not key.startswith(b"priv") and key != b"commitments"
-            }
-        )
+        inner: dict[str, Value] = {}
+        for key, member in item.items():
+            if key[:4] != b"priv" and key != b"commitments":
+                text = key.decode("utf-8", "surrogateescape")
+                inner[text] = member if type(member) is bytes else self._value(member)
+        made = Message.make(inner)
         if type(claims) is not dict:
             return made
         return made.with_commitments(self._true(item, made, claims))
@@ -134,19 +136,20 @@ class Exchange:
             if type(claim) is not dict:
                 continue
             one = self._message({k: v for k, v in claim.items() if k != b"commitments"})
-            if self._unchanged(name, item, claim, one) or self._verifies(made, key_text(name), one):
-                kept[key_text(name)] = one
+            text = key_text(name)
+            if self._unchanged(text, item, claim, one) or self._verifies(made, text, one):
+                kept[text] = one
         return kept
 
-    def _unchanged(self, name: bytes, item: dict[bytes, Plain], claim: Plain, one: Message) -> bool:
+    def _unchanged(self, name: str, item: dict[bytes, Plain], claim: Plain, one: Message) -> bool:
         known = self._known.get(name)
-        if known is None or not _same(claim, known[0][b"commitments"].get(name)):
+        if known is None or not _same(claim, known[0]["commitments"].get(name)):
             return False
         try:
-            keys = [key_bytes(key) for key in committed_list(one)]
+            keys = committed_list(one)
         except HyperpyError:
             return False
-        return all(_same(item.get(key), known[0].get(key)) for key in keys)
+        return all(_same(item.get(key_bytes(key)), known[0].get(key)) for key in keys)
 
     def _verifies(self, made: Message, name: str, one: Message) -> bool:
         self._checks += 1
@@ -169,11 +172,18 @@ def _uncast(item: tuple[Value, ...]) -> Value:
 
 
 def _same(left: Plain, right: Plain) -> bool:
-    """Compare strictly, but an empty list and an empty map are one in Lua."""
-    if type(left) is not type(right):
-        return left in ([], {}) and right in ([], {}) and type(left) in (list, dict) and type(right) in (list, dict)
-    if type(left) is dict:
-        return len(left) == len(right) and all(k in right and _same(v, right[k]) for k, v in left.items())
-    if type(left) is list:
+    """Say whether what Lua gave is what was packed; an empty list and an empty map are one in Lua."""
+    kind = type(left)
+    if kind is not type(right):
+        return left == {} and right == [] and kind is dict
+    if kind is dict:
+        if len(left) != len(right):
+            return False
+        for key, member in left.items():
+            other = right.get(key.decode("utf-8", "surrogateescape"), _MISSING)
+            if not (member == other if type(member) is bytes else _same(member, other)):
+                return False
+        return True
+    if kind is list:
         return len(left) == len(right) and all(map(_same, left, right))
     return bool(left == right)

@@ -3,7 +3,7 @@ local S = ...
 local byte, sub, char, unpack, pack, format = string.byte, string.sub, string.char, string.unpack, string.pack, string.format
 local rawget, rawnext, type, error, math_type, concat = rawget, next, type, error, math.type, table.concat
 local tostring, sort = tostring, table.sort
-local MAX_DEPTH, MAX_ITEMS = 96, 1000000
+local MAX_DEPTH, MAX_ITEMS, MAX_KEPT = 96, 1000000, 4096
 
 local decode
 
@@ -13,13 +13,26 @@ local function list(s, at, n)
   return t, at
 end
 
+-- Short texts are read in place: nearly all keys are.
 local function map(s, at, n)
   local t = {}
   for _ = 1, n do
     local k, v
-    k, at = decode(s, at)
-    v, at = decode(s, at)
-    t[k] = v
+    local b, size = byte(s, at, at + 1)
+    if b == 0xc4 then
+      k = sub(s, at + 2, at + 1 + size)
+      at = at + 2 + size
+    else
+      k, at = decode(s, at)
+    end
+    b, size = byte(s, at, at + 1)
+    if b == 0xc4 then
+      t[k] = sub(s, at + 2, at + 1 + size)
+      at = at + 2 + size
+    else
+      v, at = decode(s, at)
+      t[k] = v
+    end
   end
   return t, at
 end
@@ -67,7 +80,7 @@ function S.decode(s) return (decode(s, 1)) end
 local SHORT = {}
 for n = 0, 255 do SHORT[n] = char(0xc4, n) end
 
-local out, n, items
+local out, n, items = {}, 0, 0
 
 local function put_text(v)
   local size = #v
@@ -97,33 +110,26 @@ local function put_number(v)
 end
 
 local encode
+local names = {}
 
-local function where(path)
-  local names = {}
-  while path do
-    names[#names + 1] = path[2]
-    path = path[1]
-  end
+local function where(depth, last)
   local text = ""
-  for i = #names, 1, -1 do text = text .. "/" .. names[i] end
-  return text == "" and "the value" or sub(text, 2)
+  for i = 2, depth do text = text .. tostring(names[i]) .. "/" end
+  if last ~= nil then return text .. tostring(last) end
+  return text == "" and "the value" or sub(text, 1, -2)
 end
 
--- Returns the number of keys, the number of entries 1..n, and the other keys as text.
-local function shape(t, path)
+-- Returns the number of keys, the number of entries 1..n, and the other keys.
+local function shape(t, depth)
   local size = 0
   while rawget(t, size + 1) ~= nil do size = size + 1 end
   local rest, m, count = nil, 0, 0
   for k in rawnext, t do
     local kind = type(k)
     count = count + 1
-    if kind == "string" then
-      rest = rest or {}
-      m = m + 1
-      rest[m] = k
-    elseif kind ~= "number" then
-      error("a key of " .. where(path) .. " is a " .. kind .. ", not text", 0)
-    elseif math_type(k) == "float" or k < 1 or k > size then
+    if kind ~= "string" and kind ~= "number" then
+      error("a key of " .. where(depth) .. " is a " .. kind .. ", not text", 0)
+    elseif kind == "string" or math_type(k) == "float" or k < 1 or k > size then
       rest = rest or {}
       m = m + 1
       rest[m] = k
@@ -132,40 +138,70 @@ local function shape(t, path)
   return count, size, rest, m
 end
 
-local function put_table(t, depth, path)
-  if depth > MAX_DEPTH then error("a table is nested too deeply, or holds itself: " .. where(path), 0) end
-  local count, size, rest, m = shape(t, path)
+local function put_pair(k, v, depth)
+  put_text(type(k) == "string" and k or tostring(k))
+  names[depth + 1] = k
+  encode(v, depth + 1)
+end
+
+local function add_items(count)
   items = items + count
   if items > MAX_ITEMS then error("a value holds too many items", 0) end
+end
+
+-- A table that has keys other than text.
+local function put_mixed(t, depth)
+  local count, size, rest, m = shape(t, depth)
+  add_items(count)
   n = n + 1
-  if rest == nil and size > 0 then
+  if rest == nil then
     out[n] = size < 16 and char(0x90 + size) or pack(">BI4", 0xdd, size)
-    for i = 1, size do encode(rawget(t, i), depth + 1, path, i) end
+    for i = 1, size do
+      names[depth + 1] = i
+      encode(rawget(t, i), depth + 1)
+    end
     return
   end
   out[n] = count < 16 and char(0x80 + count) or pack(">BI4", 0xdf, count)
-  for i = 1, size do
-    put_text(tostring(i))
-    encode(rawget(t, i), depth + 1, path, i)
-  end
+  for i = 1, size do put_pair(i, rawget(t, i), depth) end
   -- Numbers first: where 1 and "1" are both keys, the text is what counts.
   for i = 1, m do
-    local k = rest[i]
-    if type(k) ~= "string" then
-      put_text(tostring(k))
-      encode(rawget(t, k), depth + 1, path, k)
-    end
+    if type(rest[i]) ~= "string" then put_pair(rest[i], rawget(t, rest[i]), depth) end
   end
   for i = 1, m do
-    local k = rest[i]
-    if type(k) == "string" then
-      put_text(k)
-      encode(rawget(t, k), depth + 1, path, k)
-    end
+    if type(rest[i]) == "string" then put_pair(rest[i], rawget(t, rest[i]), depth) end
   end
 end
 
-encode = function(v, depth, path, name)
+local function put_table(t, depth)
+  if depth > MAX_DEPTH then error("a table is nested too deeply, or holds itself: " .. where(depth), 0) end
+  local head, count = n + 1, 0
+  n = head
+  for k, v in rawnext, t do
+    if type(k) ~= "string" then -- begin again
+      n = head - 1
+      return put_mixed(t, depth)
+    end
+    count = count + 1
+    local size = #k
+    if size < 256 then
+      out[n + 1], out[n + 2] = SHORT[size], k
+      n = n + 2
+    else
+      put_text(k)
+    end
+    if type(v) == "string" then
+      put_text(v)
+    else
+      names[depth + 1] = k
+      encode(v, depth + 1)
+    end
+  end
+  add_items(count)
+  out[head] = count < 16 and char(0x80 + count) or pack(">BI4", 0xdf, count)
+end
+
+encode = function(v, depth)
   local kind = type(v)
   if kind == "string" then
     put_text(v)
@@ -175,15 +211,16 @@ encode = function(v, depth, path, name)
     n = n + 1
     out[n] = v and "\xc3" or "\xc2"
   elseif kind == "table" then
-    put_table(v, depth, name ~= nil and { path, name } or path)
+    put_table(v, depth)
   else
-    error("a message holds no " .. kind .. ": " .. where({ path, tostring(name or "result") }), 0)
+    error("a message holds no " .. kind .. ": " .. where(depth - 1, names[depth]), 0)
   end
 end
 
 -- Returns the values 1..count of a table as one msgpack list; raises text for what no message can hold.
 function S.encode(values, count)
-  out, n, items = {}, 1, 0
+  if n > MAX_KEPT then out = {} end
+  n, items = 1, 0
   out[1] = pack(">BI4", 0xdd, count)
   for i = 1, count do
     local v = values[i]
@@ -191,10 +228,9 @@ function S.encode(values, count)
       n = n + 1
       out[n] = "\xc0"
     else
-      encode(v, 1, nil, nil)
+      names[1] = nil
+      encode(v, 1)
     end
   end
-  local made = concat(out, "", 1, n)
-  out = nil
-  return made
+  return (concat(out, "", 1, n))
 end
