@@ -20,7 +20,7 @@ from hyperpy.context import Chain, Frame, Services, device_error, ok
 from hyperpy.errors import ConfigError, DeviceTimeout, Forbidden, HyperpyError, StoreError
 from hyperpy.housekeeping import Housekeeping
 from hyperpy.http.client import PeerClient
-from hyperpy.http.form import JSON
+from hyperpy.http.form import JSON, is_loopback
 from hyperpy.http.wire import ANS104, Ingress
 from hyperpy.jobs import Jobs, Workers
 from hyperpy.keys import RsaKey
@@ -181,8 +181,8 @@ class Node:
             not self.config.devices.override
             and not self.settings.flag("force-signed", True)
             and self.resolver.step_hook is None
-            and not self.settings.hooks("response")
-            and not self.settings.request_hooks(Ingress(_NOTHING, private={"peer": peer}))
+            and not self.settings.setting("on")
+            and (is_loopback(peer) or not self.settings.setting("rate-limit-requests", 1000))
             and bool(getattr(self.store, "prompt", False))
         )
 
@@ -417,7 +417,6 @@ class _Keys:
         self.sign = sign
 
 
-_NOTHING = Message()
 _INFO = re.compile(r"/*~meta@1\.0/info(/[a-z0-9-]+)?/?([?&].*)?", re.DOTALL)
 
 

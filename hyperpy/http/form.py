@@ -83,8 +83,12 @@ class Ingress:
     @property
     def loopback(self) -> bool:
         """Whether the client is on this machine (or there is no socket at all)."""
-        peer = self.private.get("peer", "")
-        return not peer or peer == "::1" or peer.startswith(("127.", "::ffff:127."))
+        return is_loopback(self.private.get("peer", ""))
+
+
+def is_loopback(peer: str) -> bool:
+    """Say whether an IP address is this machine's own; the empty one is: there is no socket at all."""
+    return not peer or peer == "::1" or peer.startswith(("127.", "::ffff:127."))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,26 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
+import msgpack  # type: ignore[import-untyped]
+
 from hyperpy import commitments
-from hyperpy.codecs import ans104, canonical, flat, httpsig, json, structured
+from hyperpy.codecs import ans104, flat, httpsig, json, structured
 from hyperpy.codecs.signature import digest_matches
 from hyperpy.encoding import key_text
 from hyperpy.errors import CodecError, InvalidSignature, ParameterError, SizeError
-from hyperpy.http.form import ANS104, CODECS, DEFAULT_RULES, FLAT, HTTPSIG, JSON, Ingress, RawRequest, Rules, Wants
+from hyperpy.http.form import (
+    ANS104,
+    CODECS,
+    DEFAULT_RULES,
+    FLAT,
+    HTTPSIG,
+    JSON,
+    Headers,
+    Ingress,
+    RawRequest,
+    Rules,
+    Wants,
+)
 from hyperpy.http.form import codec_of as _codec_of
 from hyperpy.http.secrets import Plan, is_credential, may_name_private, plan, scrub, scrub_value
 from hyperpy.message import Atom, Message, Value, committed_list
@@ -65,10 +79,22 @@ def read(raw: RawRequest, rules: Rules = DEFAULT_RULES) -> Ingress:
     kept = tuple([(raw.headers[at][0], values[at]) for at in todo.origin])
     method = raw.method.encode("ascii", "replace")
     body = raw.body if not raw.body or not _names_private(raw.body, query, sent) else b""
-    origin = canonical.encode(Message.make({"method": method, "target": target, "headers": kept, "body": body}))
+    origin = _origin(method, target, kept, body)
     if message.commitments:
         message = Message.make({**_host(sent, rules), **message.raw_items()}, message.commitments)
     return Ingress(_finish(message, method, query, sent, target), origin, wants, private)
+
+
+def _origin(method: bytes, target: bytes, headers: Headers, body: bytes) -> bytes:
+    """Return the canonical bytes of a cleaned request.
+
+    Those of its message of four keys (:mod:`hyperpy.codecs.canonical`): they are sorted here, and hold
+    nothing but bytes and lists of them, which msgpack writes canonically by itself.
+    """
+    packed: bytes = msgpack.packb(
+        {b"body": body, b"headers": headers, b"method": method, b"target": target}, use_bin_type=True
+    )
+    return packed
 
 
 def _finish(
