@@ -52,6 +52,7 @@ from hyperpy.trail import Record, Trail
 from hyperpy.watchdog import Interrupted, Watchdog
 
 _PASSING = (Busy, DeviceTimeout)
+_PLAIN = (str, bytes, int, float, tuple, list, dict, Message)
 
 
 class Observer(Protocol):
@@ -214,6 +215,8 @@ class Resolver:
             chain.in_flight.discard(key)
         if here:
             return result
+        if _live(result.value):
+            return self._compute(now)
         now.inner.substeps, now.inner.oracles = inner.substeps, inner.oracles
         return self._finish(now, Result(result.status, _public(result.value)))
 
@@ -327,6 +330,8 @@ class Resolver:
         if frame.chain.slot is not None:
             return  # kept by slot
         if deterministic and not inner.oracles and not now.cached_from and result.status == "ok":
+            if _live(now.base) or _live(result.value):
+                return
             key = self.cache.result_key(now.base, now.request, now.found.device.implementation)
             literal = type(result.value) is not Message
             self.cache.put_result(key, now.result, result.status, record, batch, literal=literal)
@@ -426,6 +431,11 @@ def _split(request: Value) -> list[Value]:
 def _public(item: Value) -> Value:
     """Return a value without private part: it was another caller's."""
     return item.with_private(**dict.fromkeys(item.private)) if isinstance(item, Message) else item
+
+
+def _live(item: Value) -> bool:
+    """Say whether a value holds an object of a device's own, such as a virtual machine, that no store keeps."""
+    return type(item) is Message and any(not isinstance(one, _PLAIN) for one in item.private.values())
 
 
 def _not_cached() -> NotCached:

@@ -152,6 +152,23 @@ def test_an_image_by_id_in_a_path(form: str) -> None:
         assert n.get(path.replace("=add", "=nix").removesuffix("/1"))["body"] == b"the image exports no function 'nix'"
 
 
+def test_the_same_path_twice_and_at_once() -> None:
+    """What a step leaves in the private part is in no cache, so no cache answers for that step."""
+    with node(flags={"http.sign": False}) as n:
+        batch = Batch()
+        ident = n.node.cache.put(base(EXAMPLE.read_bytes()), batch)
+        batch.commit(n.node.store)
+        path = f"/{ident}/init/compute&function=count/results/output/1"
+        assert [n.get(path)["body"] for _ in range(3)] == [1, 1, 1]
+        found: list[Any] = []
+        threads = [threading.Thread(target=lambda: found.append(n.get(path)["body"])) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert found == [1] * 6
+
+
 # -- imports -------------------------------------------------------------------------------------
 
 
