@@ -115,7 +115,7 @@ ESCAPES = [
     "return io",
     "return debug",
     "return python",
-    "return collectgarbage",
+    "return collectgarbage('count') ~= 0 or nil",
     "return string.dump",
     "return package.loaded.io or package.loaded.debug or package.loaded.python",
     "return os.execute ~= 'sandboxed' and os.execute or nil",
@@ -156,6 +156,9 @@ Inbox = Inbox or {}
 function compute(base, assignment)
   local msg = assignment.body or {}
   seen = seen + 1
+  collectgarbage()
+  os.time = function() return assignment.timestamp or 0 end
+  ao.event(base.process) ao.event("group", assignment.body)
   table.insert(Inbox, msg.action or "none")
   base.results = { output = { data = "" }, seen = seen }
   if msg.action == "Eval" then
