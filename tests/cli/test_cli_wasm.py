@@ -13,7 +13,7 @@ from hyperpy.cache import Batch, Cache
 from hyperpy.codecs import wasm_convert
 from hyperpy.message import Message
 from hyperpy.store.lmdb import LmdbStore
-from tests.devices.test_wasm import LEGACY
+from tests.devices.wasm_images import LEGACY
 
 needs = pytest.mark.skipif(not wasm_convert.available(), reason="npm package binaryen is missing")
 

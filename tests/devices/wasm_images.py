@@ -1,8 +1,13 @@
-"""WebAssembly images of our own, as text, for the tests of the WebAssembly devices."""
+"""What the tests of the WebAssembly devices share: images of our own, as text, and how to call them."""
 
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hyperpy import Context, Message, device, key
+from hyperpy.errors import ParameterError
 
 FAC = """(module (memory (export "memory") {index} 1)
   (func $fac (export "fac") (param f64) (result f64)
@@ -115,3 +120,50 @@ def answering(answer: str, index: str = "i64") -> bytes:
     """Return an image whose ``handle`` answers every message with one text."""
     escaped = "".join(f"\\{byte:02x}" for byte in answer.encode() + b"\0")
     return wasm(ECHO.format(index=index, data=f'(data ({index}.const 1024) "{escaped}")'))
+
+
+LEGACY = bytes.fromhex(
+    "0061736d01000000010a0260017f0060017f017f0302010105030100010d03010000070e02066d656d6f72790200016600000a10010e0006"
+    "7f20000800070041016a0b0b"
+)
+"""``f`` throws its parameter, catches it and adds one, in the older exception operators (made by wasm-as)."""
+EXAMPLE = Path(__file__).resolve().parents[2] / "docs/examples/wasm-calculator/calculator.wasm"
+
+
+@device("my-lib@1.0")
+class MyLib:
+    """Imports that fail, or that keep count in the state."""
+
+    @key
+    def fail(self, base: Message) -> Message:
+        raise ParameterError("no luck", name="args")
+
+    @key
+    def peep(self, base: Message, ctx: Context) -> Message:
+        return Message({"state": ctx.resolve(base["state"], "snapshot"), "results": []})
+
+    @key
+    def mul(self, base: Message, request: Message) -> Message:
+        state, args = base["state"], request["args"]
+        assert isinstance(state, Message)
+        assert isinstance(args, tuple)
+        count = state.get("count", 0)
+        assert isinstance(count, int)
+        return Message(
+            {"state": state | {"count": count + 1, "sig": request["func-sig"]}, "results": [args[0] * args[1]]}
+        )
+
+
+def base(image: bytes | str, **more: Any) -> Message:
+    return Message({"device": "wasm-64@1.0", "image": image, **more})
+
+
+def call(name: str, *parameters: Any) -> Message:
+    return Message({"path": "compute", "function": name, "parameters": list(parameters)})
+
+
+def output(state: Message, *where: str) -> Any:
+    found: Any = state["results"]
+    for part in where:
+        found = found[part]
+    return found["type"], found["output"]
