@@ -65,10 +65,22 @@ class Clients:
         assert "thrown" in found, found
         return str(found["thrown"])
 
-    def item(self, path: str, data: Any, headers: dict[str, str] | None = None, **options: Any) -> Any:
-        """Post an item that arbundles made; give its ID and bytes beside the reply."""
-        item = {"data": _shown(data), **options}
-        return self._ask("item", path=path, item=item, headers=headers or {})
+    def item(
+        self,
+        path: str,
+        data: Any,
+        headers: dict[str, str] | None = None,
+        signer: tuple[str, str] = ("", ""),
+        **item: Any,
+    ) -> Any:
+        """Post an item that arbundles made; give its ID and bytes beside the reply.
+
+        Args:
+            signer: another kind of key than the user's wallet, and its secret.
+            item: ``tags``, ``target``, ``anchor``.
+        """
+        made = {"data": _shown(data), **item}
+        return self._ask("item", path=path, item=made, headers=headers or {}, kind=signer[0], secret=signer[1])
 
     def get(self, path: str, **headers: str) -> Any:
         """Give status, headers and body (base64) of a plain GET by ``fetch``."""

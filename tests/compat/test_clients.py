@@ -23,6 +23,8 @@ from tests.compat.serving import LUA, NODE_MODULES, Clients, served, tags
 
 ID = re.compile(r"[A-Za-z0-9_-]{43}")
 NEWEST, OLDER, OLDEST = "aoconnect-98", "aoconnect-85", "aoconnect-77"
+SOLANA = "2AXDGYSE4f2sz7tvMMzyHvUfcoJmxudvdhBcmiUSo6iuCXagjUCKEQF21awZnUGxmwD4m9vGXuC3qieHXJQHAcT"
+"""Secret and public key in base58; the secret is 32 times the byte 1."""
 DIRECT = {"device": "process@1.0"}
 """0.0.77 goes through a relay unless it is told otherwise; the others ignore this."""
 
@@ -111,6 +113,16 @@ def test_an_anchor_of_raw_bytes_survives(js: Clients, process: str) -> None:
     assert js.get(f"/{made['id']}", accept="application/ans104@1.0")["body"] == made["raw"]
 
 
+@pytest.mark.parametrize("kind", ["ethereum", "solana", "hex-solana"])
+def test_other_kinds_of_keys(js: Clients, process: str, kind: str) -> None:
+    """Row 17: signature types 2, 3 and 4 are verified, and come back byte for byte."""
+    secret = "0x" + "0b" * 32 if kind == "ethereum" else SOLANA
+    made = js.item(f"/{process}/schedule", "a", target=process, tags=tags(Type="Message"), signer=(kind, secret))
+    assert made["status"] == 200
+    assert js.get(f"/{made['id']}", accept="application/ans104@1.0")["body"] == made["raw"]
+    assert text_of(js.get(f"/{made['id']}/verify")) == "true"
+
+
 def test_a_broken_item_is_the_callers_mistake(js: Clients, process: str) -> None:
     """Row 18: bad item, unknown process, unknown device: 4xx, JSON where it was asked for."""
     wanted = {"accept": "application/json"}
@@ -163,6 +175,24 @@ def test_newest_results_and_dryrun(js: Clients, module: str) -> None:
     assert found["edges"][0]["node"]["Output"]["body"] == "Count: 3"
     assert text_of(js.get(f"/{process}/now/count")) == "3"
     assert text_of(js.get(f"/{process}/slot/current")) == "1"
+
+
+def test_results_in_a_state(js: Clients, module: str) -> None:
+    """Rows 14, 15: 0.0.93 reads ``results.raw`` of the state; nested messages are inline where that is asked for."""
+    process = spawn(js, module)
+    js.call(NEWEST, "message", {"process": process, "tags": tags(Action="Inc"), "data": "5"})
+    wishes = {"require-codec": "application/json", "accept-bundle": "true", "signing-format": "ans104"}
+    asked = {"path": f"/{process}~process@1.0/compute=1", "method": "POST", "target": process, **wishes}
+    state = json.loads(js.call(NEWEST, "request", asked)["body"])
+    assert state["results"]["raw"]["Output"]["body"] == "Count: 5"
+    assert state["results"]["raw"]["Messages"] == []
+    assert state["process"]["type"] == "Process"
+    serialized = f"/{process}/compute/~json@1.0/serialize?slot=1"
+    assert "results+link" in json_of(js.get(serialized))
+    assert "results+link" in json_of(js.get(serialized, accept_bundle="true"))  # as the reference does
+    assert json_of(js.get(serialized + "&bundle=true"))["results"]["output"]["body"] == "Count: 5"
+    read = js.get(f"/{process}/compute=1", accept="application/json", accept_bundle="true")
+    assert json_of(read)["results"]["output"]["body"] == "Count: 5"
 
 
 def test_newest_full_response_holds_messages(js: Clients, module: str) -> None:

@@ -76,8 +76,9 @@ serve({
   },
   // An ANS-104 item made by arbundles and sent by fetch.
   async item(request) {
-    const { ArweaveSigner, createData } = library("arbundles");
-    const signer = new ArweaveSigner(request.jwk);
+    const { ArweaveSigner, EthereumSigner, HexSolanaSigner, SolanaSigner, createData } = library("arbundles");
+    const kinds = { solana: SolanaSigner, ethereum: EthereumSigner, "hex-solana": HexSolanaSigner };
+    const signer = request.kind ? new kinds[request.kind](request.secret) : new ArweaveSigner(request.jwk);
     const { data, ...options } = binary(request.item);
     const item = createData(data, signer, options);
     await item.sign(signer);
