@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import msgpack  # type: ignore[import-untyped]
@@ -115,7 +116,7 @@ class Cache:
                 self._refuse_collision(item, name, batch, depth)
             if smuggles or not self._has("ambiguous", name, batch):
                 if not batch.has("messages", name):
-                    batch.rely(name, lambda: self._put(item, batch, depth), self._store)
+                    batch.rely(name, partial(self._put, item, batch, depth), self._store)
                 return name
         if depth > MAX_DEPTH:
             raise SizeError(f"a message nested more than {MAX_DEPTH} deep cannot be kept")
@@ -135,7 +136,7 @@ class Cache:
         if batch.has("messages", name):
             return
         if name in self._recent:
-            batch.rely(name, lambda: self._put(item, batch, depth), self._store)
+            batch.rely(name, partial(self._put, item, batch, depth), self._store)
             return
         if depth > MAX_DEPTH:
             raise SizeError(f"a message nested more than {MAX_DEPTH} deep cannot be kept")

@@ -41,7 +41,9 @@ class Journal:
         self._fd = -1
         self._size = 0
         self._whole = True
-        self._dirty = False
+        self._dirty: set[int] = set()  # files that were appended to since they were synced
+        self._rolled: list[int] = []  # files to be closed once they are synced
+        self._born = False  # whether a file was begun that the folder may not name on the disk
         self._next = 1
         self._syncing = threading.Lock()
 
@@ -53,9 +55,10 @@ class Journal:
     # -- writing ---------------------------------------------------------------------------------
 
     def roll(self, number: int) -> None:
-        """Begin a new file, whose first batch will have this number, with the next append."""
-        self.sync()
-        self.close()
+        """Begin a new file, whose first batch will have this number, with the next append. Waits for nothing."""
+        if self._fd >= 0:
+            self._rolled.append(self._fd)
+        self._fd, self._size, self._whole = -1, 0, True
         self._next = number
 
     def append(self, batches: Sequence[bytes]) -> None:
@@ -79,7 +82,7 @@ class Journal:
             done = os.write(self._fd, joined)
             while done < len(joined):
                 done += os.write(self._fd, joined[done:])
-            self._dirty = True
+            self._dirty.add(self._fd)
             if self._durable:
                 self.sync()
         except OSError as error:
@@ -91,13 +94,22 @@ class Journal:
     def sync(self) -> None:
         """Return when everything appended is on the disk."""
         with self._syncing:
-            if self._dirty:
-                self._dirty = False
-                try:
-                    os.fdatasync(self._fd)
-                except OSError as error:
-                    self._dirty = True
-                    raise _failed(error) from None
+            rolled = self._rolled.copy()
+            try:
+                if self._born:
+                    self._sync_folder()
+                for fd in list(self._dirty):
+                    self._dirty.discard(fd)  # an append meanwhile adds it again
+                    try:
+                        os.fdatasync(fd)
+                    except OSError:
+                        self._dirty.add(fd)
+                        raise
+                for fd in rolled:
+                    os.close(fd)
+                    self._rolled.remove(fd)
+            except OSError as error:
+                raise _failed(error) from None
 
     def drop(self, below: int) -> None:
         """Delete the files begun before the batch of this number: all in them lies in the tables, on the disk."""
@@ -109,20 +121,28 @@ class Journal:
             raise _failed(error) from None
 
     def close(self) -> None:
-        """Close the file; what is in it stays."""
+        """Close the files; what is in them stays."""
+        self.roll(self._next)
         with self._syncing:
-            if self._fd >= 0:
-                os.close(self._fd)
-            self._fd, self._size, self._whole, self._dirty = -1, 0, True, False
+            while self._rolled:
+                os.close(self._rolled.pop())
+            self._dirty.clear()
 
     def _open(self) -> None:
         self._folder.mkdir(exist_ok=True)
         path = self._folder / f"{self._next:020}.log"
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._size = 0
+        self._born = True
+
+    def _sync_folder(self) -> None:
+        self._born = False
         folder = os.open(self._folder, os.O_RDONLY)
         try:
             os.fsync(folder)
+        except OSError:
+            self._born = True
+            raise
         finally:
             os.close(folder)
 

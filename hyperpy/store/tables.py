@@ -265,6 +265,7 @@ class Tables:
                 self._frozen_to = self.sequence
                 self._frozen = self._young
                 self._young = Overlay()
+            self._journal.sync()
         frozen = self._frozen
         if frozen.batches:
             first = self._frozen_to - len(frozen.batches) + 1
