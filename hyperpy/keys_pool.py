@@ -28,6 +28,8 @@ MOST: Final = 8
 
 _CHILD: Final = Path(__file__).with_name("keys_child.py")
 _WAIT_S: Final = 10.0
+_CREDIT: Final = 32
+_PROBE: Final = 8
 _HASHES: Final = (hashlib.sha256, hashlib.sha512)
 
 
@@ -48,17 +50,37 @@ class PooledKey(RsaKey):
         self._free: queue.LifoQueue[_Child] = queue.LifoQueue()
         self._lock = threading.Lock()
         self._started = self._wanted == 0
+        self._away = 0  # signatures that children are making now
+        self._credit = _CREDIT
+        self._asked = 0
         self.delegated = 0
         """How many signatures children made."""
 
+    def _should_delegate(self) -> bool:
+        """Say whether a child is to sign: only where signatures are wanted at the same time.
+
+        Those of one schedule never are, for each names the one before; a hop to a child only costs then. So
+        after some signatures during which nobody wanted another, only every eighth one goes to a child.
+        """
+        if not self._crowded():
+            return False
+        if self._away > 0:
+            self._credit = _CREDIT
+            return True
+        if self._credit > 0:
+            self._credit -= 1
+            return True
+        self._asked += 1
+        return self._asked % _PROBE == 0
+
     def sign_pss_sha512(self, data: bytes, salt_len: int = 64) -> bytes:
         """Return an RSA-PSS signature with SHA-512."""
-        made = self._elsewhere(1, data, salt_len) if self._crowded() else None
+        made = self._elsewhere(1, data, salt_len) if self._should_delegate() else None
         return super().sign_pss_sha512(data, salt_len) if made is None else made
 
     def sign_pss_sha256(self, data: bytes, salt_len: int = 32) -> bytes:
         """Return an RSA-PSS signature with SHA-256."""
-        made = self._elsewhere(0, data, salt_len) if self._crowded() else None
+        made = self._elsewhere(0, data, salt_len) if self._should_delegate() else None
         return super().sign_pss_sha256(data, salt_len) if made is None else made
 
     def close(self) -> None:
@@ -80,9 +102,13 @@ class PooledKey(RsaKey):
         except queue.Empty:
             return None
         made = None
+        with self._lock:
+            self._away += 1
         try:
             made = child.sign(kind, salt_len, _HASHES[kind](data).digest())
         finally:
+            with self._lock:
+                self._away -= 1
             if made is None:  # gone, or interrupted between question and answer
                 self._drop(child)
             else:

@@ -19,23 +19,29 @@ def register(app: typer.Typer) -> None:
 
 
 def bench(
+    part: Annotated[str, typer.Argument(help="all, or processes: scheduling alone.")] = "all",
     json: Json = False,
     serving: Annotated[bool, typer.Option(help="Also measure a serving node.")] = True,
     curves: Annotated[Path | None, typer.Option(help="Write the cost curves as PNG into this folder.")] = None,
 ) -> None:
     """Measure what operations cost, in CPU microseconds. Asserts nothing.
 
-    Example: hyperpy bench --curves docs/bench
+    Example: hyperpy bench processes
     """
+    if part not in ("all", "processes"):
+        raise typer.BadParameter("say all or processes", param_hint="part")
     from hyperpy.bench import operations
+    from hyperpy.bench import processes as scheduling
     from hyperpy.bench import serving as served
     from hyperpy.bench.measure import machine
 
     with Progress(console=err, transient=True) as progress:
-        task = progress.add_task("measuring", total=3)
-        rows = operations.rows()
+        task = progress.add_task("measuring", total=4)
+        rows = operations.rows() if part == "all" else []
         progress.advance(task)
-        rows += served.rows() if serving else []
+        rows += scheduling.rows() if part in ("all", "processes") else []
+        progress.advance(task)
+        rows += served.rows() if serving and part == "all" else []
         progress.advance(task)
         if curves is not None:
             from hyperpy.bench.curves import draw

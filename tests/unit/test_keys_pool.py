@@ -74,6 +74,12 @@ def test_many_threads_get_their_own_signatures(pooled: PooledKey) -> None:
     assert pooled.delegated == 120
 
 
+def test_signatures_that_are_never_wanted_together_are_mostly_made_here(pooled: PooledKey) -> None:
+    for _ in range(200):
+        pooled.sign_pss_sha512(b"x")
+    assert 32 <= pooled.delegated <= 32 + 200 // 8
+
+
 def test_a_killed_child_is_replaced_by_this_process(pooled: PooledKey) -> None:
     pooled.sign_pss_sha512(b"x")
     for pid in pids(pooled):
