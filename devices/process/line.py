@@ -39,7 +39,7 @@ log = logging.getLogger("hyperpy.device")
 _LASTING: Final = (MessageError, KeyNotFound, DeviceError)
 _PASSING: Final = (Busy, DeviceTimeout, NotCached, CommitmentError, DeviceNotFound, ConfigError)
 _SNAPSHOT: Final = Message({"path": "snapshot", "mode": "Map"})
-_TOGETHER: Final = 16
+_TOGETHER: Final = 8
 """Slots that are committed at once. Nobody is told of a slot before its commit."""
 _NOT_ENOUGH: Final = "(MemoryError)"
 

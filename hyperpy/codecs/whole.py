@@ -67,7 +67,8 @@ def restored(item: Any) -> Value:
     if type(item) is not tuple:
         return item  # type: ignore[no-any-return]
     if item and item[0] == _LIST and type(item[0]) is bytes:
-        return tuple(restored(child) for child in item[1:])
+        rest = item[1:]
+        return rest if _NESTING.isdisjoint(map(type, rest)) else tuple([restored(child) for child in rest])
     if len(item) != 2 or type(item[0]) is not Message or type(item[1]) is not Message:
         raise CodecError("canonical: neither a list nor a message with its commitments")
     signed = {name: restored(fields) for name, fields in item[1].raw_items().items()}
