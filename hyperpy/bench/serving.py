@@ -8,14 +8,18 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from hyperpy.bench.measure import Row
 
 SMALL = "/~message@1.0&a=hello/a"
+NEW = "/~message@1.0&a=hello-{n}/a"
+"""``{n}`` is another number in each request: everything about it is recorded anew."""
 _TICK = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 
@@ -65,7 +69,11 @@ def rows(requests: int = 4000) -> list[Row]:
         with serving(folder, "sign = false") as (pid, url):
             used = resident_mb(pid)
             found.append(Row("memory of an idle node, MB", used, used, used, 120))
-            for name, target in (("small GET, unsigned", SMALL), ("info/address, unsigned", "/~meta@1.0/info/address")):
+            for name, target in (
+                ("small GET, unsigned", SMALL),
+                ("small GET, unsigned, each a new one", NEW),
+                ("info/address, unsigned", "/~meta@1.0/info/address"),
+            ):
                 found.append(_measured(name, pid, url, target, requests, 200, 0))
         with serving(folder) as (pid, url):
             found.append(_measured("small GET, signed", pid, url, SMALL, requests // 4, 0, 16_000))
@@ -87,17 +95,18 @@ def _measured(name: str, pid: int, url: str, target: str, requests: int, budget:
 
 
 def drive(url: str, target: str, requests: int, connections: int = 8) -> None:
-    """Send GETs over kept-alive connections and read every reply whole."""
+    """Send GETs over kept-alive connections and read every reply whole; ``{n}`` in the target is counted up."""
     where = urlsplit(url)
+    number = count(time.time_ns())
     faults: list[BaseException] = []
 
     def one() -> None:
         try:
             with socket.create_connection((where.hostname or "", where.port or 80), timeout=30) as link:
                 stream = link.makefile("rb")
-                head = f"GET {target} HTTP/1.1\r\nhost: {where.netloc}\r\naccept: */*\r\n\r\n".encode()
+                head = f"GET {target} HTTP/1.1\r\nhost: {where.netloc}\r\naccept: */*\r\n\r\n"
                 for _ in range(requests // connections):
-                    link.sendall(head)
+                    link.sendall(head.replace("{n}", str(next(number))).encode())
                     _read_reply(stream)
         except (OSError, ValueError) as error:
             faults.append(error)
