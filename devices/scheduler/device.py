@@ -53,8 +53,8 @@ class Scheduler:
             tail = "".join(f"&{name}={formats.number(request, name, 0)}" for name in ("from", "to") if name in request)
             return self._ask(at, request, f"/{process}/schedule{tail.replace('&', '?', 1)}", "accept")
         first, last, more = formats.window(request, self._slots.head(process).slot)
-        found = list(self._slots.range(process, first, last))
-        return Result("ok", formats.answer(process, found, more, json_form=formats.is_aos2(request)))
+        found, cut = formats.fitting(self._slots.range(process, first, last))
+        return Result("ok", formats.answer(process, found, more or cut, json_form=formats.is_aos2(request)))
 
     @key(deterministic=False)
     def init(self, base: Message, request: Message, ctx: Context) -> Result:

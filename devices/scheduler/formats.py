@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 from urllib.parse import unquote
 
 from hyperpy import Message, commitments
 from hyperpy.codecs import aos2
 from hyperpy.errors import ParameterError
-from hyperpy.message import as_text
+from hyperpy.message import Value, as_text
 
 from .assignment import BLOCK
 
 MOST: Final = 1000
 """Slots beyond the first one that one answer may hold."""
+
+MAX_BYTES: Final = 32 << 20
+"""Bytes of assignments after which an answer ends; it holds one at least."""
 
 
 def window(request: Message, newest: int) -> tuple[int, int, bool]:
@@ -49,6 +52,26 @@ def number(request: Message, name: str, default: int) -> int:
     if not text.removeprefix("-").isdigit() or not text.isascii() or len(text) > 20:
         raise ParameterError(f"'{name}' must be a slot number", name=name)
     return int(text)
+
+
+def fitting(assignments: Iterable[Message]) -> tuple[list[Message], bool]:
+    """Return as many assignments as one answer may hold, and whether others were left out."""
+    found: list[Message] = []
+    left = MAX_BYTES
+    for one in assignments:
+        left -= _size(one)
+        if left < 0 and found:
+            return found, True
+        found.append(one)
+    return found, False
+
+
+def _size(item: Value) -> int:
+    if isinstance(item, Message):
+        return sum(len(key) + _size(one) for key, one in item.raw_items().items()) + 2048 * len(item.commitments)
+    if isinstance(item, tuple):
+        return sum(map(_size, item))
+    return len(item) if isinstance(item, bytes) else 16
 
 
 def is_aos2(request: Message) -> bool:

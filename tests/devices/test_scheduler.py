@@ -432,6 +432,20 @@ def _get(at: TestNode, request: Message) -> Any:
     return at.node.resolver.resolve(Message({"device": "scheduler@1.0"}), request, frame(at.node)).value
 
 
+def test_an_answer_ends_before_it_grows_too_large(n: TestNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hyperpy.devices.scheduler import formats
+
+    name = spawn(n)
+    for _ in range(4):
+        post_body(n, said(name, data="x" * 10_000))
+    monkeypatch.setattr(formats, "MAX_BYTES", 40_000)
+    page = _get(n, Message({"path": "schedule", "target": name, "from": 1}))
+    assert (sorted(page["assignments"]), page["continues"]) == (["1", "2"], True)
+    monkeypatch.setattr(formats, "MAX_BYTES", 10)
+    page = _get(n, Message({"path": "schedule", "target": name, "from": 3}))
+    assert (sorted(page["assignments"]), page["continues"]) == (["3"], True)
+
+
 def test_slots_are_asked_for_in_every_spelling(n: TestNode) -> None:
     name = spawn(n)
     fill(n, name, 3)
