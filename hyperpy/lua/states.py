@@ -8,13 +8,12 @@ long as nothing came between, the interpreter itself, so that the next call cost
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from hyperpy.errors import DeviceError, DeviceTimeout
+from hyperpy.errors import Busy, DeviceError, DeviceTimeout
 from hyperpy.lua.pool import Asked, Child, ChildEnded, Logged, Pool
 
 SNAPSHOT_CALLS: Final = 64
@@ -22,6 +21,8 @@ SNAPSHOT_BYTES: Final = 1 << 20
 SNAPSHOT_INSTRUCTIONS: Final = 10_000_000
 """A state writes itself down after so many calls, bytes of calls or instructions, so that making it
 again stays cheap."""
+LOG_BYTES: Final = 64 << 20
+"""Calls that a state keeps where it cannot be written down; beyond it, it lives as long as its interpreter."""
 _ATTEMPTS: Final = 5
 _SUDDEN_S: Final = 5.0
 """A child that ends sooner was ended by somebody else: the call is begun again."""
@@ -82,7 +83,7 @@ class State:
     place: _Place | None = None
     version: object = field(default_factory=object)
     next_try: int = SNAPSHOT_CALLS
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    frail: bool = False
 
     def __del__(self) -> None:
         place = self.place
@@ -136,7 +137,7 @@ class Interpreters:
             DeviceError: it cannot be written down; the text says why.
             DeviceTimeout, Busy: see :meth:`call`.
         """
-        if state.snapshot is not None and state.log is None:
+        if state.snapshot is not None and state.log is None and not state.frail:
             return state.snapshot
         try:
             with self._pool.lend(state.place.child if state.place else None, deadline) as child:
@@ -149,7 +150,7 @@ class Interpreters:
             raise DeviceError(
                 f"this Lua state has no snapshot: {text}", hint="The process is computed again from an older slot."
             )
-        state.snapshot, state.log = data, None
+        state.snapshot, state.log, state.frail = data, None, False
         return bytes(data)
 
     def functions(self, state: State, *, deadline: float) -> bytes:
@@ -173,7 +174,7 @@ class Interpreters:
         asks: list[bytes],
         logged: Logged,
     ) -> Answer:
-        fresh = state.place is None and state.log is None
+        fresh = state.place is None and state.log is None and not state.frail
         place = _Place(child, child.number()) if fresh else self._ready(child, state, deadline)
         setup = [*state.boot, state.snapshot] if fresh else None
         frame = _frame(place, setup, call)
@@ -207,16 +208,25 @@ class Interpreters:
             return
         word, data, _ = child.request(["snapshot", state.place.number], deadline, _refuse, _ignore)
         if word == "ok":
-            state.snapshot, state.log = data, None
+            state.snapshot, state.log, state.frail = data, None, False
             state.next_try = SNAPSHOT_CALLS * (1 + len(data) // 100_000)
-        else:
-            state.next_try = 2 * max(log.calls, state.next_try)
+            return
+        state.next_try = 2 * max(log.calls, state.next_try)
+        if log.size > LOG_BYTES:
+            state.snapshot, state.log, state.frail = None, None, True
 
     def _ready(self, child: Child, state: State, deadline: float) -> _Place:
         """Return an interpreter in this state: the kept one, or one made again."""
         place = state.place
         if place is not None and place.child is child and place.version is state.version and not place.running:
             return place
+        if state.frail:
+            raise Busy(
+                "a Lua state is gone that could not be written down",
+                hint="Try again later; the process is then computed again from an older slot.",
+            )
+        if place is not None and place.version is state.version and place.child.alive and not place.running:
+            place.child.garbage.append(place.number)
         made = _Place(child, child.number())
         setup: list[Any] | None = [*state.boot, state.snapshot]
         entries = state.entries()
@@ -246,7 +256,7 @@ def _after(state: State, call: Call, replies: tuple[bytes, ...], used: int, plac
         (before.size if before else 0) + size,
         (before.used if before else 0) + used,
     )
-    made = State(state.boot, state.snapshot, log, place, next_try=state.next_try)
+    made = State(state.boot, state.snapshot, log, place, next_try=state.next_try, frail=state.frail)
     place.version = made.version
     return made
 

@@ -144,9 +144,11 @@ local function put_pair(k, v, depth)
   encode(v, depth + 1)
 end
 
+local most = MAX_ITEMS
+
 local function add_items(count)
   items = items + count
-  if items > MAX_ITEMS then error("a value holds too many items", 0) end
+  if items > most then error("a value holds too many items", 0) end
 end
 
 -- A table that has keys other than text.
@@ -218,7 +220,8 @@ encode = function(v, depth)
 end
 
 -- Returns the values 1..count of a table as one msgpack list; raises text for what no message can hold.
-function S.encode(values, count)
+function S.encode(values, count, limit)
+  most = limit or MAX_ITEMS
   if n > MAX_KEPT then out = {} end
   n, items = 1, 0
   out[1] = pack(">BI4", 0xdd, count)

@@ -22,7 +22,8 @@ local TEXT = {
   stack = "stack limit exceeded",
   aborted = "the call was given up",
 }
-local left, over = math.huge, false
+local ENDLESS = math.huge
+local left, over = ENDLESS, false
 local first, base, ceiling, total = 0, 0, 0, 0 -- KiB: at the beginning, at the last collection, next, and in all
 local GROWN, ROOM, ALL = 65536, 49152, 524288 -- KiB that may stay, be garbage, and be allocated in all
 local canary = raw_setmetatable({}, { __mode = "k" })
@@ -76,7 +77,7 @@ function S.begin(instructions)
 end
 
 -- Counts nothing until the next call begins: what the host itself does.
-function S.silent() left, over = math.huge, false end
+function S.silent() left, over = ENDLESS, false end
 
 -- Ends a call; returns what was exceeded (or false) and the instructions used.
 S.finish = S.trust(function(instructions)

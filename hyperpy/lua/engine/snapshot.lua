@@ -13,6 +13,7 @@ local getmetatable, raw_setmetatable = debug.getmetatable, S.raw_setmetatable
 local getupvalue, setupvalue, upvalueid, upvaluejoin = debug.getupvalue, debug.setupvalue, debug.upvalueid, debug.upvaluejoin
 local byte, sub, char, unpack, pack, format = S.raw_byte, S.raw_sub, S.raw_char, S.raw_sunpack, S.raw_spack, S.raw_format
 local math_type, keys_of = math.type, S.keys
+local MAX_ITEMS = 20000000
 local HEADER = 4 + 1 + 1 + 6 + 5 + 8 + 8
 
 -- Functions in a compiled text ----------------------------------------------------------------------
@@ -224,7 +225,7 @@ local function written()
   local texts = {}
   for n = 1, #w.chunks do texts[n] = { w.chunks[n].name, w.chunks[n].text } end
   S.forget(w.chunks)
-  return S.encode({ 1, w.objects, w.cells, texts, numbers, seed, last }, 7)
+  return S.encode({ 1, w.objects, w.cells, texts, numbers, seed, last }, 7, MAX_ITEMS)
 end
 
 -- Returns true and the bytes, or false and why there are none.
