@@ -77,6 +77,7 @@ class Line:
         self._jobs, self._slots, self._rules = jobs, slots, rules
         self._link = Link(process, lambda _: given)
         self._snapped: float | None = None
+        self._snapped_at = -1
         self._light = False
         self._state: Message | None = None
         self.mark = Mark(process)
@@ -106,9 +107,11 @@ class Line:
             mark = Mark.read(kept.private.get("schedule"))
             if mark is not None and (not callable(fits) or fits(at, mark)):
                 self._state, self.at, self.mark = self._normal(kept), at, mark
+                self._snapped_at = at if "snapshot" in kept else -1
                 return
             limit = at - 1
         self._state, self.at, self.mark = self._first(), -1, Mark(self.process)
+        self._snapped_at = -1
 
     def _resumable(self, limit: int | None) -> tuple[int, Message] | None:
         """Return the newest state that computing can go on from."""
@@ -236,7 +239,7 @@ class Line:
     def keep_snapshot(self) -> None:
         """Keep what resuming at this slot needs. A failure costs computing again, no more."""
         state = self.state
-        if self.at < 0:
+        if self.at < 0 or self.at == self._snapped_at:
             return
 
         def keep(kept: Message, batch: Batch) -> None:
@@ -257,7 +260,7 @@ class Line:
             self._jobs.step(as_role(state, "execution"), _SNAPSHOT, also=also, rescue=rescue)
         except HyperpyError as error:
             log.warning("no snapshot of process %s at slot %d: %s", self.process, self.at, error.message)
-        self._snapped = time.monotonic()
+        self._snapped, self._snapped_at = time.monotonic(), self.at
 
 
 def _bare(item: Message) -> Message:
