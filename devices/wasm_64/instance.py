@@ -8,10 +8,13 @@ fuel and answers zero; the guest stops at its next check, and the caller raises 
 from __future__ import annotations
 
 import ctypes
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 from hyperpy.codecs.wasm import GLOBAL, MEMORY
@@ -24,6 +27,7 @@ from .values import Failure, address, from_bits, shaped, to_bits
 PAGE = 65536
 ZERO = bytes(PAGE)
 _TABLE = 1_000_000  # elements of a guest's tables
+_FRAMES = 250  # Python frames below which a guest runs on its caller's thread
 _INSIDE = 3  # guests that may wait for each other on one thread; each has a stack of its own
 _AT_ONCE = threading.BoundedSemaphore(16)
 _here = threading.local()
@@ -93,7 +97,6 @@ class Running:
 
     def _guarded(self, work: Callable[[], Any], deadline: float) -> Any:
         """Run guest code with full fuel until a deadline; raise what ended it."""
-        outer: Running | None = getattr(_here, "running", None)
         depth: int = getattr(_here, "depth", 0)
         if depth >= _INSIDE:
             raise DeviceReentered(
@@ -101,6 +104,16 @@ class Running:
             )
         if depth == 0 and not _AT_ONCE.acquire(timeout=max(0.0, deadline - time.monotonic())):
             raise Busy("too many WebAssembly calls run at once")
+        try:
+            if _deep():
+                return _apart(lambda: self._run(work, deadline, depth))
+            return self._run(work, deadline, depth)
+        finally:
+            if depth == 0:
+                _AT_ONCE.release()
+
+    def _run(self, work: Callable[[], Any], deadline: float, depth: int) -> Any:
+        outer: Running | None = getattr(_here, "running", None)
         self.store.set_fuel(self.limits.fuel)
         self.store.set_epoch_deadline(CLOCK.ticks(deadline))
         self.ended = None
@@ -110,10 +123,10 @@ class Running:
                 out = self.entered(work)
         finally:
             _here.running, _here.depth = outer, depth
-            if depth == 0:
-                _AT_ONCE.release()
         if self.ended is not None:
             raise self.ended
+        if time.monotonic() > deadline:  # what came late may have been stopped, unseen, in an import
+            raise DeviceTimeout("the WebAssembly call ended after its deadline")
         return out
 
     def entered(self, work: Callable[[], Any]) -> Any:
@@ -158,6 +171,8 @@ class Running:
                 elif self.host is not None:
                     values = self.host(entry, args)
                 values = [shaped(kind, values, n) for n, kind in enumerate(entry.results)]
+            except RecursionError:
+                self.end(Busy("the guest and its imports call each other too deeply for this node"))
             except BaseException as error:
                 self.end(error)
         if self.ended is not None:
@@ -244,6 +259,38 @@ class Running:
 
     def _address(self) -> int:
         return ctypes.addressof(self._memory.data_ptr(self.store).contents)
+
+
+def _deep() -> bool:
+    """Say whether this thread's Python stack is too full for a guest, its imports and its longjmp targets.
+
+    Past Python's recursion limit the binding would fail before any code of ours runs, and the guest would
+    take that for an answer.
+    """
+    frame: FrameType | None = sys._getframe()
+    left = _FRAMES
+    while frame is not None and left:
+        frame, left = frame.f_back, left - 1
+    return frame is not None
+
+
+def _apart(work: Callable[[], Any]) -> Any:
+    """Run something on a thread of its own, in the same context; return or raise what it does."""
+    done: list[Any] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            done.append(work())
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=copy_context().run, args=(run,), name="hyperpy-wasm", daemon=True)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return done[0]
 
 
 def _same(at: int, page: bytes) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -315,3 +317,15 @@ def test_too_many_guests_inside_one_another_are_refused(bench: Any) -> None:
         inner = dict(bench.get(start, "init").raw_items()) | {"snapshot": {"body": bytes(65536)}}
     with pytest.raises(DeviceReentered, match="too deeply"):
         bench.get(bench.get(base(image, stdlib={"m": inner}), "init"), call("down"))
+
+
+@pytest.mark.skipif(not (shutil.which("clang") and shutil.which("wasm-ld")), reason="Debian: apt-get install clang lld")
+def test_the_example_is_built_from_its_source(bench: Any, tmp_path: Path) -> None:
+    made = tmp_path / "made.wasm"
+    subprocess.run(["sh", str(EXAMPLE.with_name("build.sh")), str(made)], check=True, capture_output=True)
+    states = [bench.get(base(image.read_bytes()), "init") for image in (made, EXAMPLE)]
+    for name in ("count", "count"):
+        states = [bench.get(state, call(name)) for state in states]
+        assert output(states[0]) == output(states[1])
+    found = [bench.get(state, call("multiply", 2**62 + 3, 5)) for state in states]
+    assert output(found[0]) == output(found[1]) == (b"ok", ((2**62 + 3) * 5 - 2**64,))

@@ -35,6 +35,7 @@ def test_a_longjmp_is_caught_where_it_should_be(jumps: Any) -> None:
     assert jumps("try", 2) == (b"ok", (0, 1000, 77))
     assert jumps("try", 1) == (b"ok", (1, 1000, 77))
     assert jumps("try", 0)[0] == b"error"
+    assert jumps("again", 0) == (b"error", b"the guest has more than 60 longjmp targets inside one another")
     assert jumps("uncaught") == (b"error", b"the guest threw a longjmp that nothing caught")
 
 

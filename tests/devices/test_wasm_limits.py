@@ -170,3 +170,31 @@ def test_compiling_goes_on_when_its_caller_has_gone(bench: Any, monkeypatch: pyt
     go.set()
     assert "instance" in bench.get(base(image), "init").private
     assert len(made) == 1
+
+
+def test_the_cache_of_compiled_images_is_bounded(bench: Any) -> None:
+    from hyperpy.devices.wasm_64 import engine
+
+    first = bench.get(base(wasm('(module (func (export "n") (result i32) (i32.const 1000)))')), "init")
+    for number in range(24):
+        image = wasm(f'(module (func (export "n") (result i32) (i32.const {number})))')
+        assert output(bench.get(bench.get(base(image), "init"), call("n")))[1] == (number,)
+    assert len(engine._modules) <= 16
+    assert first.private["instance"].compiled not in engine._modules.values()
+    assert output(bench.get(first, call("n")))[1] == (1000,)
+
+
+@pytest.mark.parametrize("frames", [0, 200, 400, 600, 800])
+def test_how_deep_python_is_makes_no_difference(bench: Any, frames: int) -> None:
+    state = bench.get(base(wasm(JUMPS)), "init")
+    power = bench.get(base(wasm(POW), stdlib={"my_lib": {"device": "test-device@1.0"}}), "init")
+
+    def below(left: int) -> tuple[Any, Any]:
+        if left:
+            return below(left - 1)
+        return output(bench.get(state, call("again", 0))), output(bench.get(power, call("pow", 2, 5)))
+
+    assert below(frames) == (
+        (b"error", b"the guest has more than 60 longjmp targets inside one another"),
+        (b"ok", (32,)),
+    )

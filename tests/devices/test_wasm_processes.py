@@ -116,3 +116,23 @@ def test_an_unknown_module_is_a_404_that_names_it(here: Place) -> None:
         assert reply["status"] == 404
         assert missing in str(reply)
         assert here.slots.state(process, 0) is None
+
+
+def test_a_stack_that_the_process_names_itself(tmp_path: Path) -> None:
+    """devices/01, example 4: the stack of aos; it goes on from a snapshot of the stack in Map mode."""
+    stack = {
+        "device-stack": ["wasi@1.0", "json-iface@1.0", "wasm-64@1.0", "multipass@1.0"],
+        "passes": 2,
+        "output-prefix": "wasm",
+        "stack-keys": ["init", "compute", "snapshot", "normalize"],
+    }
+    answer = json.dumps({"ok": True, "response": {"Output": {"data": "2"}}})
+    with place(store=tmp_path / "s") as first:
+        process = first.spawn("stack@1.0", image=image_of(first, answering(answer)), **stack)
+        first.send(process, action="Eval", data="return 1+1")
+        first.send(process, action="Eval", data="return 1+1")
+        assert first.value(process, "compute=1/results/data") == b"2"
+        before = first.value(process, "compute=1/parameters/1")
+    with place(store=tmp_path / "s") as again:
+        assert again.value(process, "compute=2/results/data") == b"2"
+        assert again.value(process, "compute=2/parameters/1") > before, "the guest went on where it was"

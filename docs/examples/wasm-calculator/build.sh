@@ -1,7 +1,7 @@
 #!/bin/sh
-# Builds calculator.wasm. Debian: apt-get install clang lld
+# Builds calculator.wasm, or the file named as first argument. Debian: apt-get install clang lld
 set -e
-cd "$(dirname "$0")"
+here=$(cd "$(dirname "$0")" && pwd)
 clang --target=wasm64 -O2 -nostdlib -ffreestanding -fno-builtin -Wall -Wextra \
     -Wl,--no-entry -Wl,-z,stack-size=16384 -Wl,--strip-all \
-    -o calculator.wasm calculator.c
+    -o "${1:-$here/calculator.wasm}" "$here/calculator.c"
