@@ -191,7 +191,7 @@ end
 
 local function handler(e)
   if S.over() then return { e, {} } end
-  return { e, trace() }
+  return { S.clean(e), trace() }
 end
 
 local gather = S.trust(function(ok, ...) return ok, S.raw_select("#", ...), { ... } end)
@@ -229,18 +229,24 @@ function S.call(name, packed, seconds, seed)
   end)
 end
 
--- Runs the modules, a packed list of [name, text].
+-- Runs the modules, a packed list of [name, text]. They run without the table `ao`; one that they make is extended.
 function S.boot(packed, seconds, seed)
   local modules = S.decode(packed)
   S.called = "main"
   S.enter(seconds, seed)
   return guarded(function()
+    G.ao = nil
     for i = 1, #modules do
       local name, text = modules[i][1], modules[i][2]
       local f, why = compile(text, "=" .. name)
       if f == nil then error(why, 0) end
       f()
     end
+    if type(G.ao) ~= "table" then
+      G.ao = ao
+      return
+    end
+    for _, name in ipairs({ "event", "get", "resolve", "set" }) do G.ao[name] = ao[name] end
   end)
 end
 
