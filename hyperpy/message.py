@@ -351,13 +351,17 @@ def committed_list(commitment: Message) -> tuple[str, ...]:
 
     Reads a list, a map ``1..n`` and a map typed as a list (v0.9-final 6).
     """
+    known = commitment.memo.get("committed-list")
+    if known is not None:
+        return cast("tuple[str, ...]", known)
     found = commitment.get("committed", ())
     if isinstance(found, Message):
         found = tuple(found[k] for k in number_keys(found))
     if not isinstance(found, tuple):
         raise MessageError("a commitment's 'committed' must be a list of key names")
     names = [key_text(name) if isinstance(name, bytes) else str(name) for name in found]
-    return tuple(name.removesuffix("+link") for name in names)
+    made = commitment.memo["committed-list"] = tuple(name.removesuffix("+link") for name in names)
+    return made
 
 
 def as_text(item: Value, name: str = "value") -> str:

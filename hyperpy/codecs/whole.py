@@ -16,7 +16,7 @@ MAX_DEPTH = 64
 """Nesting of what is written (design 5)."""
 
 _LIST = b"list"
-_NESTING = frozenset({Message, tuple})
+_NESTING = frozenset({Message, tuple, Link})
 
 
 def encode(item: Value) -> bytes:
@@ -45,11 +45,15 @@ def plain(item: Value, depth: int = 0) -> Value:
     if type(item) is Link:
         item = item.load()
     if type(item) is Message:
-        items = Message.make({key: plain(child, depth + 1) for key, child in item.raw_items().items()})
+        items = item
+        if not _NESTING.isdisjoint(map(type, item.raw_items().values())):
+            items = Message.make({key: plain(child, depth + 1) for key, child in item.raw_items().items()})
         if not item.commitments:
             return items
         return (items, Message.make({name: plain(fields, depth + 1) for name, fields in item.commitments.items()}))
     if type(item) is tuple:
+        if _NESTING.isdisjoint(map(type, item)):
+            return (_LIST, *item)
         return (_LIST, *[plain(child, depth + 1) for child in item])
     return item
 
