@@ -10,7 +10,7 @@ S.raw_find, S.raw_gmatch, S.raw_concat, S.raw_unpack = string.find, string.gmatc
 S.raw_sort, S.raw_dump, S.raw_char, S.raw_format = table.sort, string.dump, string.char, string.format
 S.raw_spack, S.raw_sunpack, S.raw_sub, S.raw_byte = string.pack, string.unpack, string.sub, string.byte
 local sethook, getinfo, collect = debug.sethook, debug.getinfo, collectgarbage
-local error, type, rawget, rawset, rawnext, find = error, type, rawget, rawset, next, string.find
+local error, type, rawget, rawset, rawnext, find, sub = error, type, rawget, rawset, next, string.find, string.sub
 local raw_pcall, raw_xpcall, raw_setmetatable = pcall, xpcall, setmetatable
 local create, resume, status, yield = coroutine.create, coroutine.resume, coroutine.status, coroutine.yield
 local running, isyieldable = coroutine.running, coroutine.isyieldable
@@ -107,11 +107,19 @@ local function fatal(e)
 end
 S.fatal = fatal
 
+-- An error of the library has no position: its text has no lines.
+local function clean(e)
+  if type(e) == "string" and sub(e, 1, 6) == "?:-1: " then return sub(e, 7) end
+  return e
+end
+S.clean = clean
+
 local function passed(ok, ...)
   if over then stop(over) end
   if not ok then
     local why = fatal((...))
     if why then stop(why) end
+    return ok, clean((...))
   end
   return ok, ...
 end
@@ -130,7 +138,7 @@ function S.G.xpcall(f, handler, ...)
       over = why
       return e
     end
-    return handler(e)
+    return handler(clean(e))
   end, ...))
 end
 
@@ -138,7 +146,15 @@ end
 local metatables = raw_setmetatable({}, { __mode = "k" })
 
 function S.G.setmetatable(t, mt)
-  if type(t) ~= "table" or type(mt) ~= "table" then return raw_setmetatable(t, mt) end
+  if type(t) ~= "table" then
+    error("bad argument #1 to 'setmetatable' (table expected, got " .. type(t) .. ")", 2)
+  end
+  if type(mt) ~= "table" then
+    if mt ~= nil then error("bad argument #2 to 'setmetatable' (nil or table expected)", 2) end
+    local ok, why = raw_pcall(raw_setmetatable, t, nil)
+    if not ok then error(why, 2) end
+    return t
+  end
   local gc = rawget(mt, "__gc")
   if gc ~= nil then rawset(mt, "__gc", nil) end
   local ok, why = raw_pcall(raw_setmetatable, t, mt)

@@ -8,7 +8,7 @@ for k, v in rawnext, utf8 do u_raw[k] = v end
 local type, error, select, tonumber, tointeger = type, error, select, tonumber, math.tointeger
 local byte, sub, find, unpack, concat = raw.byte, raw.sub, raw.find, t_raw.unpack, t_raw.concat
 local tostring, raw_tostring, OBJECTS = S.tostring, tostring, S.OBJECTS
-local HALF = 1 << 31
+local HALF, MOST_VALUES = 1 << 31, 1000000
 S.cheap = 65536 -- steps that the C matcher may take
 
 local function size_of(v)
@@ -297,7 +297,8 @@ end
 function table.unpack(list, i, j)
   local first = integer(i, 1, 2, "unpack")
   local last = j == nil and #list or integer(j, 0, 3, "unpack")
-  if last >= first then charge((last - first + 0.0) / 4) end
+  local count = last - first + 0.0
+  if count >= 0 and count < MOST_VALUES then charge(count / 4) end -- beyond it the C function refuses
   return unpack(list, first, last)
 end
 
