@@ -42,8 +42,8 @@ class Opened(NamedTuple):
     headers: dict[str, bytes]
     body: bytes | None
     """A multipart or typed body; the bytes of any other are in the message."""
-    base: bytes
-    """The text that was signed."""
+    bases: tuple[bytes, ...]
+    """The texts one of which was signed."""
 
 
 @lru_cache(maxsize=1024)
@@ -224,8 +224,8 @@ def open_envelope(fields: Mapping[str, bytes]) -> Opened:
     covered = tuple(name.removeprefix("@") for name in members[0].covered)
     if tuple(name for name, _ in lines) != covered:
         raise CodecError("the commitment's envelope does not hold what it covers")
-    base = sig.base_as_sent(lines, raw, members[0].covered)
-    return Opened(covered, dict(lines), body or None, base)
+    bases = sig.bases_as_sent(lines, raw, members[0].covered)
+    return Opened(covered, dict(lines), body or None, bases)
 
 
 def adopt(tabm: Tabm, depth: int = 0) -> None:

@@ -111,14 +111,17 @@ def base(lines: Iterable[tuple[str, bytes]], params: bytes) -> bytes:
     return text + b'\n"@signature-params": ' + params
 
 
-def base_as_sent(lines: Iterable[tuple[str, bytes]], raw: bytes, covered: Iterable[str]) -> bytes:
-    """Return the base of dialects D1 and D2: parameters as sent, ``@`` added to the derived names.
+def bases_as_sent(lines: Iterable[tuple[str, bytes]], raw: bytes, covered: Iterable[str]) -> tuple[bytes, ...]:
+    """Return the bases of dialects D1 and D2, one of which was signed; parameters are as sent.
 
-    Without components the base is the parameter line alone (http-clients.md 3, steps 1 to 3).
+    Nodes add ``@`` to the derived names in the last line. hbsig sends it where it means it, and signs a
+    field that is only named like one (``authority``) as it is. Without components the base is the
+    parameter line alone (http-clients.md 3, steps 1 to 3).
     """
-    tail = raw[_close(raw) + 1 :]
-    params = b'"@signature-params": ' + param_names(covered) + tail
-    return b"".join([b'"' + key_bytes(name) + b'": ' + value + b"\n" for name, value in lines]) + params
+    end = _close(raw) + 1
+    head = b"".join([b'"' + key_bytes(name) + b'": ' + value + b"\n" for name, value in lines])
+    marked, plain = (b'"@signature-params": ' + names + raw[end:] for names in (param_names(covered), raw[:end]))
+    return (head + marked,) if marked == plain else (head + marked, head + plain)
 
 
 def _close(raw: bytes) -> int:

@@ -188,7 +188,8 @@ def _verify_envelope(msg: Message, one: Message) -> None:
     """Check a D1 or D2 commitment: the signature over the envelope, the envelope's content."""
     fields = fields_of(one)
     opened = envelope.open_envelope(fields)
-    if not _fits(fields, opened.base, b64u_decode(fields.get("signature", b"")), None):
+    raw = b64u_decode(fields.get("signature", b""))
+    if not any(_fits(fields, base, raw, None) for base in opened.bases):
         raise InvalidSignature("the signature does not fit its envelope")
     digest = opened.headers.get("content-digest")
     body = None if digest is None else opened.body

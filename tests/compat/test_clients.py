@@ -349,7 +349,7 @@ def test_oldest_spawn_and_message(js: Clients, module: str, operator: str) -> No
 
 def test_wao_process(js: Clients, module: str, operator: str) -> None:
     """spawn, schedule, compute, now, slot, messages: what the wao user gets."""
-    made = js.call("wao", "spawn", {"execution-device": "lua@5.3a", "module": module})
+    made = js.call("wao", "spawn", {"execution-device": "lua@5.3a", "module": module, "authority": operator, "n": 7})
     process = made["pid"]
     assert ID.fullmatch(process)
     assert made["res"]["out"]["slot"] == 0

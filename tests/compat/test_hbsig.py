@@ -288,6 +288,16 @@ def test_typed_values_and_lists_in_the_body(peer: Peer, key: str, kind: Any) -> 
         assert not commitments.verify(changed)
 
 
+@pytest.mark.parametrize("name", ["authority", "scheme", "query"])
+def test_fields_named_like_parts_of_a_request(peer: Peer, name: str) -> None:
+    """hbsig signs such a field as it is called; it does not mean the request's own."""
+    raw, ident = peer.sign({name: "x", "action": "y"})
+    found = read(raw).message
+    assert (tuple(found.commitments), found[name]) == ((ident,), b"x")
+    at = next(n for n, (header, _) in enumerate(raw.headers) if header == name.encode())
+    assert _refused(raw, _with(raw.headers, at, b"z"), raw.body)
+
+
 @pytest.mark.parametrize("empty", LOST.values(), ids=LOST.keys())
 def test_empty_values_are_lost(peer: Peer, empty: Any) -> None:
     """The rest of the message is verified."""
