@@ -160,11 +160,19 @@ class Journal:
 
     # -- reading ---------------------------------------------------------------------------------
 
-    def read(self) -> Iterator[tuple[int, bytes]]:
-        """Yield (number, batch), in order; nothing behind the first damage of a file."""
-        for number, path in self._files():
+    def read(self, places: dict[int, tuple[int, int]] | None = None) -> Iterator[tuple[int, bytes]]:
+        """Yield (number, batch), in order; nothing behind the first damage of a file.
+
+        Args:
+            places: where an earlier read of each file ended, which is where this one begins; brought up to date.
+        """
+        places = {} if places is None else places
+        for first, path in self._files():
+            start, number = places.get(first, (0, first))
             try:
-                data = path.read_bytes()
+                with path.open("rb") as file:
+                    file.seek(start)
+                    data = file.read()
             except FileNotFoundError:
                 continue  # moved into the tables meanwhile
             at = 0
@@ -176,16 +184,17 @@ class Journal:
                 yield number, batch
                 number += 1
                 at += _HEAD.size + size
+            places[first] = (start + at, number)
 
-    def state(self) -> tuple[tuple[int, int], ...]:
-        """Return what changes whenever the journal does."""
-        found = []
+    def state(self) -> dict[int, int]:
+        """Return the size of each file: something else whenever the journal changes."""
+        found = {}
         for number, path in self._files():
             try:
-                found.append((number, path.stat().st_size))
+                found[number] = path.stat().st_size
             except FileNotFoundError:
                 continue
-        return tuple(found)
+        return found
 
     def _files(self) -> list[tuple[int, Path]]:
         try:

@@ -61,7 +61,8 @@ class Tables:
         self._readonly = readonly
         self._young, self._frozen = Overlay(), Overlay()
         self._frozen_to = 0
-        self._seen: object = None
+        self._seen: dict[int, int] | None = None
+        self._places: dict[int, tuple[int, int]] = {}
         self._closed = False
         self.condemned: set[bytes] = set()
         """Keys that are being removed: absent already."""
@@ -292,9 +293,14 @@ class Tables:
     def _refresh(self) -> None:
         """Read-only: see what the writing process has in its journal now."""
         state = self._journal.state()
-        if state != self._seen:
-            self._load_journal()
-            self._seen = state
+        if state == self._seen:
+            return
+        overlay = self._frozen
+        if not self._places.keys() <= state.keys():  # a file was moved in
+            overlay, self._places = Overlay(), {}
+        for _, packed in self._journal.read(self._places):
+            overlay.add(msgpack.unpackb(packed, raw=True, use_list=False), len(packed))
+        self._frozen, self._seen = overlay, state
 
     def waiting(self) -> int:
         """Return how many batches are in the journal."""
@@ -364,26 +370,32 @@ def pour(cache: Environment, overlay: Overlay, first: int) -> None:
     Raises:
         StoreError: the environment cannot take it; a part of it may be there.
     """
-    values, index = _sorted_out(overlay, first)
+    values, index, gone = _sorted_out(overlay, first)
     for rows in (values, index):
         names = sorted(rows)
         for at in range(0, len(names), _ROWS):
-            chunk = names[at : at + _ROWS]
-            cache.write(lambda txn, chunk=chunk, rows=rows: _put(txn, chunk, rows))  # type: ignore[misc]
+            chunk = [(name, rows[name]) for name in names[at : at + _ROWS]]
+            cache.write(lambda txn, chunk=chunk: _put(txn, chunk))  # type: ignore[misc]
+    if gone:
+        cache.write(lambda txn: [txn.delete(name) for name in sorted(gone)])
 
 
-def _sorted_out(overlay: Overlay, first: int) -> tuple[dict[bytes, bytes | None], dict[bytes, bytes | None]]:
-    """Return what goes under batch numbers, and the rows by key."""
-    values: dict[bytes, bytes | None] = {}
-    index: dict[bytes, bytes | None] = {}
+def _sorted_out(overlay: Overlay, first: int) -> tuple[dict[bytes, bytes], dict[bytes, bytes], set[bytes]]:
+    """Return what goes under batch numbers, the rows by key, and the keys to be deleted."""
+    values: dict[bytes, bytes] = {}
+    index: dict[bytes, bytes] = {}
+    gone: set[bytes] = set()
     pack = msgpack.Packer(use_bin_type=True).pack
+    age = _AGE[0]
     for number, batch in enumerate(overlay.batches, first):
         name = number.to_bytes(8, "big")
         place = _ELSEWHERE + name
         kept = {}
         others = []
         for key, value in batch:
-            if value is None or key[:1] == _AGE:
+            if value is None:
+                gone.add(key)
+            elif key[0] == age:
                 index[key] = value
             elif _SMALL < len(value) <= _LARGE:
                 kept[key] = value
@@ -393,17 +405,14 @@ def _sorted_out(overlay: Overlay, first: int) -> tuple[dict[bytes, bytes | None]
                 index[key] = _HERE + value
         if kept or others:
             values[_AGE + name] = pack([kept, others])
-    return values, index
+    if gone:  # what the last batch that says something of a key says is what counts
+        gone = {key for key in gone if overlay.changes[key] is None}
+        for key in gone:
+            index.pop(key, None)
+    return values, index, gone
 
 
-def _put(txn: Any, names: Sequence[bytes], rows: dict[bytes, bytes | None]) -> None:
+def _put(txn: Any, rows: list[tuple[bytes, bytes]]) -> None:
     with txn.cursor() as cursor:
-        for at in range(0, len(names), _PUTS):
-            some = []
-            for name in names[at : at + _PUTS]:
-                found = rows[name]
-                if found is None:
-                    txn.delete(name)
-                else:
-                    some.append((name, found))
-            cursor.putmulti(some)  # in one go: other threads wait meanwhile
+        for at in range(0, len(rows), _PUTS):
+            cursor.putmulti(rows[at : at + _PUTS])  # in one go: other threads wait meanwhile

@@ -86,6 +86,51 @@ def test_read_only_needs_a_store(tmp_path: Path) -> None:
     assert not (tmp_path / "absent").exists()
 
 
+def test_a_reader_beside_the_writer_reads_each_batch_of_the_journal_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LmdbStore(tmp_path)
+    store.write([("names", b"n", b"x")])
+    code = (
+        "import sys; from hyperpy.store.lmdb import LmdbStore; from hyperpy.store.overlay import Overlay\n"
+        "added, add = [], Overlay.add\n"
+        "Overlay.add = lambda self, batch, size: (added.append(1), add(self, batch, size))[1]\n"
+        "store = LmdbStore(sys.argv[1], readonly=True)\n"
+        "for line in sys.stdin:\n"
+        "    found = store.get('messages', line.strip().encode())\n"
+        "    print(len(added), (found or b'-').decode(), flush=True)\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
+
+    def asked(key: bytes) -> list[str]:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(key.decode() + "\n")
+        child.stdin.flush()
+        return child.stdout.readline().split()
+
+    try:
+        for n in range(30):
+            store.write([("messages", b"%d" % n, b"v%d" % n), ("messages", b"last", b"v%d" % n)])
+            assert asked(b"last") == [str(n + 1), f"v{n}"]
+        store.flush()
+        store.write([("messages", b"new", b"w")])
+        assert asked(b"last") == ["31", "v29"]
+        assert asked(b"new") == ["31", "w"]
+        store.write([("messages", b"last", b"v30")], [("messages", b"new")])
+        assert asked(b"last") == ["32", "v30"]
+        assert asked(b"new") == ["32", "-"]
+    finally:
+        child.stdin.close()
+        child.stdout.close()
+        child.wait(20)
+    store.close()
+
+
 def test_newer_format_is_refused_and_older_one_migrates(tmp_path: Path) -> None:
     folder = tmp_path / "store"
     store = LmdbStore(folder)
