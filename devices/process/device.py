@@ -155,7 +155,7 @@ class Process:
         try:
             first = True
             while True:
-                given = None if local else self._fetched(ready, process, slot, ctx)
+                given = None if local else self._fetched(ready, process, slot, ctx, first)
                 found = self._turn(ready, process, slot, ctx.deadline, given, first)
                 first = False
                 if found is not None:
@@ -190,11 +190,14 @@ class Process:
     def _is_local(self, ready: Message) -> bool:
         return ready.get("scheduler-device", _LOCAL) == _LOCAL
 
-    def _fetched(self, ready: Message, process: str, wanted: int, ctx: Context) -> list[Message]:
+    def _fetched(self, ready: Message, process: str, wanted: int, ctx: Context, first: bool) -> list[Message]:
         """Return the next assignments, from a schedule kept elsewhere, through the scheduler's ``next``."""
-        position = self._workers.call(
-            _KIND, process, lambda: self._worker(ready, process), Worker.position, deadline=ctx.deadline
-        )
+        if first and self._slots.latest(process) is None:
+            position = -1  # no actor yet, for what perhaps is no process
+        else:
+            position = self._workers.call(
+                _KIND, process, lambda: self._worker(ready, process), Worker.position, deadline=ctx.deadline
+            )
         last = min(wanted, position + _AHEAD)
         try:
             if self._is_local(ready):

@@ -11,7 +11,7 @@ from hyperpy.message import Value
 
 from .definition import proven
 from .line import Forked, Line, Rules
-from .schedule import Mark
+from .schedule import Mark, slot_of
 
 
 class Worker:
@@ -66,6 +66,8 @@ class Worker:
             HyperpyError: a slot could not be computed now.
         """
         line = self._live()
+        if given is not None:
+            given = [one for one in given if slot_of(one) > line.at]
         if line.at > wanted:
             return self._before(wanted, deadline)
         try:

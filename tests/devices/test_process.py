@@ -7,9 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
+from hyperpy.devices.process.definition import proven
 
 from hyperpy import Message, commitments, hashpath
-from hyperpy.errors import InvalidSignature
+from hyperpy.errors import HyperpyError, InvalidSignature
 from hyperpy.message import Link
 from hyperpy.store.memory import MemoryStore
 from hyperpy.trail import Trail
@@ -150,8 +151,13 @@ def test_the_definition_that_counts_is_the_stored_one(here: Place) -> None:
     base = Message({"device": "process@1.0", "process": forged})
     found = here.node.resolve(base, {"path": "compute", "slot": 0})
     assert found["count"] == 1  # type: ignore[index,call-overload]
-    with place(store=MemoryStore(), name="other") as other, pytest.raises(InvalidSignature):
-        other.node.resolve(base, {"path": "compute", "slot": 0})
+    with place(store=MemoryStore(), name="other") as other:
+        with pytest.raises(HyperpyError):
+            other.node.resolve(base, {"path": "compute", "slot": 0})
+        assert other.slots.latest(process) is None
+        with pytest.raises(InvalidSignature):
+            proven(process, base, other.node._lend["store"].read)
+    assert proven(process, base, here.node._lend["store"].read) == real
 
 
 def test_a_given_state_is_not_computed_on(here: Place) -> None:
@@ -400,3 +406,10 @@ def test_links_of_states_lead_to_the_definition(here: Place) -> None:
     kept = here.slots.state(process, 0)
     assert kept is not None
     assert kept.raw("process") == Link(process)
+
+
+@pytest.mark.parametrize("path", ["compute=1", "now", "push&slot=0", "compute"])
+def test_what_is_no_process_gets_no_actor(here: Place, path: str) -> None:
+    before = here.node.actors.stats()["made"]
+    assert here.web.get(f"/~process@1.0&execution-device=count@1.0&x=1/{path}")["status"] in (400, 404)
+    assert here.node.actors.stats()["made"] == before
