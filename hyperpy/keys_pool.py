@@ -50,6 +50,7 @@ class PooledKey(RsaKey):
         self._free: queue.LifoQueue[_Child] = queue.LifoQueue()
         self._lock = threading.Lock()
         self._started = self._wanted == 0
+        self._closed = False
         self._away = 0  # signatures that children are making now
         self._credit = _CREDIT
         self._asked = 0
@@ -86,7 +87,7 @@ class PooledKey(RsaKey):
     def close(self) -> None:
         """End the children; signatures are made here from now on."""
         with self._lock:
-            self._started = True
+            self._started = self._closed = True
             children, self._children = self._children, []
         for child in children:
             child.close()
@@ -94,7 +95,7 @@ class PooledKey(RsaKey):
     def _elsewhere(self, kind: int, data: bytes, salt_len: int) -> bytes | None:
         """Return a child's signature; None if no child can make it."""
         if not self._started:
-            self._start()
+            self._start_aside()
         if not self._children:
             return None
         try:
@@ -117,21 +118,38 @@ class PooledKey(RsaKey):
                     self.delegated += 1
         return made
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the children, and return when they can sign."""
         with self._lock:
             if self._started:
                 return
-            private = self._key.private_bytes(
-                serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-            for _ in range(self._wanted):
-                try:
-                    child = _Child(private)
-                except OSError:
-                    break
-                self._children.append(child)
-                self._free.put(child)
             self._started = True
+        self._bring_up()
+
+    def _start_aside(self) -> None:
+        """Start them in a thread: half a second of a new process is nothing for a request to wait for."""
+        with self._lock:
+            if self._started:
+                return
+            self._started = True
+        threading.Thread(target=self._bring_up, name="hyperpy-signers", daemon=True).start()
+
+    def _bring_up(self) -> None:
+        private = self._key.private_bytes(
+            serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        for _ in range(self._wanted):
+            try:
+                child = _Child(private)
+            except OSError:
+                break
+            ready = child.sign(0, 32, hashlib.sha256().digest()) is not None
+            with self._lock:
+                if ready and not self._closed:
+                    self._children.append(child)
+                    self._free.put(child)
+                    continue
+            child.close()
 
     def _drop(self, child: _Child) -> None:
         with self._lock:

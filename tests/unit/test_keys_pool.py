@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from hyperpy import keys_pool
 from hyperpy.commitments import check, commit
 from hyperpy.keys import RsaKey, verify_pss
 from hyperpy.keys_pool import PooledKey
@@ -22,6 +23,7 @@ from hyperpy.testing import node, wallet
 @pytest.fixture
 def pooled() -> Iterator[PooledKey]:
     made = PooledKey(wallet(), crowded=lambda: True, children=2)
+    made.start()
     yield made
     made.close()
 
@@ -51,6 +53,7 @@ def test_children_sign_as_the_key_does(pooled: PooledKey) -> None:
 
 def test_items_are_signed_by_children_too() -> None:
     key = PooledKey(RsaKey.generate(4096), crowded=lambda: True, children=1)
+    key.start()
     check(commit(Message({"a": "1"}), key, device="ans104@1.0"))
     assert key.delegated == 1
     key.close()
@@ -119,6 +122,31 @@ def test_closing_ends_the_children_and_signing_goes_on(pooled: PooledKey) -> Non
     assert pooled.delegated == 1
 
 
+def test_nobody_waits_for_children_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While they start, this process signs; then they do."""
+    go = threading.Event()
+    started = keys_pool._Child
+
+    def slow(private: bytes) -> object:
+        assert go.wait(20)
+        return started(private)
+
+    monkeypatch.setattr(keys_pool, "_Child", slow)
+    key = PooledKey(wallet(), crowded=lambda: True, children=1)
+    try:
+        assert verify_pss(key.modulus, key.sign_pss_sha512(b"y"), b"y", "sha512")
+        assert (key.delegated, key._children) == (0, [])
+        go.set()
+        until = time.monotonic() + 20
+        while not key._children and time.monotonic() < until:
+            time.sleep(0.01)
+        assert verify_pss(key.modulus, key.sign_pss_sha512(b"y"), b"y", "sha512")
+        assert key.delegated == 1
+    finally:
+        go.set()
+        key.close()
+
+
 def test_nothing_is_started_for_a_lone_request() -> None:
     with node() as n:
         n.get("/~message@1.0&a=1/a")
@@ -134,7 +162,7 @@ def test_a_node_without_children_signs_itself() -> None:
 def test_children_end_with_a_parent_that_is_killed() -> None:
     code = (
         "import sys, time; from hyperpy.keys import RsaKey; from hyperpy.keys_pool import PooledKey\n"
-        "key = PooledKey(RsaKey.generate(2048), crowded=lambda: True, children=1); key.sign_pss_sha512(b'x')\n"
+        "key = PooledKey(RsaKey.generate(2048), crowded=lambda: True, children=1); key.start()\n"
         "print(key._children[0]._process.pid, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as parent:
