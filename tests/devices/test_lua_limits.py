@@ -55,6 +55,13 @@ def test_what_is_replaced_can_be_chosen(lua: Bench) -> None:
     assert made == (5, Message({"a": 1}), b"m")
 
 
+def test_the_table_ao_can_be_replaced_too(lua: Bench) -> None:
+    text = b"""ao = {mine = 1} ipairs = nil
+    function f() return {tostring(ao), type(ao) == "table" and tostring(ao.resolve)} end"""
+    assert lua.get(code(text, sandbox=("ao",)), "f") == (b"sandboxed", False)
+    assert lua.get(code(text, sandbox=("ao.resolve",)), "f")[1] == b"sandboxed"
+
+
 # -- limits ------------------------------------------------------------------------------------------
 
 

@@ -235,6 +235,7 @@ function S.boot(packed, seconds, seed)
   S.called = "main"
   S.enter(seconds, seed)
   return guarded(function()
+    local given = G.ao -- `ao`, unless the sandbox has replaced it
     G.ao = nil
     for i = 1, #modules do
       local name, text = modules[i][1], modules[i][2]
@@ -242,11 +243,12 @@ function S.boot(packed, seconds, seed)
       if f == nil then error(why, 0) end
       f()
     end
-    if type(G.ao) ~= "table" then
-      G.ao = ao
+    local own = rawget(G, "ao")
+    if given ~= ao or type(own) ~= "table" then
+      rawset(G, "ao", given)
       return
     end
-    for _, name in ipairs({ "event", "get", "resolve", "set" }) do G.ao[name] = ao[name] end
+    for name, f in rawnext, ao do rawset(own, name, f) end
   end)
 end
 
