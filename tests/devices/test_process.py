@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hyperpy.devices.process.definition import proven
 
-from hyperpy import Message, commitments, hashpath
+from hyperpy import Message, commitments, device, hashpath, key
 from hyperpy.errors import HyperpyError, InvalidSignature
 from hyperpy.message import Link
 from hyperpy.store.memory import MemoryStore
@@ -413,3 +413,35 @@ def test_what_is_no_process_gets_no_actor(here: Place, path: str) -> None:
     before = here.node.actors.stats()["made"]
     assert here.web.get(f"/~process@1.0&execution-device=count@1.0&x=1/{path}")["status"] in (400, 404)
     assert here.node.actors.stats()["made"] == before
+
+
+@device("moody@1.0")
+class Moody:
+    """A counter in its private part that once does not come to an end after it has counted."""
+
+    moody = False
+    init, snapshot, normalize = Heap.init, Heap.snapshot, Heap.normalize
+
+    @key
+    def compute(self, base: Message) -> Message:
+        """Count one more, and then perhaps go on for ever."""
+        base.private["heap"]["n"] += 1
+        while Moody.moody:
+            pass
+        return base | {"results": {"output": {"body": str(base.private["heap"]["n"])}}}
+
+
+def test_half_a_slot_leaves_nothing_behind() -> None:
+    """What the device had done beside the state when its time was up is not there when it is asked again."""
+    with place(Moody, flags={"limits.deadline": 0.4}) as here:
+        process = here.spawn("moody@1.0")
+        here.send(process)
+        assert here.value(process, "compute=1/results/output/body") == b"2"
+        here.send(process)
+        Moody.moody = True
+        try:
+            assert here.get(process, "now")["status"] == 504
+        finally:
+            Moody.moody = False
+        here.send(process)
+        assert here.value(process, "now/results/output/body") == b"4"

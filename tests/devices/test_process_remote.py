@@ -105,3 +105,25 @@ def test_a_slot_must_be_a_number() -> None:
     assert slot_of(Message({"slot": "7"})) == 7
     with pytest.raises(DeviceError, match="Unprocessable slot value"):
         slot_of(Message({"slot": "x"}))
+
+
+def test_another_schedule_elsewhere_is_noticed_at_the_next_slot(scheduler: Place) -> None:
+    """The scheduler answers with a schedule that does not lead to what this node computed."""
+    url: str = scheduler.url  # type: ignore[attr-defined]
+    process, definition = spawned(scheduler, url)
+    with place(name="other", flags={"relay.peers": [url]}) as other:
+        other.node._lend["store"].write(definition)
+        assert other.value(process, "compute=2/last") == b"a1"
+        store = scheduler.node.store
+        store.write([], [("heads", key) for key, _ in store.scan("heads") if len(key) == 32])
+        scheduler.node.actors.retire(lambda name: name[0] == "slots")
+        scheduler.schedule(process, definition)
+        for action in "vwxyz":
+            scheduler.send(process, action=action)
+        assert other.value(process, "now/last") == b"z"
+        assert [other.value(process, f"compute={slot}/last") for slot in (1, 2, 3, 4)] == [b"v", b"w", b"x", b"y"]
+        assert other.states(process, 5) == [
+            (commitments.unsigned_id(state), state.hashpath)
+            for slot in range(6)
+            if scheduler.get(process, f"compute={slot}") and (state := scheduler.slots.state(process, slot))
+        ]
