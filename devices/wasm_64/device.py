@@ -21,6 +21,8 @@ from .values import Failure, fit
 
 FUEL, MOST_FUEL = 2_000_000_000, 100_000_000_000
 MEMORY, MOST_MEMORY = 256 << 20, 1 << 30
+_WHOLE = 1 << 20
+"""Bytes of memory that a process's snapshot holds as one piece."""
 _ID = re.compile(rb"[A-Za-z0-9_-]{43}")
 IMPORTS = 2_000
 """Calls of imports that go through message resolution, in one call."""
@@ -93,10 +95,11 @@ class Wasm64:
         return _stub(base, request)
 
     @key
-    def snapshot(self, base: Message, ctx: Context) -> Message:
+    def snapshot(self, base: Message, request: Message, ctx: Context) -> Message:
         """Return the guest's memory as ``body`` and its mutable globals as ``globals``.
 
-        With ``snapshot-form: sparse`` in the base: ``size``, and ``pages`` of 64 KiB, those that are not zero.
+        In the sparse form: ``size``, and ``pages`` of 64 KiB, those that are not zero. ``snapshot-form`` in the
+        base says ``sparse`` or ``whole``; without it a process (``mode: Map``) gets more than 1 MiB as sparse.
         """
         state = _held(self._normal(base, ctx))
         try:
@@ -104,8 +107,10 @@ class Wasm64:
         except Failure as error:
             raise ParameterError(f"the image cannot be started: {error}", name="image") from None
         found: dict[str, Value] = {}
-        if base.text("snapshot-form", "") == "sparse":
-            found["size"], pages = state.sparse()
+        size, pages = state.sparse()
+        large = size > _WHOLE and request.text("mode", "") == "Map"
+        if base.text("snapshot-form", "sparse" if large else "whole") == "sparse":
+            found["size"] = size
             found["pages"] = Message.make({str(number): page for number, page in pages.items()})
         else:
             found["body"] = state.body()

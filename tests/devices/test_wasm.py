@@ -264,6 +264,15 @@ def test_a_sparse_snapshot_is_the_same_memory(bench: Any) -> None:
     bare = Message(dict(state.raw_items()))
     again = bench.get(bare | {"snapshot": sparse}, "normalize")
     assert bench.get(again, "snapshot") == whole
+    assert "body" in bench.get(state, {"path": "snapshot", "mode": "Map"})
+
+
+def test_a_process_gets_large_memories_as_pages(bench: Any) -> None:
+    state = bench.get(base(wasm('(module (memory (export "memory") i64 17))')), "init")
+    asked = Message({"path": "snapshot", "mode": "Map"})
+    assert len(bench.get(state, "snapshot")["body"]) == 17 << 16
+    assert bench.get(state, asked) == Message({"size": 17 << 16, "pages": {}})
+    assert len(bench.get(state | {"snapshot-form": "whole"}, asked)["body"]) == 17 << 16
 
 
 @pytest.mark.parametrize(
