@@ -134,8 +134,9 @@ class KeySpec:
 
     def call(self, instance: Any, key: str, base: Message, request: Message, ctx: Context) -> Any:
         """Bind the parameters and call the method on ``instance``."""
-        given = {"base": base, "request": request, "ctx": ctx, "key": key}
-        found: dict[str, Any] = {name: given[name] for name in self.injected}
+        found: dict[str, Any] = {}
+        for name in self.injected:
+            found[name] = base if name == "base" else request if name == "request" else ctx if name == "ctx" else key
         for parameter in self.parameters:
             found[parameter.name] = parameter.bind(key, base, request)
         return self.function(instance, **found)
