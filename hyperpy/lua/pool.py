@@ -25,6 +25,8 @@ from hyperpy.errors import Busy, DeviceTimeout, HyperpyError
 SCRIPT: Final = Path(__file__).with_name("child.py")
 START_S: Final = 20.0
 MOST_WAITING: Final = 256
+PATIENCE_S: Final = 0.05
+"""How long a call waits for the child that holds its state before it takes another."""
 MAX_FRAME: Final = 256 * 1024 * 1024
 
 Asked = Callable[[bytes, bytes], bytes]
@@ -207,7 +209,7 @@ class Pool:
         if mine is not None and mine.alive:
             yield mine
             return
-        child = self._acquire(wanted, deadline)
+        child = self._patiently(wanted, deadline) if wanted is not None else self._acquire(None, deadline)
         self._here.child = child
         try:
             yield child
@@ -233,6 +235,16 @@ class Pool:
         """Return the numbers of the running processes."""
         with self._lock:
             return [child.pid for child in self._children]
+
+    def _patiently(self, wanted: Child, deadline: float) -> Child:
+        """Return the wanted child, or any if that one is busy for long: making its state again costs less."""
+        soon = time.monotonic() + PATIENCE_S
+        if soon >= deadline:
+            return self._acquire(wanted, deadline)
+        try:
+            return self._acquire(wanted, soon)
+        except DeviceTimeout:
+            return self._acquire(None, deadline)
 
     def _acquire(self, wanted: Child | None, deadline: float) -> Child:
         with self._lock:

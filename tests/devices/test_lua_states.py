@@ -230,6 +230,26 @@ def test_a_state_that_cannot_be_written_down_is_let_go_at_last(lua: Bench, monke
     assert lua.get(freed, "f")["n"] == 71
 
 
+def test_a_state_does_not_wait_for_its_busy_child(lua: Bench) -> None:
+    slow, quick = lua.get(code(SLOW), "init"), lua.get(BASE, "tick")
+    while slow.private["lua"].place.child is not quick.private["lua"].place.child:
+        quick = lua.get(BASE, "tick")
+    ended = threading.Event()
+
+    def run() -> None:
+        with pytest.raises(DeviceTimeout):
+            lua.step(slow, "run", deadline_s=8.0)
+        ended.set()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    while not slow.private["lua"].place.child.busy:
+        time.sleep(0.01)
+    assert lua.get(quick, "tick")["hidden"] == 2
+    assert not ended.is_set()
+    thread.join()
+
+
 # -- the children -----------------------------------------------------------------------------------
 
 
