@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterator
@@ -633,3 +634,23 @@ def test_redirects_are_left_to_the_client_where_the_operator_wants_it(monkeypatc
         monkeypatch.setattr(n.node.registry.lookup("scheduler@1.0").instance._remote, "_http", peer)
         assert n.get(f"{SCHEDULE}?target={name}")["status"] == 307
         assert peer.asked == []
+
+
+def test_clients_side_by_side_get_all_slots_once(n: TestNode) -> None:
+    names = [spawn(n, seed=seed) for seed in range(3)]
+    messages = [[said(names[at % 3], count=f"{at}-{count}") for count in range(8)] for at in range(6)]
+    found: list[Message] = []
+
+    def client(own: list[Message]) -> None:
+        found.extend(post(n, one, f"/{one.text('target')}/schedule") for one in own)
+
+    threads = [threading.Thread(target=client, args=(own,)) for own in messages]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for name in names:
+        slots = sorted(one["slot"] for one in found if one["process"] == name.encode())  # type: ignore[type-var]
+        assert slots == list(range(1, 17))
+        verdict = n.get(f"/~scheduler@1.0/verify-schedule?target={name}")
+        assert (verdict["valid"], verdict["checked"]) == (True, 17)
