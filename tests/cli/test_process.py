@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.timeout(180)
 RUN = (sys.executable, "-m", "hyperpy")
 ID = re.compile(r"[A-Za-z0-9_-]{43}")
 

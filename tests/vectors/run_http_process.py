@@ -112,15 +112,20 @@ def _signed(sent: dict[str, bytes], body: bytes, story: Story) -> tuple[dict[str
     theirs = structured.decode(httpsig.decode(sent, body or None))
     assert isinstance(theirs, Message)
     kept = only_committed(theirs)
-    name, one = next((n, c) for n, c in kept.commitments.items() if c.get("committer"))
-    bundle = one.get("bundle") == b"true"
-    fits = verify(theirs)
+    name = "+".join(sorted(kept.commitments))
+    bundle = any(one.get("bundle") == b"true" for one in kept.commitments.values())
     if name not in story.signed:
+        fits = verify(theirs)
         own = Message.make(story.own(kept).raw_items())
-        key = wallet(f"client {one.text('committer')}")
-        signed = commit(own if fits else _altered(own), key, bundle=bundle)
+        signed = own if fits else _altered(own)
+        signers = [one.text("committer") for one in kept.commitments.values() if one.get("committer")]
+        for address in signers:
+            key = wallet(f"client {address}")
+            signed = commit(signed, key, bundle=bundle)
+            story.learn(address, key.address)
+        if not signers:
+            signed = commit(signed, None, type="unsigned", bundle=bundle)
         story.signed[name] = signed if fits else own.with_commitments(signed.commitments)
-        story.learn(one.text("committer"), key.address)
         if fits:
             story.learn_message(kept, signed)
     form = http_form(story.signed[name], bundle=bundle)
