@@ -250,8 +250,8 @@ class Slots(Protocol):
     def range(self, process: str, first: int, last: int) -> Iterator[Message]:
         """Yield assignments from ``first`` to ``last``, both included, up to the first gap."""
 
-    def processes(self) -> Sequence[str]:
-        """Return the processes that have a schedule here."""
+    def processes(self, limit: int = 1_000_000) -> Sequence[str]:
+        """Return the processes that have a schedule here, at most ``limit``."""
 
     def state(self, process: str, slot: int) -> Message | None:
         """Return the state after a slot, or None if it is not kept."""

@@ -116,7 +116,7 @@ class Slots:
         data = self._store.get("assignments", _raw(process) + _slot(slot)) if slot >= 0 else None
         return None if data is None else read_assignment(data)[0]
 
-    def processes(self) -> Sequence[str]:
+    def processes(self, limit: int = 1_000_000) -> Sequence[str]:
         """See :meth:`hyperpy.capabilities.Slots.processes`."""
         found: list[str] = []
         after: bytes | None = None
@@ -126,6 +126,8 @@ class Slots:
                     after = key[:32] + b"\xff" * 9  # its snapshots are many
                     break
                 found.append(b64u(key))
+                if len(found) == limit:
+                    return found
             else:
                 return found
 
@@ -157,9 +159,9 @@ class Slots:
             lines.append(b64u(canonical.encode(changed)))
         ref = key_bytes("\n".join(lines).rstrip())
         batch.put("states", key, ref)
-        if snapshot:
-            batch.put("heads", key, ref)
+        if snapshot:  # only once what it names is on the disk: whatever stops the node, no head points to nothing
             batch.durable = True
+            batch.after(lambda: self._store.write([("heads", key, ref)]))
 
     def latest(self, process: str, limit: int | None = None, *, snapshot: bool = False) -> tuple[int, Message] | None:
         """See :meth:`hyperpy.capabilities.Slots.latest`."""

@@ -15,6 +15,7 @@ from .remote import Remote, redirection
 
 _NO_STORE: Final = b"no-store"
 _KNOWN: Final = 4096
+_LISTED: Final = 10_000
 
 
 class _Process(NamedTuple):
@@ -80,10 +81,9 @@ class Scheduler:
 
     @key(deterministic=False)
     def status(self) -> Message:
-        """Return this node's address and the processes it schedules."""
-        return Message(
-            {"address": self._keys.address, "processes": list(self._slots.processes()), "cache-control": _NO_STORE}
-        )
+        """Return this node's address and the processes it schedules, 10,000 at most."""
+        listed = list(self._slots.processes(_LISTED))
+        return Message({"address": self._keys.address, "processes": listed, "cache-control": _NO_STORE})
 
     @key(deterministic=False)
     def next(self, base: Message, request: Message, ctx: Context) -> Result:

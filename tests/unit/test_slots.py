@@ -139,6 +139,7 @@ def test_processes_are_listed_without_their_snapshots(place: Place) -> None:
         place.slots.put_state(P, slot, Message({"at": slot}), batch, snapshot=True)
     batch.commit(place.store)
     assert sorted(place.slots.processes()) == sorted([P, Q])
+    assert len(place.slots.processes(1)) == 1
 
 
 def test_what_a_build_raises_takes_no_slot(place: Place) -> None:
