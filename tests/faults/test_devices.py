@@ -328,10 +328,9 @@ def test_a_sleeper_is_told_when_it_wakes(n: TestNode) -> None:
 def test_others_are_served_meanwhile(n: TestNode) -> None:
     thread = threading.Thread(target=n.get, args=("/~slow@1.0/loop",))
     thread.start()
-    started = time.monotonic()
     assert n.get("/~message@1.0&a=1/a")["body"] == b"1"
-    assert time.monotonic() - started < 1.0
-    thread.join(5)
+    assert thread.is_alive(), "the answer came after the loop had ended"
+    thread.join(30)
     assert not thread.is_alive()
 
 
