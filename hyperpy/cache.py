@@ -27,8 +27,9 @@ import msgpack  # type: ignore[import-untyped]
 
 from hyperpy import commitments
 from hyperpy.codecs import canonical
+from hyperpy.commitments.combined import MAX_SUMMED, combined_id, derivable, raw_id
 from hyperpy.commitments.signing import with_commitments
-from hyperpy.encoding import accumulate_256, b64u, b64u_decode, key_bytes, key_text, native, sha256
+from hyperpy.encoding import b64u, key_bytes, key_text, native, sha256
 from hyperpy.errors import CodecError, Corrupt, HyperpyError, MessageError, MessageNotFound, SizeError
 from hyperpy.message import Link, Message, Value, committed_list
 from hyperpy.store.base import Store
@@ -39,9 +40,6 @@ __all__ = ["Batch", "Cache", "CachedResult", "combined_id"]
 
 MAX_DEPTH = 64
 """Nesting of what is stored (design 5)."""
-
-MAX_SUMMED = 16
-"""A sum of more IDs gets no alias: sums of many hashes can be steered to a chosen value."""
 
 _OWN_WORDS = frozenset({"ao-types", "ao-ids", "ao-body-key", "content-digest", "unsigned_id"})
 _GENUINE, _CLAIMED = b"\x01", b"\x00"
@@ -175,7 +173,7 @@ class Cache:
         if type(child) is Message and child.commitments:
             _, reference = self._put_signed(child, batch, depth + 1)
             link = commitments.signed_id(child)
-            raw = _raw_id(link)
+            raw = raw_id(link)
             if raw is not None and not self._holds(raw, batch):
                 batch.put("claims", parent + raw, native(reference))
             return Link(link)
@@ -186,7 +184,7 @@ class Cache:
     def _put_signed(self, item: Message, batch: Batch, depth: int) -> tuple[str, str]:
         """Put a message and its commitments; return its unsigned ID and its reference."""
         covers = {name: frozenset(committed_list(fields)) for name, fields in item.commitments.items()}
-        added = [name for name, fields in item.commitments.items() if not _derivable(fields)]
+        added = [name for name, fields in item.commitments.items() if not derivable(fields)]
         union: frozenset[str] = frozenset().union(*covers.values())
         reduced = _only(item, union)
         content = self._put(reduced, batch, depth)
@@ -199,15 +197,15 @@ class Cache:
             part = content if covers[name] == union else self._put(_only(item, covers[name]), batch, depth)
             pairs.append((part, name))
             genuine &= self._put_commitment(item, name, fields, part, batch)
-        signed = _raw_id(commitments.signed_id(item)) if genuine and len(pairs) <= MAX_SUMMED else None
-        combined = _raw_id(combined_id(item) or "")
+        signed = raw_id(commitments.signed_id(item)) if genuine and len(pairs) <= MAX_SUMMED else None
+        combined = raw_id(combined_id(item) or "")
         self._put_alias(signed, content, pairs, batch)
         self._put_alias(combined, whole, pairs, batch)
         if genuine:
             for part, name in pairs if len(added) > 1 else ():
                 own = [pair for pair in pairs if pair[0] == part and (pair[1] == name or pair[1] not in added)]
                 if name in added:
-                    self._put_alias(_raw_id(name), part, own, batch)
+                    self._put_alias(raw_id(name), part, own, batch)
         reference = signed if whole == content else None
         return b64u(content), b64u(reference or combined or whole)
 
@@ -246,7 +244,7 @@ class Cache:
             MessageNotFound: it is not here.
             Corrupt: what is stored under the ID has another one.
         """
-        name = _raw_id(ref)
+        name = raw_id(ref)
         if name is None:
             raise MessageNotFound(f"this node holds no message {ref[:100]}")
         item = self._content(name, batch)
@@ -265,7 +263,7 @@ class Cache:
 
     def has(self, ref: str) -> bool:
         """Say whether an ID can be read."""
-        name = _raw_id(ref)
+        name = raw_id(ref)
         return name is not None and self._holds(name, None)
 
     def _holds(self, name: bytes, batch: Batch | None) -> bool:
@@ -279,7 +277,7 @@ class Cache:
         try:
             return self.read(ref, batch, exact=True)
         except MessageNotFound:
-            key = parent + (_raw_id(ref) or b"")
+            key = parent + (raw_id(ref) or b"")
             claim = (batch.get("claims", key) if batch is not None else None) or self._store.get("claims", key)
             if claim is None:
                 raise
@@ -370,63 +368,11 @@ class Cache:
         batch.put("results", key, msgpack.packb([name, status, record, literal], use_bin_type=True))
 
 
-def _raw_id(ref: str) -> bytes | None:
-    """Return the 32 bytes of an ID in either form, or None if the text is no such ID."""
-    try:
-        raw = native(ref)
-    except CodecError:
-        return None
-    return raw if len(raw) == 32 else None
-
-
 def _only(item: Message, names: frozenset[str]) -> Message:
     """Return the message with those keys only, and no commitments."""
     if names.issuperset(item.raw_items()):
         return with_commitments(item, {})
     return Message.make({key: child for key, child in item.raw_items().items() if key in names})
-
-
-def _derivable(fields: Message) -> bool:
-    """Say whether a commitment is the unsigned one, which everybody can compute again."""
-    return fields.get("keyid") == b"constant:ao" and "committer" not in fields
-
-
-def combined_id(item: Message) -> str | None:
-    """Return the sum of the ID of a message's content and those of its commitments, the unsigned one left out.
-
-    None if a commitment's ID is not computed from its signature, or they are too many.
-    """
-    added = [name for name, fields in item.commitments.items() if not _derivable(fields)]
-    if not all(_fits(name, item.commitments[name]) for name in added):
-        return None
-    found = _sum([*added, commitments.content_id(item)])
-    return None if found is None else b64u(found)
-
-
-def _fits(name: str, fields: Message) -> bool:
-    """Say whether a commitment's ID is computed from its signature, as all types do (ao-core 3.3)."""
-    signature = fields.get("signature")
-    raw = _raw_id(name)
-    if not isinstance(signature, bytes) or raw is None:
-        return False
-    try:
-        decoded = b64u_decode(signature)
-    except CodecError:
-        return False
-    return raw in (sha256(decoded), decoded)
-
-
-def _sum(names: list[str]) -> bytes | None:
-    """Return the sum of IDs (ao-core 3.4), or None if one is no ID or they are too many."""
-    if not 0 < len(names) <= MAX_SUMMED:
-        return None
-    total = bytes(32)
-    for name in names:
-        raw = _raw_id(name)
-        if raw is None:
-            return None
-        total = accumulate_256(total, raw)
-    return total
 
 
 def _may_smuggle(item: Message) -> bool:
