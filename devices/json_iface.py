@@ -22,7 +22,7 @@ _OWN = frozenset({"from-process", "from-image"})
 _DROPPED = frozenset({*_OWN, "anchor", "tags"})
 
 
-@device("json-iface@1.0")
+@device("json-iface@1.0", uses=("hyperpy.codecs.aos2",))
 class JsonIface:
     """Writes the assignment's message and the process into the guest, and reads what ``handle`` answers.
 

@@ -38,6 +38,7 @@ _FAILED: Final = 400
 @device(
     "lua@5.3a",
     excludes=("keys", "set", "encode", "decode", "id", "commitments", "committers", "path", "remove", "verify"),
+    uses=("hyperpy.lua",),
 )
 class Lua:
     """Runs Lua functions: ``module`` names the code, a key the function.

@@ -13,7 +13,7 @@ import importlib
 import importlib.util
 import sys
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points, version
 from pathlib import Path
@@ -232,21 +232,30 @@ def implementation_digest(spec: DeviceSpec) -> str:
     """Return the hex digest that names a device's code (design 3, ``implementation``).
 
     SHA-256 over hyperpy's version and the sorted (relative path, SHA-256) of the device's module,
-    or of its whole folder if it is a package, and of the shaders it names.
+    or of its whole folder if it is a package, and of the modules and shaders it names.
     """
     file = Path(sys.modules[spec.cls.__module__].__file__ or "")
-    if (file.parent / "__init__.py").is_file() and file.parent.name not in ("devices", "hyperpy"):
-        files: Mapping[str, bytes] = {
-            path.relative_to(file.parent).as_posix(): path.read_bytes() for path in file.parent.rglob("*.py")
-        }
-    else:
-        files = {file.name: file.read_bytes()}
+    package = (file.parent / "__init__.py").is_file() and file.parent.name not in ("devices", "hyperpy")
+    files = _files(file.parent) if package else {file.name: file.read_bytes()}
+    for used in spec.uses:
+        found = importlib.util.find_spec(used)
+        if found is None or found.origin is None:
+            raise ConfigError(f"device '{spec.name}' names the module {used}, which is not installed")
+        at = Path(found.origin)
+        own = {at.name: at.read_bytes()} if found.submodule_search_locations is None else _files(at.parent)
+        files |= {f"{used}/{name}": data for name, data in own.items()}
     whole = hashlib.sha256(f"hyperpy {_version()}\n".encode())
     for name in sorted(files):
         whole.update(f"{name} {hashlib.sha256(files[name]).hexdigest()}\n".encode())
     for shader in sorted(spec.shaders):
         whole.update(f"{shader} {hashlib.sha256(_shader(shader)).hexdigest()}\n".encode())
     return whole.hexdigest()
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    """Return a package's files by their path in it: Python, and what it carries along."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 def _shader(name: str) -> bytes:

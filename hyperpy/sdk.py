@@ -155,6 +155,7 @@ class DeviceSpec:
     one_per: str | None
     needs: tuple[str, ...]
     shaders: tuple[str, ...]
+    uses: tuple[str, ...]
     doc: str
     exports: Callable[[Any, Message], Collection[str] | None] | None = field(default=None)
 
@@ -248,6 +249,7 @@ def device(
     needs: tuple[str, ...] = (),
     excludes: tuple[str, ...] = (),
     shaders: tuple[str, ...] = (),
+    uses: tuple[str, ...] = (),
 ) -> Callable[[C], C]:
     """Make a class a device called ``name`` (``word@version``).
 
@@ -257,6 +259,7 @@ def device(
             slots, keys, http, metrics); the operator must grant them to devices that are not bundled.
         excludes: keys that fall to message@1.0 although a handler or default would take them.
         shaders: WGSL files whose bytes are part of the device's implementation digest.
+        uses: modules and packages outside the device's own whose files are part of that digest too.
 
     Raises:
         ConfigError: the name is malformed or a parameter's annotation is no known type.
@@ -289,6 +292,7 @@ def device(
             one_per=one_per,
             needs=tuple(needs),
             shaders=tuple(shaders),
+            uses=tuple(uses),
             doc=inspect.getdoc(cls) or "",
             exports=getattr(cls, "exports", None),
         )

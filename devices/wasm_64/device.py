@@ -28,7 +28,7 @@ IMPORTS = 2_000
 """Calls of imports that go through message resolution, in one call."""
 
 
-@device("wasm-64@1.0", needs=("store",))
+@device("wasm-64@1.0", needs=("store",), uses=("hyperpy.codecs.wasm", "hyperpy.codecs.wasm_convert"))
 class Wasm64:
     """Runs a WebAssembly image with 32- or 64-bit memory: same image, same calls, same results.
 

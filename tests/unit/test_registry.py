@@ -255,3 +255,25 @@ def test_a_directory_named_like_a_file(tmp_path: Path) -> None:
     os.mkdir(tmp_path / "device.py")
     with pytest.raises(ConfigError):
         Registry([tmp_path / "device.py"])
+
+
+def test_the_digest_covers_the_modules_a_device_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "engine_of_shout"
+    package.mkdir()
+    (package / "__init__.py").write_text("", "utf-8")
+    (package / "rules.txt").write_text("one", "utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def digest() -> str:
+        @device("engine@1.0", uses=("engine_of_shout",))
+        class Engine:
+            @key
+            def run(self) -> int:
+                return 1
+
+        return implementation_digest(spec_of(Engine))
+
+    first = digest()
+    assert digest() == first
+    (package / "rules.txt").write_text("two", "utf-8")
+    assert digest() != first
