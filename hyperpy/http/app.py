@@ -1,8 +1,9 @@
 """The ASGI application: bytes in, a worker thread, bytes out (design 2.2, 2.4, 5).
 
-This module alone is asynchronous. The event loop receives the request within its limits, hands it
-to one of a bounded number of threads, and sends the reply; parsing, verifying, resolving and
-signing happen in the thread. A request that waits longer than its deadline is answered 504 while
+This module and :mod:`hyperpy.http.workers` alone are asynchronous. The event loop receives the request
+within its limits, hands it to one of a bounded number of threads, and sends the reply; parsing,
+verifying, resolving and signing happen in the thread. Only what takes microseconds and waits for
+nothing is answered in the loop itself (:mod:`hyperpy.http.brief`). A request that waits longer than its deadline is answered 504 while
 its thread may still finish and keep what it computed.
 """
 

@@ -64,7 +64,7 @@ class _Thread:
 
 
 class Workers(Generic[_A, _R]):
-    """At most ``threads`` threads that run ``work``, for one event loop.
+    """At most ``threads`` threads that run ``work``, for one event loop at a time.
 
     Args:
         work: answers one job; called in a thread, never raises.
@@ -102,9 +102,9 @@ class Workers(Generic[_A, _R]):
             raise Busy("the node is stopping")
         if self._count >= self._room:
             raise Busy("the node has no free worker")
-        loop = self._loop
-        if loop is None:
-            loop = self._loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:  # the first one, or one after the other has ended
+            self._loop, self._called, self._pulsing, self._sweeping = loop, False, False, False
         job = _Job[_A, _R](argument, time.monotonic() + self._patience, loop.create_future())
         self._count += 1
         self._open[job] = None

@@ -216,3 +216,14 @@ def test_threads_end_when_it_closes() -> None:
         thread.join(10)
     assert seen
     assert not any(thread.is_alive() for thread in seen)
+
+
+def test_another_event_loop_may_follow() -> None:
+    workers = made(lambda n: n)
+    for _ in range(3):
+        assert asyncio.run(_ask(workers, 5)) == list(range(5))
+    workers.close()
+
+
+async def _ask(workers: Any, count: int) -> list[Any]:
+    return list(await asyncio.wait_for(asyncio.gather(*map(workers.ask, range(count))), 20))
