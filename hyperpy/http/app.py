@@ -3,8 +3,8 @@
 This module and :mod:`hyperpy.http.workers` alone are asynchronous. The event loop receives the request
 within its limits, hands it to one of a bounded number of threads, and sends the reply; parsing,
 verifying, resolving and signing happen in the thread. Only what takes microseconds and waits for
-nothing is answered in the loop itself (:mod:`hyperpy.http.brief`). A request that waits longer than its deadline is answered 504 while
-its thread may still finish and keep what it computed.
+nothing is answered in the loop itself (:mod:`hyperpy.http.brief`). A request that waits longer than
+its deadline is answered 504 while its thread may still finish and keep what it computed.
 """
 
 from __future__ import annotations
