@@ -22,6 +22,9 @@ from hyperpy.message import Message
 from hyperpy.store.base import Store
 
 MIN_INTERVAL_S = 0.01
+MAX_RUNNING = 64
+"""Tasks that run at the same time; others wait their turn."""
+_PATIENCE_S = 0.05
 
 log = logging.getLogger("hyperpy.device")
 
@@ -55,6 +58,7 @@ class Timers:
         self._due: list[tuple[float, str]] = []
         self._changed = threading.Condition()
         self._closed = False
+        self._running = 0
         self._thread: threading.Thread | None = None
 
     def resume(self) -> int:
@@ -112,9 +116,17 @@ class Timers:
                 return task.id
             if self._closed or len(self._tasks) >= self._limit:
                 raise Busy(f"this node runs {self._limit} timed tasks already")
+            self._tasks[task.id] = task
+        try:
             if self._store is not None:
                 self._store.write([("timers", key_bytes(task.id), _written(task, time.time() + delay_s))], durable=True)
-            self._start(task, delay_s)
+        except BaseException:
+            with self._changed:
+                self._tasks.pop(task.id, None)
+            raise
+        with self._changed:
+            if self._tasks.get(task.id) is task:
+                self._start(task, delay_s)
         return task.id
 
     def _start(self, task: _Task, delay_s: float) -> None:
@@ -138,9 +150,10 @@ class Timers:
             found = self._tasks.pop(task, None)
             if found is not None:
                 found.stopped = True
-                self._forget(task)
             self._changed.notify()
-            return found is not None
+        if found is not None:
+            self._forget(task)
+        return found is not None
 
     def list(self) -> Mapping[str, Message]:
         """Return the tasks by ID: ``path``, ``runs`` and, if it repeats, ``interval`` in seconds."""
@@ -176,10 +189,14 @@ class Timers:
                 self._changed.wait(self._due[0][0] - now if self._due else None)
 
     def _turn(self, task: _Task, due: float, now: float) -> None:
+        if self._running >= MAX_RUNNING:
+            heapq.heappush(self._due, (now + _PATIENCE_S, task.id))
+            return
         if task.interval_s is not None:
             heapq.heappush(self._due, (max(due + task.interval_s, now), task.id))
         if not task.busy:
             task.busy = True
+            self._running += 1
             threading.Thread(target=self._once, args=(task,), name="hyperpy-timer-run", daemon=True).start()
 
     def _once(self, task: _Task) -> None:
@@ -187,11 +204,15 @@ class Timers:
             self._run(task.path)
         finally:
             with self._changed:
+                self._running -= 1
                 task.runs += 1
                 task.busy = False
-                if task.interval_s is None and not self._closed:
-                    self._tasks.pop(task.id, None)
-                    self._forget(task.id)
+                ended = task.interval_s is None and not self._closed
+            if ended:
+                self._forget(task.id)
+                with self._changed:
+                    if self._tasks.get(task.id) is task:
+                        del self._tasks[task.id]
 
 
 def _new() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -138,7 +139,10 @@ class Push:
             return _failed(name, "Could not access target process!", 404)
         target = _as_process(target)
         mark = f"{_MARK}{letter.sender}/{letter.slot}/{b64u(sha256(letter.index.encode('utf-8', 'surrogateescape')))}"
-        with self._locks[hash(mark) % _LOCKS]:
+        lock = self._locks[hash(mark) % _LOCKS]
+        if not lock.acquire(timeout=max(0.0, run.ctx.deadline - time.monotonic())):
+            return _failed(name, "another push is delivering this message", 503)
+        try:
             known = self._store.named(mark)
             if known is not None:
                 ident, _, number = known.partition(" ")
@@ -150,6 +154,8 @@ class Push:
                 except HyperpyError as error:
                     return _failed(name, error.message, error.status)
                 self._store.link(mark, f"{ident} {slot}")
+        finally:
+            lock.release()
         run.depth -= 1
         try:
             answer = self._next(target, slot, shown - 1, run)

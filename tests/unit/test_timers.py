@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from hyperpy.errors import Busy, ParameterError
+from hyperpy.errors import Busy, ParameterError, StoreError
+from hyperpy.store.memory import MemoryStore
 from hyperpy.testing import node
-from hyperpy.timers import Timers
+from hyperpy.timers import MAX_RUNNING, Timers
 
 
 class Runs:
@@ -154,3 +155,35 @@ def test_cron_over_the_node() -> None:
         assert n.get("/~cron@1.0/stop&task=" + every.decode())["status"] == 400
         failing = n.get("/~cron@1.0/once", {"cron-path": "/~absent@1.0/x"})
         assert failing["status"] == 200
+
+
+def test_so_many_run_at_once_and_the_others_later(runs: Runs) -> None:
+    runs.wait = threading.Event()
+    timers = Timers(runs, limit=500)
+    try:
+        for number in range(MAX_RUNNING + 10):
+            timers.once(f"/{number}")
+        assert runs.until(MAX_RUNNING)
+        time.sleep(0.2)
+        assert len(runs.paths) == MAX_RUNNING
+        runs.wait.set()
+        assert runs.until(MAX_RUNNING + 10)
+        assert runs.most == MAX_RUNNING
+    finally:
+        runs.wait.set()
+        timers.close()
+
+
+def test_a_task_that_cannot_be_kept_is_not_started(runs: Runs) -> None:
+    class Full(MemoryStore):
+        def write(self, *_: object, **__: object) -> None:
+            raise StoreError("full")
+
+    timers = Timers(runs, store=Full())
+    try:
+        with pytest.raises(StoreError):
+            timers.once("/x")
+        assert timers.list() == {}
+        assert runs.paths == []
+    finally:
+        timers.close()
