@@ -103,6 +103,34 @@ def test_watch_follows(person: Person, process: str) -> None:
     assert lines[1].strip() == '{"assignment-slot": 0}'
 
 
+LUA = """
+function compute(base, req, opts)
+  if req.body.action == "Fail" then error("no such luck") end
+  base.count = (base.count or 0) + (tonumber(req.body.data) or 0)
+  base.results = { output = { body = "Count: " .. base.count } }
+  return base
+end
+"""
+
+
+def test_a_lua_process_from_a_file(person: Person) -> None:
+    """The module is stored on the way; what a slot gave is shown by send, state and watch, errors too."""
+    (person.folder / "counter.lua").write_text(LUA, "utf-8")
+    process = person.run("spawn", "--module", "counter.lua").strip()
+    sent = json.loads(person.run("send", process, "--data", "5", "--json"))
+    assert (sent["slot"], sent["output"]) == (1, {"body": "Count: 5"})
+    person.run("send", process, "--action", "Fail", "--no-push")
+    person.run("send", process, "--data", "2", "--no-push")
+    assert json.loads(person.run("state", process, "count", "--json")) == 7
+    assert person.run("state", process, "results/output/body", "--slot", "1").strip() == "Count: 5"
+    rows = [
+        json.loads(line) for line in person.run("watch", process, "--from", "1", "--count", "3", "--json").splitlines()
+    ]
+    assert [row["slot"] for row in rows] == [1, 2, 3]
+    assert "no such luck" in json.dumps(rows[1]["results"])
+    assert rows[2]["results"] == {"output": {"body": "Count: 7"}}
+
+
 def test_mistakes_are_explained(person: Person, process: str) -> None:
     """Unknown processes, slots and tags: exit code 1 and a next step."""
     for verb in ("state", "log", "watch"):
