@@ -106,9 +106,16 @@ class Line:
             at, kept = found
             mark = Mark.read(kept.private.get("schedule"))
             if mark is not None and (not callable(fits) or fits(at, mark)):
-                self._state, self.at, self.mark = self._normal(kept), at, mark
-                self._snapped_at = at if "snapshot" in kept else -1
-                return
+                try:
+                    self._state = self._normal(kept)
+                except _LASTING as error:
+                    if isinstance(error, _PASSING):
+                        raise
+                    log.warning("the snapshot of %s at slot %d is of no use: %s", self.process, at, error.message)
+                else:
+                    self.at, self.mark = at, mark
+                    self._snapped_at = at if "snapshot" in kept else -1
+                    return
             limit = at - 1
         self._state, self.at, self.mark = self._first(), -1, Mark(self.process)
         self._snapped_at = -1
@@ -127,6 +134,9 @@ class Line:
         try:
             result = self._jobs.step(as_role(kept, "execution"), Message({"path": "normalize"}))
         except KeyNotFound:
+            held = kept.get("snapshot")
+            if isinstance(held, Message) and len(held):
+                raise  # the device did not find in it what it needs
             return state
         if result.status == "ok" and isinstance(result.value, Message):
             live = {name: item for name, item in result.value.private.items() if name not in ("hashpath", "schedule")}

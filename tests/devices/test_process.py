@@ -10,6 +10,7 @@ import pytest
 from hyperpy.devices.process.definition import proven
 
 from hyperpy import Message, commitments, device, hashpath, key
+from hyperpy.cache import Batch
 from hyperpy.errors import HyperpyError, InvalidSignature
 from hyperpy.message import Link
 from hyperpy.store.memory import MemoryStore
@@ -445,3 +446,24 @@ def test_half_a_slot_leaves_nothing_behind() -> None:
             Moody.moody = False
         here.send(process)
         assert here.value(process, "now/results/output/body") == b"4"
+
+
+def test_a_snapshot_that_is_of_no_use_is_passed_over(tmp_path: Path) -> None:
+    with place(store=tmp_path / "s") as here:
+        process = here.spawn("heap@1.0")
+        for _ in range(6):
+            here.send(process)
+        for slot in (2, 6):
+            here.get(process, f"compute={slot}")
+        before = here.states(process, 6)
+        newest = here.slots.latest(process, snapshot=True)
+        assert newest is not None
+        assert newest[0] == 6
+        batch = Batch()
+        spoilt = newest[1] | {"snapshot": {"nothing": "here"}}
+        here.slots.put_state(process, 6, spoilt, batch, snapshot=True)
+        batch.commit(here.node.store)
+    with place(store=tmp_path / "s") as here:
+        here.send(process)
+        assert here.value(process, "now/results/output/body") == b"8"
+        assert here.states(process, 6) == before
