@@ -26,7 +26,7 @@ from hyperpy.store.collect import Collected, collect
 from hyperpy.store.environment import Environment
 from hyperpy.store.lock import FolderLock, boot
 from hyperpy.store.overlay import Overlay
-from hyperpy.store.tables import pour
+from hyperpy.store.pour import pour
 from hyperpy.trail import Record, Trail, hashpath_key
 
 __all__ = ["Collected", "Finding", "Progress", "collect", "migrate", "stats", "verify"]

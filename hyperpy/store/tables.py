@@ -16,7 +16,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
 
@@ -26,6 +25,7 @@ from hyperpy.store.environment import Environment
 from hyperpy.store.group import Group
 from hyperpy.store.journal import Journal
 from hyperpy.store.overlay import Change, Overlay
+from hyperpy.store.pour import ELSEWHERE, HERE, pour
 
 DELAY = 0.1
 """Seconds until a batch is on the disk, while the disk keeps up."""
@@ -36,12 +36,8 @@ REST = 5.0
 _BATCHES = 8000
 _BYTES = 8 << 20
 _HARD = 4
-_ROWS = 4096
-_PUTS = 500
 _CHUNK = 256
 _AGE = TABLES["age"].prefix
-_HERE, _ELSEWHERE = b"\x00", b"\x01"
-_SMALL, _LARGE = 40, 1900
 
 
 class Tables:
@@ -130,7 +126,7 @@ class Tables:
         """Return the value of a key from the cache environment, or None."""
         for _ in range(3):
             row = self._cache.get(name)
-            if row is None or row[:1] == _HERE:
+            if row is None or row[:1] == HERE:
                 return None if row is None else row[1:]
             packed = self._cache.get(_AGE + row[1:])
             if packed is not None:
@@ -143,7 +139,7 @@ class Tables:
         raise Corrupt("a row of the store points to nothing")  # even when read again: not just moved meanwhile
 
     def _full(self, name: bytes, row: bytes) -> bytes | None:
-        return row[1:] if row[:1] == _HERE else self._settled(name)
+        return row[1:] if row[:1] == HERE else self._settled(name)
 
     def rows(self, prefix: bytes, after: bytes | None) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
         """Return the next pairs by key, and the key to go on after (None: that was all)."""
@@ -346,7 +342,7 @@ class Tables:
 
     def lies_in(self, name: bytes, number: bytes) -> bool:
         """Say whether the value of a key is the one that the batch of that number put."""
-        return self._cache.get(name) == _ELSEWHERE + number
+        return self._cache.get(name) == ELSEWHERE + number
 
     def purge(self, keys: Sequence[bytes]) -> None:
         """Delete those of the entries that are condemned: nobody put them again meanwhile.
@@ -360,59 +356,3 @@ class Tables:
         except StoreError:
             self.condemned = set()
             raise
-
-
-def pour(cache: Environment, overlay: Overlay, first: int) -> None:
-    """Write an overlay into the tables: what each batch put under its number, and rows that find it in key order.
-
-    In several transactions, as each holds its pages in memory; doing it again after a crash has the same effect.
-
-    Raises:
-        StoreError: the environment cannot take it; a part of it may be there.
-    """
-    values, index, gone = _sorted_out(overlay, first)
-    for rows in (values, index):
-        names = sorted(rows)
-        for at in range(0, len(names), _ROWS):
-            chunk = [(name, rows[name]) for name in names[at : at + _ROWS]]
-            cache.write(lambda txn, chunk=chunk: _put(txn, chunk))  # type: ignore[misc]
-    if gone:
-        cache.write(lambda txn: [txn.delete(name) for name in sorted(gone)])
-
-
-def _sorted_out(overlay: Overlay, first: int) -> tuple[dict[bytes, bytes], dict[bytes, bytes], set[bytes]]:
-    """Return what goes under batch numbers, the rows by key, and the keys to be deleted."""
-    values: dict[bytes, bytes] = {}
-    index: dict[bytes, bytes] = {}
-    gone: set[bytes] = set()
-    pack = msgpack.Packer(use_bin_type=True).pack
-    age = _AGE[0]
-    for number, batch in enumerate(overlay.batches, first):
-        name = number.to_bytes(8, "big")
-        place = _ELSEWHERE + name
-        kept = {}
-        others = []
-        for key, value in batch:
-            if value is None:
-                gone.add(key)
-            elif key[0] == age:
-                index[key] = value
-            elif _SMALL < len(value) <= _LARGE:
-                kept[key] = value
-                index[key] = place
-            else:
-                others.append(key)
-                index[key] = _HERE + value
-        if kept or others:
-            values[_AGE + name] = pack([kept, others])
-    if gone:  # what the last batch that says something of a key says is what counts
-        gone = {key for key in gone if overlay.changes[key] is None}
-        for key in gone:
-            index.pop(key, None)
-    return values, index, gone
-
-
-def _put(txn: Any, rows: list[tuple[bytes, bytes]]) -> None:
-    with txn.cursor() as cursor:
-        for at in range(0, len(rows), _PUTS):
-            cursor.putmulti(rows[at : at + _PUTS])  # in one go: other threads wait meanwhile
