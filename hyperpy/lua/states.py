@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from hyperpy.errors import Busy, DeviceError, DeviceTimeout
+from hyperpy.errors import Busy, Corrupt, DeviceError, DeviceTimeout
 from hyperpy.lua.pool import Asked, Child, ChildEnded, Logged, Pool
 
 SNAPSHOT_CALLS: Final = 64
@@ -239,7 +239,7 @@ class Interpreters:
             if word != "ok":
                 child.garbage.append(made.number)
                 text = detail.decode("utf-8", "replace") if word == "refused" else word
-                raise DeviceError(f"the Lua state cannot be made again: {text}")
+                raise Corrupt(f"the Lua state cannot be made again: {text}")
         made.version = state.version
         state.place = made
         return made
@@ -278,7 +278,7 @@ def _repeating(replies: Iterator[bytes]) -> Asked:
     def ask(kind: bytes, request: bytes) -> bytes:
         found = next(replies, None)
         if found is None:
-            raise DeviceError("the Lua state cannot be made again: it asks for more than it did")
+            raise Corrupt("the Lua state cannot be made again: it asks for more than it did")
         return found
 
     return ask
