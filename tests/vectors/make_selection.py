@@ -26,6 +26,8 @@ BUDGETS = {
     "structured_fields": 90,
 }
 """Kilobytes per file, overlay included; the sum stays under 2 MB."""
+NEEDS_ALL = frozenset({"query-results"})
+"""Rules of cases whose answer lists what the cases before them stored; such a case means nothing alone."""
 
 
 def _text(data: dict[str, Any], cases: list[dict[str, Any]]) -> str:
@@ -39,7 +41,8 @@ def _pick(cases: list[dict[str, Any]], overlay: dict[int, dict[str, Any]], budge
     for case in cases:
         over = overlay.get(case["n"])
         size = len(json.dumps(case, ensure_ascii=False)) + (len(json.dumps(over, ensure_ascii=False)) if over else 0)
-        groups[case.get("op"), tuple(over["rules"]) if over else ()].append((size, case["n"]))
+        if over is None or NEEDS_ALL.isdisjoint(over["rules"]):
+            groups[case.get("op"), tuple(over["rules"]) if over else ()].append((size, case["n"]))
     firsts = sorted(min(group) for group in groups.values())
     rest = sorted(entry for group in groups.values() for entry in group if entry not in firsts)
     picked: set[int] = set()
