@@ -8,6 +8,7 @@ from typing import Final
 
 from hyperpy import Message, commitments
 from hyperpy.commitments import without_reply_signatures
+from hyperpy.commitments.signing import with_commitments
 from hyperpy.errors import HyperpyError, MessageError, MessageNotFound, SizeError
 from hyperpy.message import Atom, Link, Value, as_text, committed_list
 
@@ -60,27 +61,15 @@ def admitted(message: Message, signers: Collection[str], *, unsigned: bool) -> M
             raise NotValid("nobody signed the message", hint="Sign the inner message, then send it again.")
         return Message.make({k: v for k, v in message.raw_items().items() if k not in _TRANSPORT})
     try:
-        commitments.check(message, ids=signed)
-        kept = commitments.only_committed(_only_signed(message, signed))
+        if len(signed) < len(message.commitments):  # what anybody can compute says nothing
+            message = with_commitments(message, {name: message.commitments[name] for name in signed})
+        commitments.check(message)
+        kept = commitments.only_committed(message)
         for name in signed:
             _refuse_unfit(kept, kept.commitments[name])
     except HyperpyError as error:
         raise NotValid(error.message, hint=error.hint) from None
     return kept.with_private(**dict.fromkeys(kept.private)) if kept.private else kept
-
-
-def _only_signed(message: Message, signed: Collection[str]) -> Message:
-    """Return the message without commitments that nobody stands behind, but the one anybody can compute."""
-    kept = {name: one for name, one in message.commitments.items() if name in signed or _holds(message, name)}
-    return message if len(kept) == len(message.commitments) else message.with_commitments(kept)
-
-
-def _holds(message: Message, name: str) -> bool:
-    try:
-        commitments.check(message, committers=(), ids=[name])
-    except HyperpyError:
-        return False
-    return True
 
 
 def _refuse_unfit(message: Message, commitment: Message) -> None:
