@@ -257,13 +257,22 @@ class Slots(Protocol):
         """Return the state after a slot, or None if it is not kept."""
 
     def put_state(
-        self, process: str, slot: int, state: Message, batch: Batch, *, snapshot: bool, made: Message | None = None
+        self,
+        process: str,
+        slot: int,
+        state: Message,
+        batch: Batch,
+        *,
+        snapshot: bool,
+        made: Message | None = None,
+        replaces: int | None = None,
     ) -> None:
         """Keep a state, with its hashpath and ``private["schedule"]``; both come back with it.
 
         ``snapshot`` says that it carries what resuming needs. ``made`` is a message the batch holds
         already; if the state differs from it in few keys, only these are kept. The batch's commit keeps
-        it; with ``snapshot`` it makes the whole batch durable, and the state is never removed to make room.
+        it; with ``snapshot`` it makes the whole batch durable, and the state is never removed to make room,
+        until a later snapshot ``replaces`` the one of that slot.
         """
 
     def latest(self, process: str, limit: int | None = None, *, snapshot: bool = False) -> tuple[int, Message] | None:

@@ -21,11 +21,13 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from hyperpy import commitments
 from hyperpy.actors import ActorSystem
+from hyperpy.actors.chain import chain
 from hyperpy.cache import Batch, Cache
 from hyperpy.capabilities import Head
 from hyperpy.codecs import canonical, whole
 from hyperpy.encoding import b64u, b64u_decode, key_bytes, key_text, native
 from hyperpy.errors import (
+    Busy,
     CodecError,
     Corrupt,
     DeviceError,
@@ -45,6 +47,9 @@ _PLAIN: Final = frozenset({bytes, int, bool})
 _ACTOR: Final = "slots"
 _GROUP: Final = 16
 """Slots of one process that share a transaction at most."""
+
+_WAITING: Final = 256
+"""Messages that may wait for slots of one process; one more is answered 503."""
 
 
 class Slots:
@@ -76,15 +81,27 @@ class Slots:
         with self._lock:
             line = self._lines.setdefault(name, _Line())
         ask = _Ask(build, deadline)
+        if len(line.asks) >= _WAITING:
+            raise Busy(f"{_WAITING} messages wait for a slot of the process {process}")
         line.asks.append(ask)
 
         def work(schedule: _Schedule) -> Message:
             return schedule.serve(line.asks, ask)
 
+        inside = (_ACTOR, process) in chain()  # then the call says which circle this is
         try:
-            return self._actors.call((_ACTOR, process), make, work, deadline=deadline)
+            while not ask.done:  # whoever has the lock writes for all who wait
+                if not inside and not line.lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                    raise DeviceTimeout("the deadline passed before the slot's turn came")
+                try:
+                    if not ask.done:
+                        self._actors.call((_ACTOR, process), make, work, deadline=deadline)
+                finally:
+                    if not inside:
+                        line.lock.release()
         finally:
             ask.over = True
+        return ask.outcome()
 
     def head(self, process: str) -> Head:
         """See :meth:`hyperpy.capabilities.Slots.head`."""
@@ -145,10 +162,19 @@ class Slots:
         return None
 
     def put_state(
-        self, process: str, slot: int, state: Message, batch: Batch, *, snapshot: bool, made: Message | None = None
+        self,
+        process: str,
+        slot: int,
+        state: Message,
+        batch: Batch,
+        *,
+        snapshot: bool,
+        made: Message | None = None,
+        replaces: int | None = None,
     ) -> None:
         """See :meth:`hyperpy.capabilities.Slots.put_state`."""
         key = _raw(process) + _backwards(slot)
+        old = [] if replaces is None else [("heads", _raw(process) + _backwards(replaces))]
         changed = None if made is None or snapshot else _changed(made, state)
         if changed is None or made is None:
             lines = [self._cache.reference(state, batch)]
@@ -161,7 +187,7 @@ class Slots:
         batch.put("states", key, ref)
         if snapshot:  # only once what it names is on the disk: whatever stops the node, no head points to nothing
             batch.durable = True
-            batch.after(lambda: self._store.write([("heads", key, ref)]))
+            batch.after(lambda: self._store.write([("heads", key, ref)], old))
 
     def latest(self, process: str, limit: int | None = None, *, snapshot: bool = False) -> tuple[int, Message] | None:
         """See :meth:`hyperpy.capabilities.Slots.latest`."""
@@ -210,14 +236,22 @@ class _Ask:
     def done(self) -> bool:
         return self.made is not None or self.error is not None
 
+    def outcome(self) -> Message:
+        """Return the assignment, or raise why there is none."""
+        if self.error is not None:
+            raise self.error
+        assert self.made is not None
+        return self.made
+
 
 class _Line:
-    """The asks of one process, in the order they came."""
+    """The asks of one process, in the order they came, and the lock of who serves them."""
 
-    __slots__ = ("__weakref__", "asks")
+    __slots__ = ("__weakref__", "asks", "lock")
 
     def __init__(self) -> None:
         self.asks: deque[_Ask] = deque()
+        self.lock = threading.Lock()
 
 
 class _Schedule:
@@ -265,10 +299,7 @@ class _Schedule:
             except BaseException:  # interrupted: the others' turn comes again
                 asks.extendleft(one for one in reversed(group) if one is not mine and not one.done)
                 raise
-        if mine.error is not None:
-            raise mine.error
-        assert mine.made is not None
-        return mine.made
+        return mine.outcome()
 
     def _write(self, group: Sequence[_Ask]) -> None:
         """Build, sign and write the next slots, in one transaction."""

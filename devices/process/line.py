@@ -78,6 +78,7 @@ class Line:
         self._link = Link(process, lambda _: given)
         self._snapped: float | None = None
         self._snapped_at = -1
+        self._passing: int | None = None
         self._light = False
         self._state: Message | None = None
         self.mark = Mark(process)
@@ -222,9 +223,10 @@ class Line:
         self._jobs.step(base, assignment, slot=(self.process, slot), also=keep, rescue=_lasting, into=batch)
         self._state, self.at, self.mark = made[0], slot, mark
         self.broken = False
-        if self._due(slot, forced):
+        lasting = self._lasts(slot)
+        if lasting or (forced and not self._light):
             self._commit(batch)
-            self.keep_snapshot()
+            self.keep_snapshot(lasting=lasting)
 
     def _after(self, result: Result, base: Message, assignment: Message, slot: int, mark: str) -> Message:
         """Return the state after a slot."""
@@ -236,24 +238,24 @@ class Line:
 
     # -- snapshots -----------------------------------------------------------------------------
 
-    def _due(self, slot: int, forced: bool) -> bool:
+    def _lasts(self, slot: int) -> bool:
+        """Say whether the snapshot at this slot is to stay; one that a request alone asks for gives way to the next."""
         rules = self._rules
         if self._snapped is None:
-            return True
-        if forced and not self._light:
             return True
         if rules.slots and slot % rules.slots == 0:
             return True
         return bool(rules.time_s) and time.monotonic() - self._snapped > rules.time_s
 
-    def keep_snapshot(self) -> None:
+    def keep_snapshot(self, *, lasting: bool = False) -> None:
         """Keep what resuming at this slot needs. A failure costs computing again, no more."""
         state = self.state
         if self.at < 0 or self.at == self._snapped_at:
             return
+        old, self._passing = self._passing, None if lasting else self.at
 
         def keep(kept: Message, batch: Batch) -> None:
-            self._slots.put_state(self.process, self.at, kept, batch, snapshot=True)
+            self._slots.put_state(self.process, self.at, kept, batch, snapshot=True, replaces=old)
             self._slots.put_state(self.process, self.at, state, batch, snapshot=False)
 
         def rescue(error: HyperpyError) -> Result:
@@ -270,7 +272,10 @@ class Line:
             self._jobs.step(as_role(state, "execution"), _SNAPSHOT, also=also, rescue=rescue)
         except HyperpyError as error:
             log.warning("no snapshot of process %s at slot %d: %s", self.process, self.at, error.message)
-        self._snapped, self._snapped_at = time.monotonic(), self.at
+            self._passing = old
+        self._snapped_at = self.at
+        if lasting:
+            self._snapped = time.monotonic()
 
 
 def _bare(item: Message) -> Message:

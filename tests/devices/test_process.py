@@ -467,3 +467,18 @@ def test_a_snapshot_that_is_of_no_use_is_passed_over(tmp_path: Path) -> None:
         here.send(process)
         assert here.value(process, "now/results/output/body") == b"8"
         assert here.states(process, 6) == before
+
+
+def test_snapshots_do_not_pile_up(here: Place) -> None:
+    """A request's own snapshot gives way to the next one's; the newest is always there."""
+    process = here.spawn("heap@1.0")
+    for slot in range(12):
+        here.send(process)
+        assert here.get(process, f"compute={slot}")["status"] == 200
+        newest = here.slots.latest(process, snapshot=True)
+        assert newest is not None
+        assert newest[0] == slot
+    rows = [key for key, _ in here.node.store.scan("heads") if len(key) == 40]
+    assert len(rows) == 2, "the first of all, and the newest"
+    here.node._lend["workers"].retire("process", process)
+    assert here.value(process, "now/results/output/body") == b"13"
