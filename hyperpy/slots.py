@@ -21,13 +21,11 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from hyperpy import commitments
 from hyperpy.actors import ActorSystem
-from hyperpy.actors.chain import chain
 from hyperpy.cache import Batch, Cache
 from hyperpy.capabilities import Head
 from hyperpy.codecs import canonical, whole
 from hyperpy.encoding import b64u, b64u_decode, key_bytes, key_text, native
 from hyperpy.errors import (
-    Busy,
     CodecError,
     Corrupt,
     DeviceError,
@@ -47,9 +45,6 @@ _PLAIN: Final = frozenset({bytes, int, bool})
 _ACTOR: Final = "slots"
 _GROUP: Final = 16
 """Slots of one process that share a transaction at most."""
-
-_WAITING: Final = 256
-"""Messages that may wait for slots of one process; one more is answered 503."""
 
 
 class Slots:
@@ -81,27 +76,15 @@ class Slots:
         with self._lock:
             line = self._lines.setdefault(name, _Line())
         ask = _Ask(build, deadline)
-        if len(line.asks) >= _WAITING:
-            raise Busy(f"{_WAITING} messages wait for a slot of the process {process}")
         line.asks.append(ask)
 
         def work(schedule: _Schedule) -> Message:
             return schedule.serve(line.asks, ask)
 
-        inside = (_ACTOR, process) in chain()  # then the call says which circle this is
         try:
-            while not ask.done:  # whoever has the lock writes for all who wait
-                if not inside and not line.lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
-                    raise DeviceTimeout("the deadline passed before the slot's turn came")
-                try:
-                    if not ask.done:
-                        self._actors.call((_ACTOR, process), make, work, deadline=deadline)
-                finally:
-                    if not inside:
-                        line.lock.release()
+            return self._actors.call((_ACTOR, process), make, work, deadline=deadline)
         finally:
             ask.over = True
-        return ask.outcome()
 
     def head(self, process: str) -> Head:
         """See :meth:`hyperpy.capabilities.Slots.head`."""
@@ -245,13 +228,12 @@ class _Ask:
 
 
 class _Line:
-    """The asks of one process, in the order they came, and the lock of who serves them."""
+    """The asks of one process, in the order they came."""
 
-    __slots__ = ("__weakref__", "asks", "lock")
+    __slots__ = ("__weakref__", "asks")
 
     def __init__(self) -> None:
         self.asks: deque[_Ask] = deque()
-        self.lock = threading.Lock()
 
 
 class _Schedule:

@@ -15,7 +15,16 @@ from hyperpy.actors import ActorSystem
 from hyperpy.cache import Batch, Cache
 from hyperpy.capabilities import Head
 from hyperpy.encoding import b64u, b64u_decode, sha256
-from hyperpy.errors import ConfigError, Corrupt, DeviceError, DeviceTimeout, MessageError, ParameterError, StoreError
+from hyperpy.errors import (
+    ConfigError,
+    Corrupt,
+    DeviceError,
+    DeviceReentered,
+    DeviceTimeout,
+    MessageError,
+    ParameterError,
+    StoreError,
+)
 from hyperpy.keys import RsaKey
 from hyperpy.message import Message
 from hyperpy.slots import Slots
@@ -400,6 +409,22 @@ def test_who_gave_up_gets_no_slot() -> None:
 
     assert place.add(build=slow)["slot"] == 0
     assert late == [True]
+    assert place.add()["slot"] == 1
+    place.close()
+
+
+def test_a_build_that_schedules_itself_is_told_of_the_circle() -> None:
+    place = Place(MemoryStore())
+    seen: list[Any] = []
+
+    def again(head: Head) -> tuple[Message, Head]:
+        with pytest.raises(DeviceReentered) as raised:
+            place.add()
+        seen.append(raised.value)
+        return builder()(head)
+
+    assert place.add(build=again)["slot"] == 0
+    assert len(seen) == 1
     assert place.add()["slot"] == 1
     place.close()
 
