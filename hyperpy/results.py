@@ -1,8 +1,8 @@
 """What clients of a process expect of its results beyond AO-Core (http-clients.md 0, rows 15 and 16; 1).
 
-``/P/compute/results=N`` is slot N, not the newest. Who asks for JSON by ``require-codec``, as aoconnect
-does, also gets ``raw``: the results in the words of the older network. Nothing of it is part of a state,
-an ID or a hashpath.
+``/P/compute/results=N`` is slot N, not the newest; N may be the ID of the slot's message. Who asks for JSON
+by ``require-codec``, as aoconnect does, also gets ``raw``: the results in the words of the older network.
+Nothing of it is part of a state, an ID or a hashpath.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def with_slots(members: Sequence[Value]) -> Sequence[Value]:
         asked, following = members[place], members[place + 1]
         if isinstance(asked, Message) and isinstance(following, Message) and asked.raw("path") == b"compute":
             number = following.raw("results") if following.raw("path") == b"results" else None
-            if isinstance(number, bytes) and number.isdigit() and all(asked.raw(name) is None for name in _SLOTS):
+            named = isinstance(number, bytes) and (number.isdigit() or len(number) == 43)
+            if named and all(asked.raw(name) is None for name in _SLOTS):
                 made[place] = asked | {"slot": number}
     return made
 

@@ -14,7 +14,7 @@ from hyperpy.message import Value, as_text
 
 from .definition import as_before, as_role, definition, ensured, process_id
 from .line import Line, Rules
-from .schedule import Mark, check_signed, schedulers_of
+from .schedule import Mark, check_signed, schedulers_of, slot_with
 from .worker import Worker, fits, slot_number
 
 _TURN_S: Final = 0.05
@@ -70,12 +70,14 @@ class Process:
 
     @key(deterministic=False)
     def compute(self, base: Message, request: Message, ctx: Context) -> Result:
-        """Return the state after a slot (``compute=N`` or ``slot=N``); without one, the newest kept state."""
+        """Return the state after a slot (``compute=N``, ``slot=N``; N may be a message's ID), else the newest kept one."""
         ready = ensured(base, self._store.read)
         process = process_id(ready, request)
         asked = request.get("compute", request.get("slot"))
         if asked is None:
             return self._newest(process) or self._latest(ready, process, request, ctx)
+        if isinstance(asked, bytes) and len(asked) == 43:
+            return self._at(ready, process, slot_with(self._slots, process, as_text(asked)), ctx)
         name = "compute" if "compute" in request else "slot"
         return self._at(ready, process, slot_number(asked, name), ctx)
 

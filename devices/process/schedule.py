@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from hyperpy import Message, commitments, hashpath
+from hyperpy.capabilities import Slots
 from hyperpy.encoding import b64u, key_bytes, native, sha256
-from hyperpy.errors import CodecError, DeviceError
-from hyperpy.message import as_text
+from hyperpy.errors import CodecError, DeviceError, KeyNotFound
+from hyperpy.message import Link, as_text
+
+_SEARCHED: Final = 10_000
+_PAGE: Final = 256
 
 
 class Mark(NamedTuple):
@@ -90,3 +94,25 @@ def schedulers_of(definition: Message) -> tuple[str, ...]:
     else:
         texts = []
     return tuple(text.strip().partition("?")[0] for text in texts if text.strip())
+
+
+def slot_with(slots: Slots, process: str, ident: str) -> int:
+    """Return the newest slot whose message has that ID, of the newest 10,000 slots.
+
+    Raises:
+        KeyNotFound: there is none.
+    """
+    last = slots.head(process).slot
+    lowest = max(0, last - _SEARCHED + 1)
+    while last >= lowest:
+        first = max(lowest, last - _PAGE + 1)
+        for one in reversed(list(slots.range(process, first, last))):
+            body = one.raw("body")
+            if isinstance(body, (Link, Message)) and _ident(body) == ident:
+                return slot_of(one)
+        last = first - 1
+    raise KeyNotFound(f"no message {ident} is scheduled to this process", hint="Name the slot by its number.")
+
+
+def _ident(body: Link | Message) -> str:
+    return body.id if isinstance(body, Link) else commitments.signed_id(body)

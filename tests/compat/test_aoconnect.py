@@ -46,6 +46,15 @@ def test_newest_message_and_result(js: Clients, module: str) -> None:
         assert not result.get("Error")
 
 
+def test_newest_result_of_a_message(js: Clients, module: str) -> None:
+    """``result`` takes the ID of a message as well as its slot; an unknown one is an error."""
+    process = spawn(js, module)
+    sent = {"process": process, "tags": tags(Action="Inc"), "returnMessageId": True}
+    first, _ = (js.call(NEWEST, "message", {**sent, "data": data}) for data in ("5", "2"))
+    assert js.call(NEWEST, "result", {"process": process, "message": first})["Output"]["body"] == "Count: 5"
+    assert js.failure(NEWEST, "result", {"process": process, "message": "A" * 43}) == "Error getting result"
+
+
 def test_newest_results_and_dryrun(js: Clients, module: str) -> None:
     """``results`` gives the last slot; ``dryrun`` computes and changes nothing."""
     process = spawn(js, module)
