@@ -70,7 +70,7 @@ class Process:
 
     @key(deterministic=False)
     def compute(self, base: Message, request: Message, ctx: Context) -> Result:
-        """Return the state after a slot (``compute=N``, ``slot=N``; N may be a message's ID), else the newest kept one."""
+        """Return the state after a slot (``compute=N``, ``slot=N``, N perhaps a message's ID); else the newest kept."""
         ready = ensured(base, self._store.read)
         process = process_id(ready, request)
         asked = request.get("compute", request.get("slot"))
