@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
 
 
 def bench(
-    part: Annotated[str, typer.Argument(help="all, or processes: scheduling alone.")] = "all",
+    part: Annotated[str, typer.Argument(help="all, or processes: scheduling and computing alone.")] = "all",
     json: Json = False,
     serving: Annotated[bool, typer.Option(help="Also measure a serving node.")] = True,
     curves: Annotated[Path | None, typer.Option(help="Write the cost curves as PNG into this folder.")] = None,
@@ -30,16 +30,18 @@ def bench(
     """
     if part not in ("all", "processes"):
         raise typer.BadParameter("say all or processes", param_hint="part")
-    from hyperpy.bench import operations
+    from hyperpy.bench import operations, process_compute
     from hyperpy.bench import processes as scheduling
     from hyperpy.bench import serving as served
     from hyperpy.bench.measure import machine
 
     with Progress(console=err, transient=True) as progress:
-        task = progress.add_task("measuring", total=4)
+        task = progress.add_task("measuring", total=5)
         rows = operations.rows() if part == "all" else []
         progress.advance(task)
-        rows += scheduling.rows() if part in ("all", "processes") else []
+        rows += scheduling.rows()
+        progress.advance(task)
+        rows += process_compute.rows()
         progress.advance(task)
         rows += served.rows() if serving and part == "all" else []
         progress.advance(task)
