@@ -6,7 +6,6 @@ import re
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -24,7 +23,6 @@ from hyperpy.http.form import JSON, is_loopback
 from hyperpy.http.wire import ANS104, Ingress
 from hyperpy.jobs import Jobs, Workers
 from hyperpy.keys import RsaKey
-from hyperpy.keys_pool import PooledKey
 from hyperpy.message import Message, Value
 from hyperpy.metrics import Metrics
 from hyperpy.recorder import Recorder
@@ -82,8 +80,7 @@ class Node:
             restarts=actors.restarts,
             period_s=actors.period,
         )
-        self._asked: deque[None] = deque()  # one entry per request that is being answered
-        self._key = PooledKey(key, crowded=lambda: len(self._asked) > 1, children=config.http.signers)
+        self._key = key
         self._closed = threading.Event()
         limits = config.limits
         self._limits = path.Limits(size=limits.path, parts=limits.parts, depth=limits.nesting, keys=10 * limits.keys)
@@ -136,7 +133,6 @@ class Node:
         self.watchdog.stop()
         self.housekeeping.close()
         self.peers.close()
-        self._key.close()
         self.store.close()
 
     def __enter__(self) -> Node:
@@ -156,7 +152,6 @@ class Node:
             ingress: the request as :func:`hyperpy.http.wire.read` made it.
             deadline: monotonic seconds; default now + ``[limits] deadline``.
         """
-        self._asked.append(None)
         try:
             made = self._answer(ingress, deadline)
         except HyperpyError as error:
@@ -165,8 +160,6 @@ class Node:
             made = self._signed(reply.of_error(DeviceTimeout("the request's deadline passed")))
         except Exception as error:
             made = self._signed(reply.of_error(device_error(error, "node", "handle")))
-        finally:
-            self._asked.pop()
         status = made.get("status")
         self.metrics.request(status if isinstance(status, int) else 200)
         return made
@@ -278,14 +271,12 @@ class Node:
         """
         batch = Batch() if record else None
         chain = self.chain(batch)
-        self._asked.append(None)
         try:
             if request is None:
                 members: Sequence[Value] = path.parse(target)
                 return ok(self.resolver.top(members, chain))
             return ok(self.resolver.resolve(target, request, Frame(self.resolver, chain, 0, None)))
         finally:
-            self._asked.pop()
             if batch is not None:
                 batch.commit(self.store)
 

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 ROWS: tuple[tuple[str, ...], ...] = (
     ("errors", "encoding", "message"),
-    ("codecs", "keys", "keys_ans104", "keys_child", "keys_pool", "config"),
+    ("codecs", "keys", "keys_ans104", "config"),
     ("commitments", "path"),
     ("hashpath", "store"),
     ("sdk", "trail", "cache", "capabilities", "lua"),

@@ -39,16 +39,15 @@ def rows() -> list[Row]:
         found.append(
             Row("schedule one message: verified, signed, on the disk", *once, bare[0] * 1.6, 0, bare[0] / once[0])
         )
-    for title, signers in (("signing here", 0), ("signing in children", -1)):
-        for what, processes in (("a process each", WRITERS), ("one process", 1)):
-            with _node(key, signers) as node:
-                found.append(_side_by_side(node, user, processes, f"{WRITERS} writers, {what}, {title}: wall"))
+    for what, processes in (("a process each", WRITERS), ("one process", 1)):
+        with _node(key) as node:
+            found.append(_side_by_side(node, user, processes, f"schedule, {WRITERS} writers, {what}: wall"))
     return [*found, *_log()]
 
 
 @contextmanager
-def _node(key: RsaKey, signers: int = 0) -> Iterator[Node]:
-    settings = config.load(environ={}, flags={"http.signers": signers})
+def _node(key: RsaKey) -> Iterator[Node]:
+    settings = config.load(environ={})
     with tempfile.TemporaryDirectory(prefix="hyperpy-bench-") as folder:
         made = Node(settings, key=key, store=LmdbStore(Path(folder)), operator="")
         try:

@@ -48,14 +48,6 @@ class Http:
     default_request: str = _setting("/~meta@1.0/info", "Where GET / leads.", wire="default-request")
     cors: bool = _setting(True, "Allow browsers of any origin.", wire="cors")
     threads: int = _setting(64, "Worker threads.", wire="worker-threads", least=1, most=4096)
-    signers: int = _setting(
-        -1,
-        "Processes that sign while requests come side by side, started when needed; -1: one per core, at most 8; "
-        "0: sign in this one.",
-        public=False,
-        least=-1,
-        most=64,
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

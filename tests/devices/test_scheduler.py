@@ -18,7 +18,6 @@ from hyperpy.capabilities import Head
 from hyperpy.commitments import commit, signed_id
 from hyperpy.http.form import RawReply
 from hyperpy.keys import RsaKey
-from hyperpy.keys_pool import PooledKey
 from hyperpy.message import Link, Message
 from hyperpy.node import Node
 from hyperpy.store.lmdb import LmdbStore
@@ -198,7 +197,7 @@ def test_the_older_name_of_the_scheduler_is_read(n: TestNode) -> None:
 
 def test_a_process_may_ask_for_another_signature(n: TestNode) -> None:
     with node(flags={}) as inner:
-        inner.node._key = PooledKey(RsaKey.generate(4096), crowded=lambda: False)
+        inner.node._key = RsaKey.generate(4096)
         inner.node._lend["keys"].address = inner.node._key.address
         made = commit(
             Message(
