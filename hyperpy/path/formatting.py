@@ -17,11 +17,12 @@ from hyperpy.codecs import sfv
 from hyperpy.encoding import bytewise, human, key_bytes
 from hyperpy.errors import HyperpyError, PathError, SizeError
 from hyperpy.message import As, Atom, Link, Message, Resolve, Value, same
-from hyperpy.path.grammar import ATOMS, shown
+from hyperpy.path.grammar import ATOMS, shown, split_path
 from hyperpy.path.scope import names_id
 
 MAX_DEPTH: Final = 64
 _HINT: Final = "Send the messages as single requests, or the value as a header."
+_MODIFIES = re.compile(r"[&~+ =]")
 _NO_KEY = re.compile(r'[&=/?"()]')
 _NEEDS_QUOTES = re.compile(r'[/?&"() ]')
 _QUOTABLE = re.compile(r'(?:[^"\\]++|\\.)*+', re.DOTALL)
@@ -75,7 +76,7 @@ def understood(members: Sequence[Value]) -> list[Value]:
     found: list[Value] = []
     for member in members:
         if isinstance(member, (bytes, Link)):
-            member = key_bytes(human(member.id if isinstance(member, Link) else member))
+            member = key_bytes(human(member.id)) if isinstance(member, Link) else _id_text(member)
         elif isinstance(member, As) and isinstance(member.message, (bytes, Link)):
             member = As(member.device, Message({"path": understood([member.message])[0]}))
         found.append(member)
@@ -85,6 +86,16 @@ def understood(members: Sequence[Value]) -> list[Value]:
         elif not len(found[0]) and len(found) > 1 and not isinstance(found[1], Message):
             del found[0]
     return found
+
+
+def _id_text(ident: bytes) -> bytes:
+    """Return an ID as a part of a path: text, also of 32 bytes, stays where it reads as one part."""
+    try:
+        text = ident.decode("utf-8")
+    except UnicodeDecodeError:
+        return key_bytes(human(ident))
+    is_part = text.isprintable() and split_path(text)[0] == [text] and _MODIFIES.search(text) is None
+    return ident if is_part else key_bytes(human(ident))
 
 
 def _write(members: Sequence[Value], depth: int) -> tuple[str, dict[str, Value]]:
