@@ -85,19 +85,10 @@ class ActorSystem(Roster):
         if not actor.mailbox.idle:
             actor.gate.release()
             return cast(_R, self._queue(name, make, work, parent, deadline))
-        frame = Frame(actor, parent, deadline)
-        token = FRAME.set(frame)
         try:
             actor.borrowed += 1
-            result = work(actor.instance)
-        except BaseException as error:
-            told = _told(actor, error)
-            if told is error:
-                raise
-            raise told from None
+            result = _inside(actor, work, parent, deadline)
         finally:
-            FRAME.reset(token)
-            frame.actor = None
             actor.last_used = ended = monotonic()
             actor.slow = ended - started > self.slow_s
             actor.gate.release()
@@ -117,18 +108,7 @@ class ActorSystem(Roster):
         if monotonic() >= deadline:
             self.count("timeouts")
             raise late(actor.name)
-        frame = Frame(actor, parent, deadline)
-        token = FRAME.set(frame)
-        try:
-            return work(actor.instance)
-        except BaseException as error:
-            told = _told(actor, error)
-            if told is error:
-                raise
-            raise told from None
-        finally:
-            FRAME.reset(token)
-            frame.actor = None
+        return _inside(actor, work, parent, deadline)
 
     def _queue(
         self, name: Name, make: Callable[[], Any], work: Callable[[Any], Any], parent: Frame | None, deadline: float
@@ -192,6 +172,22 @@ class ActorSystem(Roster):
             if not answered:
                 self.waits.remove(call)
                 actor.mailbox.withdraw(call)
+
+
+def _inside(actor: DeviceActor, work: Callable[[Any], _R], parent: Frame | None, deadline: float) -> _R:
+    """Do the work on this thread, as inside the actor."""
+    frame = Frame(actor, parent, deadline)
+    token = FRAME.set(frame)
+    try:
+        return work(actor.instance)
+    except BaseException as error:
+        told = _told(actor, error)
+        if told is error:
+            raise
+        raise told from None
+    finally:
+        FRAME.reset(token)
+        frame.actor = None
 
 
 def _told(actor: DeviceActor, error: BaseException) -> BaseException:

@@ -142,7 +142,7 @@ def check_header(raw: bytes | None, where: str) -> dict[str, Any]:
         header = json.loads(raw or b"")
         found = header["format"]
     except (ValueError, KeyError, TypeError):
-        raise ConfigError(f"{where} is no hyperpy store", hint="Name another folder in [store] path.") from None
+        raise ConfigError(f"{where} is no hyperpy store", hint="Name another folder in [store] dir.") from None
     if not isinstance(found, int) or isinstance(found, bool) or found > FORMAT:
         raise ConfigError(
             f"{where} was written by hyperpy {header.get('hyperpy')} in format {found}; this version reads {FORMAT}",

@@ -56,6 +56,7 @@ class Environment:
         try:
             self._env = lmdb.open(
                 str(self._path),
+                mode=0o700,  # of the folder; its files get 0600
                 map_size=self._size,
                 sync=self._sync,
                 metasync=True,

@@ -54,7 +54,7 @@ class LmdbStore:
     """Implements :class:`hyperpy.store.base.Store` in a folder.
 
     Args:
-        folder: made if it does not exist.
+        folder: made if it does not exist, for its owner alone.
         readonly: for commands beside a running node; no lock, no writing.
         durable: sync everything, not only the ledger (``[store] durable``).
         quota: bytes for cache and trail; beyond a tenth more, writing is refused.
@@ -99,7 +99,7 @@ class LmdbStore:
             raise ConfigError(f"there is no store at {self.folder}", hint="Start the node once, or set [store] dir.")
         if not self.readonly:
             try:
-                self.folder.mkdir(parents=True, exist_ok=True)
+                self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self._lock = FolderLock(self.folder)
             except OSError as error:
                 raise ConfigError(f"the store's folder {self.folder} cannot be used: {error.strerror}") from None

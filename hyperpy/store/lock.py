@@ -31,7 +31,7 @@ class FolderLock:
             os.close(self._fd)
             raise ConfigError(
                 f"the store at {folder} is in use by process {owner}",
-                hint="Stop that process, ask the running node over HTTP, or set [store] path.",
+                hint="Stop that process, ask the running node over HTTP, or set [store] dir.",
             ) from None
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)

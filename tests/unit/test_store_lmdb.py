@@ -48,11 +48,27 @@ def test_second_opener_is_told_the_process(tmp_path: Path) -> None:
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "ConfigError" in child.stderr
     assert f"in use by process {os.getpid()}" in child.stderr
-    with pytest.raises(ConfigError, match=f"process {os.getpid()}"):
+    with pytest.raises(ConfigError, match=f"process {os.getpid()}") as told:
         LmdbStore(tmp_path)
+    assert "[store] dir" in told.value.hint
     store.write([("names", b"n", b"v")])
     store.close()
     LmdbStore(tmp_path).close()
+
+
+def test_nobody_else_may_read_the_files(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        store = LmdbStore(tmp_path / "store")
+        store.write([("messages", b"a" * 32, b"1"), ("names", b"n", b"v")])
+        found = {path: path.stat().st_mode & 0o777 for path in (tmp_path / "store").rglob("*")}
+        folders = {path for path in found if path.is_dir()} | {tmp_path / "store"}
+        store.close()
+    finally:
+        os.umask(before)
+    assert {path.name for path in folders} == {"store", "ledger", "cache", "journal"}
+    assert {path.stat().st_mode & 0o777 for path in folders} == {0o700}
+    assert {mode for path, mode in found.items() if path not in folders} == {0o600}
 
 
 def test_read_only_beside_the_writer(tmp_path: Path) -> None:
