@@ -22,7 +22,7 @@ from hyperpy.errors import (
     NotDeterministic,
     SizeError,
 )
-from hyperpy.message import Atom, Message, Value, as_text
+from hyperpy.message import As, Atom, Message, Value, as_text
 from hyperpy.sdk import KeySpec, Result
 from hyperpy.trail import Oracle
 
@@ -44,6 +44,31 @@ class Services:
 
 
 @dataclass(slots=True)
+class Order:
+    """What lets a chain sign although not everybody may: the signature counts only where it was asked for.
+
+    Attributes:
+        members: the very messages of the asked path that say ``commit``; None: whatever the path holds,
+            where this process itself asks.
+        use: called before the first signature; raises Forbidden where the order was used up before.
+    """
+
+    members: tuple[Value, ...] | None
+    use: Callable[[], None] = lambda: None
+    used: bool = False
+
+    def names(self, member: Value) -> bool:
+        """Say whether a member of the path is one that may sign."""
+        return is_commit(member) and (self.members is None or any(member is one for one in self.members))
+
+
+def is_commit(member: Value) -> bool:
+    """Say whether a member of a path asks for ``commit``, in plain words."""
+    asked = member.message if isinstance(member, As) else member
+    return (asked.raw("path") if isinstance(asked, Message) else asked) == b"commit"
+
+
+@dataclass(slots=True)
 class Chain:
     """One top-level request while it runs: its limits, and what it will write.
 
@@ -56,7 +81,8 @@ class Chain:
             hold parsed paths, which have no ID.
         slot: process ID and slot number that the top-level step computes, for the trail's index.
         linked: whether a bare value gets a hashpath too although nothing is recorded.
-        may_sign: whether ``ctx.sign`` may use the node's key (design 5, c).
+        may_sign: whether any key may use the node's key through ``ctx.sign`` (design 5, c).
+        order: where it may not: whose order lets ``commit`` in the asked path itself do so.
         readers: addresses whose results may be read by ID or hashpath; None is everybody's.
         given: oracle inputs to be injected instead of running keys that are not deterministic;
             None when serving.
@@ -71,6 +97,7 @@ class Chain:
     given: deque[Oracle] | None = None
     in_flight: set[bytes] = field(default_factory=set)
     may_sign: bool = True
+    order: Order | None = None
     readers: frozenset[str] | None = None
     slot: tuple[str, int] | None = None
     linked: bool = False
@@ -130,16 +157,18 @@ class Step:
 class Frame:
     """The context of one running key; implements :class:`hyperpy.sdk.Context`.
 
-    ``substeps`` and ``oracles`` collect what sub-steps leave for the trail.
+    ``substeps`` and ``oracles`` collect what sub-steps leave for the trail. ``ordered`` says that the key is a
+    ``commit`` which the chain's order names; nothing that the key resolves is.
     """
 
-    __slots__ = ("chain", "depth", "key", "oracles", "resolver", "substeps")
+    __slots__ = ("chain", "depth", "key", "oracles", "ordered", "resolver", "substeps")
 
     def __init__(self, resolver: Resolver, chain: Chain, depth: int, key: KeySpec | None) -> None:
         self.resolver = resolver
         self.chain = chain
         self.depth = depth
         self.key = key
+        self.ordered = False
         self.substeps: list[Step] = []
         self.oracles: list[Oracle] = []
 
@@ -176,11 +205,19 @@ class Frame:
         """See :meth:`hyperpy.sdk.Context.sign`."""
         self._open("a signature")
         if not self.chain.may_sign:
+            self._use_order()
+        return self.resolver.services.sign(message, **options)
+
+    def _use_order(self) -> None:
+        order = self.chain.order
+        if order is None or not self.ordered:
             raise Forbidden(
                 "signing with the node's key on request is for the operator",
                 hint="Sign the request as the operator, or set [http] sign-on-request = true while developing.",
             )
-        return self.resolver.services.sign(message, **options)
+        if not order.used:
+            order.use()
+            order.used = True
 
     @property
     def deadline(self) -> float:

@@ -15,7 +15,7 @@ from hyperpy import commitments, path, reply, results
 from hyperpy.actors import ActorSystem
 from hyperpy.cache import Batch, Cache
 from hyperpy.config import Config
-from hyperpy.context import Chain, Frame, Services, device_error, ok
+from hyperpy.context import Chain, Frame, Order, Services, device_error, is_commit, ok
 from hyperpy.errors import ConfigError, DeviceTimeout, Forbidden, HyperpyError, StoreError
 from hyperpy.housekeeping import Housekeeping
 from hyperpy.http.client import PeerClient
@@ -194,6 +194,7 @@ class Node:
         chain = self.chain(batch, deadline, ingress, request)
         try:
             asked = results.with_slots(path.parse(request, limits=self._limits))
+            asked, request = self._ordered(asked, request, chain)
             members, request = self._hooked_request(request, asked, chain, ingress)
             made = self._resolved(members, chain)
             if ingress.wants.codec == JSON:
@@ -209,6 +210,18 @@ class Node:
         finally:
             self.housekeeping.tick()
         return made
+
+    def _ordered(self, members: Sequence[Value], request: Message, chain: Chain) -> tuple[Sequence[Value], Message]:
+        """Return path and request; where the operator orders a signature, only what the operator signed of both."""
+        if chain.may_sign or not any(map(is_commit, members)):
+            return members, request
+        found = self.settings.signing_order(request)
+        if found is None:
+            return members, request
+        request, use = found
+        members = results.with_slots(path.parse(request, limits=self._limits))
+        chain.order = Order(tuple(filter(is_commit, members)), use)
+        return members, request
 
     def _resolved(self, members: Sequence[Value], chain: Chain) -> Message:
         """Return the reply of a sequence, that of its error included."""
@@ -237,12 +250,10 @@ class Node:
             request: the message of ``ingress``, with its private part.
         """
         limits = self.config.limits
-        may_sign = True
+        may_sign = self.settings.flag("sign-on-request")
         readers = None
         origin = b""
         if ingress is not None:
-            may_sign = self.settings.flag("sign-on-request")
-            may_sign = may_sign or (request is not None and self.settings.is_operator(request))
             readers = self.settings.readers(request)
             if batch is not None:
                 origin = self.trail.put_origin(ingress.origin, batch)
@@ -271,6 +282,7 @@ class Node:
         """
         batch = Batch() if record else None
         chain = self.chain(batch)
+        chain.order = Order(None)
         try:
             if request is None:
                 members: Sequence[Value] = path.parse(target)

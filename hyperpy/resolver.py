@@ -116,11 +116,12 @@ class Resolver:
         if len(members) == 1:
             return self._alone(members[0], frame)
         result = Result("ok", members[0])
+        order = frame.chain.order if frame.depth == 0 else None
         for member in members[1:]:
             base = result.value
             if forced and type(base) is tuple and result.hashpath is not None:
                 base = Message.make(list_to_map(base), private={"hashpath": result.hashpath})
-            result = self.step(base, member, frame)
+            result = self.step(base, member, frame, ordered=order is not None and order.names(member))
             if result.status != "ok":
                 break
         return result
@@ -136,8 +137,11 @@ class Resolver:
 
     # -- one step (ao-core 7.2) ------------------------------------------------------------
 
-    def step(self, base: Value, request: Value, frame: Frame) -> Result:
+    def step(self, base: Value, request: Value, frame: Frame, *, ordered: bool = False) -> Result:
         """Resolve one request on one base.
+
+        Args:
+            ordered: the request is a ``commit`` that the chain's order names.
 
         Raises:
             HyperpyError: the key, device or message is missing, or the device failed. The error
@@ -169,6 +173,7 @@ class Resolver:
             found = find(self.registry, base, normalise.key_of(made))
             control = made.raw("cache-control")
             now = Step(base, made, found, frame, address=address)
+            now.inner.ordered = ordered and found.name == "commit"
             if address is None and control is None:
                 return self._compute(now)
             return self._cached(now, control)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import platform
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -21,7 +21,7 @@ from hyperpy import commitments
 from hyperpy.codecs import canonical
 from hyperpy.config import Config
 from hyperpy.encoding import key_bytes, key_text
-from hyperpy.errors import ConfigError, Forbidden, ParameterError
+from hyperpy.errors import ConfigError, Forbidden, HyperpyError, ParameterError
 from hyperpy.http.wire import Ingress
 from hyperpy.message import Link, Message, Value, as_text, committed_list, same, value
 from hyperpy.registry import Registry
@@ -35,6 +35,10 @@ _AT_START = frozenset({"port", "host-with-port", "default-request", "cors", "wor
 """Settings that what listens for requests reads once, and every one that begins with ``limits-``."""
 _ORDER = b"\x00order/"
 """Begins the names, in the table of settings, of orders that were carried out."""
+_ADDED = frozenset({"host", "method", "accept", "accept-bundle"})
+"""Keys that the node adds to a request which did not sign them."""
+_NOT_KEYS = frozenset({"ao-types", "content-digest", "content-length", "body-keys", "ao-body-key", "inline-body-key"})
+"""What a signature of the HTTP form covers that is no key of the message."""
 _RATE_LIMIT = Message({"device": "rate-limit@1.0"})
 _AUTH = Message({"device": "auth-hook@1.0", "path": "request", "secret-provider": {"device": "http-auth@1.0"}})
 
@@ -136,9 +140,7 @@ class Settings(Mapping[str, Any]):
             self._check_change(name, item)
         self._check_signing({**self._values, **changes})
         with self._lock:
-            names = [_ORDER + key_bytes(name) for name in signatures]
-            if any(self._store.get("config", name) is not None for name in names):
-                raise Forbidden("this order was carried out before", hint="Sign it again to repeat it.")
+            names = self._unused(signatures)
             count = int(as_text(self.setting("history", 0))) + 1
             self._save({**changes, "history": count}, names)
             if "operator" in changes:
@@ -191,6 +193,40 @@ class Settings(Mapping[str, Any]):
         that lay inside another one, was verified by nobody.
         """
         return bool(self._orders(request.private.get("order")))
+
+    def signing_order(self, request: Message) -> tuple[Message, Callable[[], None]] | None:
+        """Return what the operator signed, if it may have this node sign something, and what uses it up.
+
+        The operator's signature must cover every key but those that the node itself adds, which are left
+        out with everything that others committed to; and every commitment inside must hold.
+
+        Args:
+            request: with its private part, as ``is_operator`` takes it.
+        """
+        order: Any = request.private.get("order")
+        whole = {name: one for name, one in self._orders(order).items() if _covers(one, order)}
+        if not whole:
+            return None
+        names = {name for one in whole.values() for name in committed_list(one)}
+        items = {name: item for name, item in request.raw_items().items() if name in names}
+        if not all(map(_is_sound, items.values())):
+            return None
+        return Message.make(items, whole, request.private), lambda: self._use(whole)
+
+    def _use(self, signatures: Collection[str]) -> None:
+        """Note durably that signatures were an order.
+
+        Raises:
+            Forbidden: one of them was before.
+        """
+        with self._lock:
+            self._store.write([("config", name, b"") for name in self._unused(signatures)], durable=True)
+
+    def _unused(self, signatures: Collection[str]) -> list[bytes]:
+        names = [_ORDER + key_bytes(name) for name in signatures]
+        if any(self._store.get("config", name) is not None for name in names):
+            raise Forbidden("this order was carried out before", hint="Sign it again to repeat it.")
+        return names
 
     def _orders(self, order: Any) -> Mapping[str, Message]:
         """Return the operator's commitments that make a verified request an order, by ID."""
@@ -249,6 +285,28 @@ class Settings(Mapping[str, Any]):
         if not ingress.loopback and self.setting("rate-limit-requests", 1000):
             found.insert(0, _RATE_LIMIT)
         return found
+
+
+def _covers(commitment: Message, order: Message) -> bool:
+    """Say whether a commitment covers the whole message, and nothing that was taken out of it."""
+    names = set(committed_list(commitment))
+    return names >= set(order.raw_items()) - _ADDED and names <= set(order.raw_items()) | _NOT_KEYS
+
+
+def _is_sound(item: Value) -> bool:
+    """Say whether every commitment inside a value holds and covers its whole message."""
+    if isinstance(item, tuple):
+        return all(map(_is_sound, item))
+    if not isinstance(item, Message):
+        return True
+    for one in item.commitments.values():
+        if not set(committed_list(one)) >= set(item.raw_items()):
+            return False
+    try:
+        commitments.check(item)
+    except HyperpyError:
+        return False
+    return all(map(_is_sound, item.raw_items().values()))
 
 
 def _signers(values: Mapping[str, Value]) -> set[str]:

@@ -223,6 +223,9 @@ def _decode(
     _verify(decoded, {})
     if codec == ANS104:
         return decoded, decoded.raw_items()
+    if any("committer" in one for one in decoded.commitments.values()):
+        kept = commitments.only_committed(decoded)  # as in the HTTP form: nobody adds to what was signed
+        return kept, kept.raw_items()
     own = {**_texts(sent), **_host(sent, rules), **_loose(query, sent), **decoded.raw_items()}
     return Message.make(own, decoded.commitments), decoded.raw_items()
 
