@@ -78,6 +78,7 @@ class Cache:
         Raises:
             MessageError: the value cannot be kept (numbers and atoms alone, too deep).
         """
+        batch.watch(self._store)
         if type(item) is Message and item.commitments:
             return self._put_signed(item, batch, 0)[0]
         self._put(item, batch, 0)
@@ -89,11 +90,12 @@ class Cache:
         That is the unsigned ID if there are no commitments, the signed ID if its signatures verify
         and cover every key, else the combined ID: the sum of the content's and all commitments' IDs.
         """
+        batch.watch(self._store)
         if not item.commitments:
             self._put(item, batch, 0)
             return commitments.content_id(item)
         known = item.memo.get("reference")  # of what lies whole elsewhere and was put before
-        if known is not None and self._holds(native(known), batch):
+        if known is not None and self._rely(native(known), batch, partial(self._put_signed, item, batch, 0)):
             return cast(str, known)
         return self._put_signed(item, batch, 0)[1]
 
@@ -114,7 +116,7 @@ class Cache:
                 self._refuse_collision(item, name, batch, depth)
             if smuggles or not self._has("ambiguous", name, batch):
                 if not batch.has("messages", name):
-                    batch.rely(name, partial(self._put, item, batch, depth), self._store)
+                    batch.rely("messages", name, partial(self._put, item, batch, depth), self._store)
                 return name
         if depth > MAX_DEPTH:
             raise SizeError(f"a message nested more than {MAX_DEPTH} deep cannot be kept")
@@ -134,7 +136,7 @@ class Cache:
         if batch.has("messages", name):
             return
         if name in self._recent:
-            batch.rely(name, partial(self._put, item, batch, depth), self._store)
+            batch.rely("messages", name, partial(self._put, item, batch, depth), self._store)
             return
         if depth > MAX_DEPTH:
             raise SizeError(f"a message nested more than {MAX_DEPTH} deep cannot be kept")
@@ -174,8 +176,10 @@ class Cache:
             _, reference = self._put_signed(child, batch, depth + 1)
             link = commitments.signed_id(child)
             raw = raw_id(link)
-            if raw is not None and not self._holds(raw, batch):
-                batch.put("claims", parent + raw, native(reference))
+            if raw is not None:
+                claim = partial(batch.put, "claims", parent + raw, native(reference))
+                if not self._rely(raw, batch, claim, parent):
+                    claim()
             return Link(link)
         if type(child) is Message or type(child) is tuple:
             return Link(b64u(self._put(child, batch, depth + 1)))
@@ -212,7 +216,11 @@ class Cache:
     def _put_commitment(self, item: Message, name: str, fields: Message, content: bytes, batch: Batch) -> bool:
         """Keep one commitment beside its content; say whether it is genuine."""
         key = content + key_bytes(name)
-        known = batch.get("commitments", key) or self._store.get("commitments", key)
+        known = batch.get("commitments", key)
+        if known is None:
+            known = self._store.get("commitments", key)
+            if known is not None:
+                batch.rely("commitments", key, partial(batch.put, "commitments", key, known), self._store)
         if known is not None:
             return known[:1] == _GENUINE
         try:
@@ -226,10 +234,14 @@ class Cache:
     def _put_alias(self, alias: bytes | None, content: bytes, names: list[tuple[bytes, str]], batch: Batch) -> None:
         if alias is None or alias == content:
             return
-        if self._in("aliases", alias, batch):
+        if batch.has("aliases", alias):
             return
         packed = msgpack.packb([content, [[owner, key_bytes(name)] for owner, name in names]], use_bin_type=True)
-        batch.put("aliases", alias, packed)
+        put = partial(batch.put, "aliases", alias, packed)
+        if self._store.get("aliases", alias) is None:
+            put()
+        else:
+            batch.rely("aliases", alias, put, self._store)
 
     # -- reading ---------------------------------------------------------------------------
 
@@ -265,6 +277,16 @@ class Cache:
         """Say whether an ID can be read."""
         name = raw_id(ref)
         return name is not None and self._holds(name, None)
+
+    def _rely(self, name: bytes, batch: Batch, again: Callable[[], object], use: bytes = b"whole") -> bool:
+        """Say whether an ID can be read; if so, have ``again`` called should that end before the batch is committed."""
+        if batch.has("messages", name) or batch.has("aliases", name):
+            return True
+        for table in ("messages", "aliases"):
+            if self._store.get(table, name) is not None:
+                batch.rely(table, name, again, self._store, use)
+                return True
+        return False
 
     def _holds(self, name: bytes, batch: Batch | None) -> bool:
         return self._in("messages", name, batch) or self._in("aliases", name, batch)

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
@@ -170,9 +170,19 @@ class Trail:
         """
         data = record.encode()
         name = sha256(data)
-        if name in self._recent or batch.has("trail", name):
+        batch.watch(self.store)
+        if batch.has("trail", name):
             return name
-        batch.learn(self._recent, name, self.store)
+        put = partial(self._put, record, name, data, batch, slot)
+        if name in self._recent:
+            batch.rely("trail", name, put, self.store)
+        else:
+            put()
+            batch.learn(self._recent, name, self.store)
+        return name
+
+    def _put(self, record: Record, name: bytes, data: bytes, batch: Batch, slot: tuple[str, int] | None) -> None:
+        """Put a record and what finds it."""
         batch.put("trail", name, data)
         if record.result:
             key = native(record.result)
@@ -186,12 +196,16 @@ class Trail:
             batch.put("by-parent", record.parent + age.to_bytes(8, "big"), name)
         if slot is not None:
             batch.put("by-slot", slot_key(*slot), name)
-        return name
 
     def put_origin(self, data: bytes, batch: Batch) -> bytes:
         """Keep a raw request as cleaned at ingress; return its digest (32 bytes)."""
         digest = sha256(data)
-        if digest not in self._recent and not batch.has("origins", digest):
+        batch.watch(self.store)
+        if batch.has("origins", digest):
+            return digest
+        if digest in self._recent:
+            batch.rely("origins", digest, partial(batch.put, "origins", digest, data), self.store)
+        else:
             batch.put("origins", digest, data)
             batch.learn(self._recent, digest, self.store)
         return digest

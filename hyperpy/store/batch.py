@@ -23,7 +23,7 @@ class Batch:
     def __init__(self) -> None:
         self._pending: dict[bytes, bytes] = {}  # by key behind its table's prefix
         self._lock = threading.Lock()
-        self._relied: dict[bytes, Callable[[], object]] = {}
+        self._relied: dict[tuple[str, bytes, bytes], Callable[[], object]] = {}
         self._learnt: list[tuple[Learner, bytes]] = []
         self._collections: int | None = None
         self._after: list[Callable[[], object]] = []
@@ -52,16 +52,23 @@ class Batch:
     def __len__(self) -> int:
         return len(self._pending)
 
-    def rely(self, name: bytes, again: Callable[[], object], store: Store) -> None:
-        """Note that this batch needs a message the store holds; ``again`` puts it once more."""
+    def watch(self, store: Store) -> None:
+        """Notice from now on if old entries are removed. To be called before the store is asked for one to rely on."""
         if self._collections is None:
             self._collections = store.collections
-        self._relied[name] = again
+
+    def rely(self, table: str, key: bytes, again: Callable[[], object], store: Store, use: bytes = b"") -> None:
+        """Note that this batch needs an entry the store holds; ``again`` puts it once more, or what can stand for it.
+
+        Args:
+            use: tells apart what needs the entry, where ``again`` is not the same for all.
+        """
+        self.watch(store)
+        self._relied[table, key, use] = again
 
     def learn(self, learner: Learner, key: bytes, store: Store) -> None:
         """Tell the learner of a key of this batch once it is committed, unless old entries are removed meanwhile."""
-        if self._collections is None:
-            self._collections = store.collections
+        self.watch(store)
         self._learnt.append((learner, key))
 
     def after(self, done: Callable[[], object]) -> None:
@@ -75,17 +82,17 @@ class Batch:
             StoreError: the store cannot take it; the batch still holds everything.
         """
         self._write(store)
-        if self._collections is not None:
-            if store.collections != self._collections:
-                # Old entries are being removed: what this batch found there is perhaps gone by now.
-                self._learnt = []
-                for name, again in self._relied.items():
-                    if store.get("messages", name) is None:
-                        again()
-                self._write(store)
-            for learner, key in self._learnt:
-                learner.remember(key)
-            self._relied, self._learnt, self._collections = {}, [], None
+        while self._collections is not None and store.collections != self._collections:
+            # Old entries are being removed: what this batch found there is perhaps gone by now.
+            self._collections = store.collections
+            self._learnt = []
+            for (table, key, _), again in list(self._relied.items()):
+                if store.get(table, key) is None:
+                    again()
+            self._write(store)
+        for learner, key in self._learnt:
+            learner.remember(key)
+        self._relied, self._learnt, self._collections = {}, [], None
         if self._after:
             done, self._after = self._after, []
             for call in done:

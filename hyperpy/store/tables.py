@@ -23,6 +23,7 @@ from hyperpy.errors import Corrupt, StoreError
 from hyperpy.store.base import TABLES
 from hyperpy.store.environment import Environment
 from hyperpy.store.group import Group
+from hyperpy.store.haste import may_wait
 from hyperpy.store.journal import Journal
 from hyperpy.store.overlay import Change, Overlay
 from hyperpy.store.pour import ELSEWHERE, HERE, pour
@@ -169,6 +170,7 @@ class Tables:
         """
         young = self._young
         if young.size >= _HARD * _BYTES or len(young.batches) >= _HARD * _BATCHES:
+            may_wait()
             if self._failure is None:
                 self.flush(wait_s=30.0)
             if self._failure is not None:
@@ -335,10 +337,18 @@ class Tables:
             self.condemned = doomed.copy()
             self._declared()
 
-    def condemn_rows(self, rows: Sequence[tuple[bytes, bytes]]) -> None:
-        """Declare absent those of the entries that still have the given value."""
+    def condemn_rows(self, rows: Sequence[tuple[bytes, bytes, tuple[bytes, ...]]]) -> None:
+        """Declare absent those of the entries that still have the given value, if one of their owners is absent still.
+
+        Args:
+            rows: keys, values and the keys of the owners.
+        """
         with self._group.lock:
-            self.condemned.update([key for key, value in rows if self.get(key) == value])
+            condemned = self.condemned
+            self.condemned = condemned | {
+                key for key, value, owners in rows if not condemned.isdisjoint(owners) and self.get(key) == value
+            }
+            self._declared()
 
     def lies_in(self, name: bytes, number: bytes) -> bool:
         """Say whether the value of a key is the one that the batch of that number put."""
