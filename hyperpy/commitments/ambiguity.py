@@ -6,6 +6,7 @@ two different messages is refused here. IDs stay defined for all of them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 from hyperpy.codecs import httpsig
@@ -14,8 +15,11 @@ from hyperpy.commitments.ids import tabm_of
 from hyperpy.errors import MessageError, SizeError
 from hyperpy.message import Link, Message, Value
 
-_NOT_TOP = frozenset({"signature", "signature-input", "ao-types"})
+_NOT_TOP = frozenset({"signature", "signature-input", "ao-types", "ao-ids", "ao-body-key"})
+"""Words of the codec: a reader of the signed text takes them for something else than a key."""
 _NOT_NESTED = frozenset({"ao-types", "content-disposition", "content-digest", "ao-body-key"})
+_UNSIGNABLE = re.compile(r"\A@|[%\x00-\x1f\x7f]")
+_UNSIGNABLE_NESTED = re.compile(r'[%/":\x00-\x1f\x7f]')
 
 
 def refuse_ambiguous(msg: Message, names: Iterable[str] | None = None, bundle: bool = False) -> None:
@@ -23,8 +27,9 @@ def refuse_ambiguous(msg: Message, names: Iterable[str] | None = None, bundle: b
 
     Raises:
         MessageError: a header value goes on with a line that reads as another component; a key
-            holds ``%`` or a line break, or is one of the codec's own words; or, bundled, a key
-            or value that names and lines of parts give another meaning.
+            holds ``%`` or a control character, begins with ``@`` (which marks derived names and is
+            left out elsewhere), or is one of the codec's own words; or, bundled, a key or value
+            that names and lines of parts give another meaning.
     """
     chosen = None if names is None else frozenset(names)
     items = {
@@ -33,7 +38,7 @@ def refuse_ambiguous(msg: Message, names: Iterable[str] | None = None, bundle: b
         if chosen is None or key in chosen or key.removesuffix("+link") in chosen
     }
     for key in items:
-        if key in _NOT_TOP or "%" in key or "\n" in key or "\r" in key:
+        if key in _NOT_TOP or _UNSIGNABLE.search(key) is not None:
             raise _refused(key)
     inline = httpsig.inline_key(tabm_of(msg, bundle))
     for key, value in items.items():
@@ -57,7 +62,7 @@ def _refuse_nested(value: Value, depth: int) -> None:
 
 def _refuse_map(items: Mapping[str, Value], depth: int) -> None:
     for key, value in items.items():
-        if key in _NOT_NESTED or any(c in key for c in '%\r\n/":'):
+        if key in _NOT_NESTED or _UNSIGNABLE_NESTED.search(key) is not None:
             raise _refused(key)
         if type(value) is bytes:
             if b"\r\n" in value and key != "body" and len(value) <= httpsig.MAX_HEADER:
@@ -69,7 +74,8 @@ def _refuse_map(items: Mapping[str, Value], depth: int) -> None:
 def _refused(key: str) -> MessageError:
     return MessageError(
         f"the key {key[:60]!a} cannot be signed without ambiguity",
-        hint="Use other key names: without percent signs and line breaks, and bundled without / : and quotes.",
+        hint="Use other key names: without percent signs, control characters and @ in front, and none that the "
+        "httpsig codec uses itself; bundled, without / : and quotes.",
     )
 
 

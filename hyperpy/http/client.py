@@ -15,12 +15,9 @@ from typing import Final, NamedTuple
 
 import httpx2
 
-from hyperpy import commitments
-from hyperpy.codecs import ans104, httpsig, json, structured
-from hyperpy.encoding import key_bytes, key_text
-from hyperpy.errors import CodecError, Forbidden, HyperpyError, PathError, UpstreamError
+from hyperpy.errors import Forbidden, HyperpyError, PathError, UpstreamError
 from hyperpy.http.egress import http_message
-from hyperpy.http.form import ANS104, JSON
+from hyperpy.http.replies import decode_reply as decode_reply
 from hyperpy.message import Message
 
 MAX_REPLY: Final = 64 << 20
@@ -34,10 +31,6 @@ _RESERVED: Final = frozenset(
     {"host", "connection", "authorization", "proxy-authorization", "cookie", "set-cookie", "expect", "secret"}
 )
 """Keys that would mean something else as headers of a request."""
-_TRANSPORT: Final = frozenset(
-    {"date", "server", "connection", "transfer-encoding", "content-length", "keep-alive", "vary", "alt-svc", "via"}
-    | {"hint", "retry-after", "strict-transport-security", "content-encoding"}
-)
 
 
 class Origin(NamedTuple):
@@ -226,39 +219,3 @@ def request_form(request: Message) -> RequestForm:
         items["accept-bundle"] = b"true"
     headers, body = http_message(Message.make(items, request.commitments), bundle=True, reserved=_RESERVED)
     return RequestForm(target, method, headers, body)
-
-
-def decode_reply(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> Message:
-    """Return a reply as message: ``status`` is always there, the hashpath is private.
-
-    Raises:
-        CodecError: it does not decode.
-        InvalidSignature: a signature does not verify.
-    """
-    found: dict[str, bytes] = {}
-    for raw, value in headers:
-        name = key_text(raw.lower())
-        found[name] = found[name] + b", " + value if name in found else value
-    codec = found.get("codec-device", b"")
-    if codec == JSON.encode():
-        decoded = json.decode(body)
-    elif codec == ANS104.encode():
-        decoded = ans104.decode_message(body)
-    else:
-        covered = found.get("signature-input", b"")
-        kept = {n: v for n, v in found.items() if not _is_transport(n) or b'"%s"' % key_bytes(n) in covered}
-        decoded = structured.decode(httpsig.decode(kept, body if body or b'"content-digest"' in covered else None))
-    if not isinstance(decoded, Message):
-        raise CodecError("the reply is a list")
-    if decoded.commitments:
-        commitments.check(decoded)
-        decoded = commitments.only_committed(decoded)
-    if "status" not in decoded:
-        decoded = decoded | {"status": status}
-    tags = [one.raw("tag") for one in decoded.commitments.values()]
-    tag = next((key_text(tag) for tag in tags if isinstance(tag, bytes)), None)
-    return decoded.with_private(hashpath=tag)
-
-
-def _is_transport(name: str) -> bool:
-    return name in _TRANSPORT or name.startswith("access-control-")

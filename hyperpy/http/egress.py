@@ -23,6 +23,7 @@ from hyperpy.encoding import ID_LENGTHS, key_bytes, key_text, ordered
 from hyperpy.errors import CodecError, HyperpyError, InvalidSignature, KeyNotFound, NotCached
 from hyperpy.http.form import ANS104, FLAT, HTTPSIG, JSON, RawReply, RawRequest, Wants, codec_of
 from hyperpy.http.members import signature_headers
+from hyperpy.http.readable import refuse_unreadable
 from hyperpy.message import NOT_FOUND, Atom, Message, Value, as_text
 
 MAX_HEADERS: Final = 90
@@ -156,7 +157,9 @@ def _httpsig(reply: Message, wants: Wants) -> RawReply:
     if plain is not None:
         return plain
     headers, body = http_message(reply, bundle=wants.bundle)
-    return RawReply(_status(reply), headers, body)
+    made = RawReply(_status(reply), headers, body)
+    refuse_unreadable(reply, made, wants.bundle)
+    return made
 
 
 def _literal(reply: Message) -> RawReply | None:

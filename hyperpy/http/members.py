@@ -7,6 +7,7 @@ is not rebuilt from the message, has no place here; it travels in JSON.
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from hyperpy import commitments
@@ -14,6 +15,7 @@ from hyperpy.codecs import signature
 from hyperpy.message import Message
 
 _MAX_VALUE: Final = 4096
+_CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 
 
 def signature_headers(reply: Message) -> list[tuple[bytes, bytes]]:
@@ -31,7 +33,8 @@ def signature_headers(reply: Message) -> list[tuple[bytes, bytes]]:
     own = commitments.unsigned_member(reply)
     if own is not None:
         texts = _texts(*own)
-        if sum([len(text) for _, _, text in members]) + len(texts[1]) <= _MAX_VALUE:
+        fits = sum([len(text) for _, _, text in members]) + len(texts[1]) <= _MAX_VALUE
+        if fits and _CONTROL.search(texts[1]) is None:  # it covers what nobody signed, too
             members.append((True, *texts))
     return [
         (b"signature", b", ".join([one for _, one, _ in members])),
