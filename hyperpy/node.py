@@ -41,6 +41,8 @@ from hyperpy.watchdog import Interrupted, Watchdog
 _AFTER_S = 5.0
 _AFTER_STEPS = 1000
 """What response hooks have at least: seconds, and steps."""
+_PROMPT = ("message@1.0", "meta@1.0")
+"""Devices of requests that the event loop answers."""
 
 
 class Node:
@@ -113,6 +115,9 @@ class Node:
             "workers": Workers(self.actors),
             "slots": Slots(store, self.cache, self.actors),
         }
+        if not config.devices.override:
+            for name in _PROMPT:
+                self.registry.lookup(name)  # so that the event loop need not wait for an import
         self.watchdog.start()
         sys.setswitchinterval(0.0005)
 

@@ -66,7 +66,7 @@ class Settings(Mapping[str, Any]):
                 self._values[key_text(key)] = canonical.decode(data)
         self.operator = as_text(self._values["operator"])
         self._check_signing(self._values)
-        self._info: Message | None = None
+        self._info: tuple[Mapping[str, Value], Message] | None = None  # and the values it was made from
 
     # -- reading ---------------------------------------------------------------------------
 
@@ -80,16 +80,18 @@ class Settings(Mapping[str, Any]):
         return len(self._values)
 
     def info(self) -> Message:
-        """Return the public settings, the address, and the devices of this node."""
-        made = self._info
-        if made is None:
-            with self._lock:
-                public = {k: v for k, v in self._values.items() if k != "history"}
-                made = self._info = Message(
-                    public
-                    | {"address": self.address, "identities": {"default": {"address": self.address}}}
-                    | {"devices": list(self._devices.names())}
-                )
+        """Return the public settings, the address, and the devices of this node. Waits for nobody."""
+        known = self._info
+        if known is not None and known[0] is self._values:
+            return known[1]
+        values = self._values
+        public = {k: v for k, v in values.items() if k != "history"}
+        made = Message(
+            public
+            | {"address": self.address, "identities": {"default": {"address": self.address}}}
+            | {"devices": list(self._devices.names())}
+        )
+        self._info = (values, made)
         return made
 
     def build(self) -> Message:
@@ -180,8 +182,7 @@ class Settings(Mapping[str, Any]):
         items = {name: value(item) for name, item in changes.items()}
         puts = [("config", key_bytes(name), canonical.encode(v)) for name, v in items.items()]
         self._store.write([*puts, *(("config", name, b"") for name in orders)], durable=True)
-        self._values.update(items)
-        self._info = None
+        self._values = {**self._values, **items}  # never changed in place: readers hold no lock
 
     # -- who may what ----------------------------------------------------------------------
 

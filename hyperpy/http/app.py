@@ -13,6 +13,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -25,6 +26,7 @@ from hyperpy.http.secrets import scrub_value
 from hyperpy.http.wire import answer_at_edge, read, without_cors, write, write_error
 from hyperpy.http.workers import Workers
 from hyperpy.message import Message
+from hyperpy.store.haste import WouldWait, haste
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -155,7 +157,8 @@ class App:
     def _at_once(self, raw: RawRequest) -> RawReply | None:
         """Answer what takes microseconds here, in the event loop, if the node need not wait for anything. Else None."""
         if is_brief(raw) and self._node.is_prompt(raw.peer):
-            return self._work((raw, time.monotonic() + self.bounds.deadline))
+            with suppress(WouldWait), haste():
+                return self._work((raw, time.monotonic() + self.bounds.deadline))
         return None
 
     async def _answer(self, raw: RawRequest) -> RawReply:

@@ -4,8 +4,11 @@ The way to a worker thread and back costs as much as a small answer. A request g
 bytes alone show that the answer takes microseconds, whatever the node holds: no body, few and common
 headers, and a short path that either runs on ``message@1.0`` from the texts in the path, or reads one
 setting of ``meta@1.0``. Their keys compute on what is in the request; those that sign, resolve further
-or describe a device, and names that would bring in another device, are left out. Whether the node
-itself has to wait for something (hooks, a signature, the store) is for the node to say.
+or describe a device, and names that would bring in another device, are left out. Only ``set``, which
+answers with a message, has anything behind it: any other result may be a text as long as an ID, and what
+that names has whatever device it likes. Whether the node itself has to wait for something (hooks, a
+signature, the store) is for the node to say; should the store have to after all, a worker answers
+(:mod:`hyperpy.store.haste`).
 """
 
 from __future__ import annotations
@@ -14,11 +17,12 @@ import re
 from functools import lru_cache
 from typing import Final
 
+from hyperpy.encoding import ID_LENGTHS
 from hyperpy.http.form import Headers, RawRequest
 
 _MAX_TARGET: Final = 512
 _MAX_HEADERS: Final = 2048
-_MAX_PARTS: Final = 4
+_MAX_SETS: Final = 3
 _MAX_PAIRS: Final = 16
 _COMMON: Final = frozenset(
     {b"host", b"accept", b"accept-encoding", b"accept-language", b"user-agent", b"connection", b"origin", b"dnt"}
@@ -28,9 +32,12 @@ _COMMON: Final = frozenset(
 )
 _PAIRS: Final = rb"(?:&[a-z][a-z0-9-]*=[A-Za-z0-9._-]*)*"
 _PATH: Final = re.compile(
-    rb"/~message@1\.0" + _PAIRS + rb"(?:/[a-z][a-z0-9-]*" + _PAIRS + rb"){1,%d}" % _MAX_PARTS
+    rb"/~message@1\.0" + _PAIRS + rb"(?:/set" + _PAIRS + rb"){0,%d}" % _MAX_SETS + rb"/[a-z][a-z0-9-]*" + _PAIRS
     + rb"|/~meta@1\.0/(?:info|build)/[a-z][a-z0-9-]*"
 )  # fmt: skip
+_ID: Final = re.compile(
+    rb"[/=](?:%s)(?:[/&]|\Z)" % b"|".join(rb"[A-Za-z0-9._-]{%d}" % size for size in sorted(ID_LENGTHS))
+)
 _SETTING: Final = b"/~meta@1.0/"
 _LEFT_OUT: Final = re.compile(
     rb"[/&](?:commit|index|info|device|path|method|cache-control|hashpath-alg|ao-types|commitments|priv[a-z0-9-]*)"
@@ -61,4 +68,4 @@ def _runs_here(target: bytes) -> bool:
     if _PATH.fullmatch(target) is None or target.count(b"=") > _MAX_PAIRS:
         return False
     named = target.removeprefix(_SETTING + b"info") if target.startswith(_SETTING) else target
-    return _LEFT_OUT.search(named) is None
+    return _LEFT_OUT.search(named) is None and _ID.search(target) is None

@@ -18,6 +18,7 @@ import lmdb
 
 from hyperpy.encoding import sha256
 from hyperpy.errors import ConfigError, StoreError
+from hyperpy.store.haste import may_wait
 
 _T = TypeVar("_T")
 
@@ -99,6 +100,7 @@ class Environment:
                 resized = False
             finally:
                 self._active.pop()
+            may_wait()
             if resized:
                 self._resize(0)
             elif not self._open.wait(60):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from hyperpy.errors import StoreError
+from hyperpy.store.haste import may_wait
 
 _T = TypeVar("_T")
 MAX_JOINED = 256
@@ -42,6 +43,7 @@ class Group(Generic[_T]):
             finally:
                 self.lock.release()
             return
+        may_wait()
         mine = _Waiting(item)
         self._queue.append(mine)
         while not mine.done:

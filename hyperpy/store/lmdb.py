@@ -28,6 +28,7 @@ from hyperpy.store.base import (
 )
 from hyperpy.store.environment import MAX_KEY, Environment, fold
 from hyperpy.store.group import Group
+from hyperpy.store.haste import may_wait
 from hyperpy.store.journal import Journal
 from hyperpy.store.lock import FolderLock
 from hyperpy.store.overlay import Change
@@ -213,7 +214,10 @@ class LmdbStore:
         if self._closed or self.readonly:
             raise StoreError("the store is closed" if self._closed else "the store is open for reading only")
         if others and more and self.tables.used > self.quota:
+            may_wait()
             self._give_way()
+        if ledger or durable:
+            may_wait()
         if ledger:
             self._ledgers.submit(ledger)
         if others:

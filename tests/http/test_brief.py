@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
 
 import httpx2
 import pytest
 
-from hyperpy import device, key
+from hyperpy import config, device, key
 from hyperpy.http.brief import is_brief
 from hyperpy.http.form import RawRequest
 from hyperpy.http.server import Server
 from hyperpy.message import Message
-from hyperpy.testing import node
+from hyperpy.node import Node
+from hyperpy.store.haste import WouldWait, haste
+from hyperpy.store.lmdb import LmdbStore
+from hyperpy.testing import node, wallet
 
 HEADERS = ((b"host", b"h"), (b"accept", b"*/*"), (b"user-agent", b"u"))
 SMALL = "/~message@1.0&a=hello/a"
@@ -77,6 +82,16 @@ def test_small_requests_are_brief(target: str) -> None:
         "/~message@1.0&" + "&".join(f"a{n}=1" for n in range(20)) + "/a1",
         "/~message@1.0&a=" + "x" * 600 + "/a",
         "/" + "A" * 43 + "/a",
+        *(f"/~message@1.0&a={'A' * size}/a" for size in (32, 42, 43)),
+        *(f"/~message@1.0&a=1/set&b=2/{'a' * size}" for size in (32, 42, 43)),
+        # what comes after anything but set may be asked of whatever an ID names
+        "/~message@1.0&a=1/a/b",
+        "/~message@1.0/id/a",
+        "/~message@1.0/set&a=1/id/a",
+        "/~message@1.0/user-agent/a",
+        "/~message@1.0/x-request-id/a",
+        "/~message@1.0/keys/1",
+        "/~message@1.0&a=1/set/set/set/set/a",
     ],
 )
 def test_all_others_are_not(target: str) -> None:
@@ -186,3 +201,142 @@ def test_what_the_loop_answers_is_recorded_and_the_same_as_from_a_thread() -> No
     assert first == second
     assert replies[0][0] == b"hello"
     assert replies[0][4] == 2
+
+
+@device("sleeper@1.0")
+class Sleeper:
+    """Says where it runs."""
+
+    seen: ClassVar[list[str]] = []
+
+    @key(deterministic=False)
+    def delay(self) -> bytes:
+        """Note the thread."""
+        self.seen.append(threading.current_thread().name)
+        return b"ran"
+
+
+def test_no_stored_message_runs_in_the_loop() -> None:
+    """Whatever text names it: a value, a header, its own ID, a list's member."""
+    with (
+        node(Sleeper, flags={"rate-limit.requests": 0, "http.sign": False}) as n,
+        Server(n.node, "127.0.0.1", 0) as server,
+    ):
+        server.start()
+        sleeper = {"device": "sleeper@1.0"}
+        ref = httpx2.post(server.url + "/~message@1.0/set/id", json=sleeper).text
+        assert len(ref) == 43
+        ran = []
+        for path, headers in (
+            (f"/~message@1.0&a={ref}/a/delay", {}),
+            (f"/~message@1.0/set&a={ref}/a/delay", {}),
+            ("/~message@1.0/x-request-id/delay", {"x-request-id": ref}),
+            ("/~message@1.0/set&b=1/user-agent/delay", {"user-agent": ref}),
+            ("/~message@1.0/accept/delay", {"accept": ref}),
+            ("/~message@1.0/id/delay", {}),
+            (f"/~message@1.0&a={ref}/keys/1/delay", {}),
+            (f"/{ref}/delay", {}),
+        ):
+            ran.append(httpx2.get(server.url + path, headers=headers).text == "ran")
+        assert ran.count(True) >= 5, "the message must have run, else this attacks nothing"
+    assert Sleeper.seen
+    assert LOOP not in Sleeper.seen
+
+
+# -- where the store would have to wait after all ----------------------------------------------------
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[LmdbStore]:
+    store = LmdbStore(tmp_path / "store")
+    yield store
+    store.close()
+
+
+def growing(store: LmdbStore, done: threading.Event) -> None:
+    """Be as while the map grows, until somebody waits for it or ``done``."""
+    cache = store._cache
+    cache._open.clear()
+    cache._blocked = True
+    done.wait(20)
+    cache._blocked = False
+    cache._open.set()
+
+
+def writing(store: LmdbStore, done: threading.Event) -> None:
+    """Hold the writers' lock until ``done``."""
+    with store.tables._group.lock:
+        done.wait(20)
+
+
+def touch(store: LmdbStore) -> None:
+    store.get("messages", b"k" * 32)
+    store.write([("messages", b"l" * 32, b"v")])
+
+
+@pytest.mark.parametrize("trouble", [growing, writing])
+def test_a_thread_in_haste_leaves_where_it_would_wait(trouble: Any, disk: LmdbStore) -> None:
+    disk.write([("messages", b"k" * 32, b"v")])
+    disk.flush()
+    done = threading.Event()
+    other = threading.Thread(target=trouble, args=(disk, done))
+    other.start()
+    try:
+        while not (disk._cache._blocked or disk.tables._group.lock.locked()):
+            done.wait(0.001)
+        with pytest.raises(WouldWait), haste():
+            touch(disk)
+    finally:
+        done.set()
+        other.join()
+    with haste():
+        assert disk.get("messages", b"k" * 32) == b"v"
+    with haste(), pytest.raises(WouldWait):
+        disk.write([("config", b"a", b"b")])
+    disk.write([("config", b"a", b"b")])
+
+
+def test_a_worker_answers_what_the_loop_gave_up(tmp_path: Path) -> None:
+    """The store says that it is prompt, and then is not."""
+    store = LmdbStore(tmp_path / "store")
+    settings = config.load(environ={}, flags={"http.sign": False, "rate-limit.requests": 0})
+    with Node(settings, key=wallet(), store=store, operator=wallet("operator").address) as inner:
+        inner.is_prompt = lambda peer: True
+        names: list[str] = []
+        answer = inner.handle
+
+        def handle(*args: Any, **options: Any) -> Message:
+            names.append(threading.current_thread().name)
+            if names == [LOOP]:
+                other.start()
+                while not store.tables._group.lock.locked():
+                    done.wait(0.001)
+            else:
+                done.set()
+                other.join()
+            return answer(*args, **options)
+
+        done = threading.Event()
+        other = threading.Thread(target=writing, args=(store, done))
+        inner.handle = handle
+        with Server(inner, "127.0.0.1", 0) as server:
+            server.start()
+            reply = httpx2.get(server.url + SMALL)
+        assert (reply.status_code, reply.text) == (200, "hello")
+        assert names[0] == LOOP
+        assert len(names) == 2
+        assert names[1] != LOOP
+
+
+def test_reading_the_settings_waits_for_no_change_of_them() -> None:
+    with node() as n:
+        before = n.node.settings.info()
+        assert "zone" not in before
+        with n.node.settings._lock:
+            found: list[Message] = []
+            n.node.settings._values = {**n.node.settings._values, "zone": b"x"}
+            reader = threading.Thread(target=lambda: found.append(n.node.settings.info()), daemon=True)
+            reader.start()
+            reader.join(20)
+        assert found
+        assert found[0]["zone"] == b"x"
