@@ -6,7 +6,7 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -127,12 +127,16 @@ class Step:
     Attributes:
         frame: where it was asked; what it leaves for the trail goes there.
         inner: where its own sub-steps run.
+        before: steps of the sub-paths in a top-level base or request, which hold their results by now: so
+            they are no oracle inputs, and a step made again does not ask for them.
         address: the base as it was named, if by an ID or a hashpath.
         cached_from: the record its result was taken from, if it was not computed.
         result, status, after: the outcome and its hashpath, once it is :meth:`done`; a literal is wrapped.
     """
 
-    __slots__ = ("address", "after", "base", "cached_from", "found", "frame", "inner", "request", "result", "status")
+    __slots__ = (
+        "address", "after", "base", "before", "cached_from", "found", "frame", "inner", "request", "result", "status",
+    )  # fmt: skip
 
     result: Message
     status: str
@@ -147,6 +151,7 @@ class Step:
         self.frame = frame
         self.inner = Frame(frame.resolver, frame.chain, frame.depth + 1, found.spec)
         self.address = address
+        self.before: Sequence[Step] = ()
         self.cached_from = b""
 
     def done(self, result: Message, status: str, after: str) -> None:

@@ -50,7 +50,7 @@ class Recorder:
             oracles=tuple(inner.oracles) if step.found.spec.deterministic else (),
         )
         own = self._trail.append(record, batch, slot=slot)
-        for child in inner.substeps:
+        for child in (*step.before, *inner.substeps):
             self._write(child, batch, origin, own)
         return own
 

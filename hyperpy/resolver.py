@@ -173,6 +173,8 @@ class Resolver:
             found = find(self.registry, base, normalise.key_of(made))
             control = made.raw("cache-control")
             now = Step(base, made, found, frame, address=address)
+            if frame.substeps and frame.depth == 0:  # of sub-paths in the request; their results are in it now
+                now.before, frame.substeps, frame.oracles = frame.substeps, [], []
             now.inner.ordered = ordered and found.name == "commit"
             if address is None and control is None:
                 return self._compute(now)
