@@ -55,6 +55,8 @@ class Location:
         signers = commitments.committers(record)
         if not signers:
             raise Forbidden("a location record must be signed by the address it speaks for")
+        if not all(map(commitments.is_own_word, record.commitments.values())):
+            raise Forbidden("a node's reply, or mail that it signed for a process, is no location record")
         commitments.check(record)
         record = commitments.only_committed(record)
         if not record.text("url", ""):

@@ -14,7 +14,7 @@ from typing import Any
 
 from hyperpy import device, key
 from hyperpy.capabilities import Http, Keys, NodeControl
-from hyperpy.commitments import committer_of
+from hyperpy.commitments import committer_of, is_own_word
 from hyperpy.encoding import b64u_decode, is_id, key_bytes, sha256
 from hyperpy.errors import ConfigError, Forbidden, ParameterError
 from hyperpy.message import Message, Value, as_text, committed_list, same
@@ -145,7 +145,7 @@ class Router:
         signed = order.commitments.values() if isinstance(order, Message) else ()
         owners = {as_text(one) for one in _listed(self._node.setting("route-owners", ()))}
         owners = owners or {as_text(self._node.setting("operator", b""))}
-        covered = [set(committed_list(one)) for one in signed if committer_of(one) in owners]
+        covered = [set(committed_list(one)) for one in signed if committer_of(one) in owners and is_own_word(one)]
         names = {name for one in covered if "path" in one for name in one}
         if not isinstance(order, Message) or not names:
             return Result("error", Message({"status": 403, "body": "not_authorized"}))

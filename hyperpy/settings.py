@@ -236,7 +236,9 @@ class Settings(Mapping[str, Any]):
         return {
             name: one
             for name, one in order.commitments.items()
-            if commitments.committer_of(one) == self.operator and "path" in committed_list(one)
+            if commitments.committer_of(one) == self.operator
+            and "path" in committed_list(one)
+            and commitments.is_own_word(one)
         }
 
     def readers(self, request: Message | None) -> frozenset[str] | None:

@@ -33,7 +33,7 @@ from hyperpy.commitments.ids import (
     signed_id,
     unsigned_id,
 )
-from hyperpy.commitments.replies import without_reply_signatures
+from hyperpy.commitments.replies import is_own_word, without_reply_signatures
 from hyperpy.commitments.signing import bundled, commit
 from hyperpy.commitments.verifying import check, verify
 from hyperpy.commitments.wire import http_form, unsigned_member, wire_member
@@ -51,6 +51,7 @@ __all__ = [
     "covered",
     "hashpath_id",
     "http_form",
+    "is_own_word",
     "message_id",
     "only_committed",
     "refuse_ambiguous",

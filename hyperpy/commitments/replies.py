@@ -28,3 +28,15 @@ def without_reply_signatures(message: Message, signers: Collection[str]) -> Mess
         )
     }
     return message if len(kept) == len(message.commitments) else message.with_commitments(kept)
+
+
+_FOR_OTHERS = frozenset({"status", "from-process"})
+
+
+def is_own_word(commitment: Message) -> bool:
+    """Say whether a signature can be its signer's own will.
+
+    A node signs what it answers, with a ``status``, and what the processes it pushes for send, with their
+    ``from-process``: all else in these anybody may have chosen.
+    """
+    return _FOR_OTHERS.isdisjoint(committed_list(commitment))
