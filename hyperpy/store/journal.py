@@ -3,7 +3,8 @@
 A file is called after the number of its first batch; what follows is one batch after the other, each
 behind its length and its CRC-32. An append is one ``write`` of the operating system: it survives the
 end of the process at any instant, and a power cut once :meth:`Journal.sync` has returned. Reading
-ends at the first batch that is cut off or damaged; all before it are whole.
+ends at a batch that is cut off, or damaged with nothing whole behind it; all before it are whole. A
+damage within, which no power cut leaves, costs the batches it lies in: the file is kept and the log says so.
 
 Why not LMDB, which keeps everything else: a commit of one entry there costs 9 us, an append 2 us
 (measured), and of an LMDB environment that is not synced nothing can be trusted after a power cut.
@@ -17,11 +18,11 @@ import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from struct import Struct
 
 from hyperpy.errors import StoreError
+from hyperpy.store import salvage
 
-_HEAD = Struct(">II")
+_HEAD = salvage.HEAD
 _NAME = re.compile(r"([0-9]{20})\.log")
 
 
@@ -160,11 +161,15 @@ class Journal:
 
     # -- reading ---------------------------------------------------------------------------------
 
-    def read(self, places: dict[int, tuple[int, int]] | None = None) -> Iterator[tuple[int, bytes]]:
-        """Yield (number, batch), in order; nothing behind the first damage of a file.
+    def read(
+        self, places: dict[int, tuple[int, int]] | None = None, *, mend: bool = False
+    ) -> Iterator[tuple[int, bytes]]:
+        """Yield (number, batch), in order. A number is missing for each batch that is damaged.
 
         Args:
             places: where an earlier read of each file ended, which is where this one begins; brought up to date.
+            mend: nobody writes to it now: search for the end of a batch whose length is damaged, and keep
+                the files in which there is damage.
         """
         places = {} if places is None else places
         for first, path in self._files():
@@ -175,15 +180,23 @@ class Journal:
                     data = file.read()
             except FileNotFoundError:
                 continue  # moved into the tables meanwhile
-            at = 0
-            while at + _HEAD.size <= len(data):
-                size, check = _HEAD.unpack_from(data, at)
-                batch = data[at + _HEAD.size : at + _HEAD.size + size]
-                if not size or len(batch) < size or zlib.crc32(batch) != check:
-                    break
+            at = lost = mended = 0
+            while at < len(data):
+                batch = salvage.whole(data, at)
+                if batch is None:
+                    further = salvage.beyond(data, at)
+                    if further is not None:
+                        at, number, lost = further[0], number + further[1], lost + further[1]
+                        continue
+                    batch = salvage.measured(data, at) if mend else None
+                    if batch is None:
+                        break
+                    mended += 1
                 yield number, batch
                 number += 1
-                at += _HEAD.size + size
+                at += _HEAD.size + len(batch)
+            if mend and (lost or mended):
+                salvage.keep(path, lost)
             places[first] = (start + at, number)
 
     def state(self) -> dict[int, int]:

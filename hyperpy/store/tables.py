@@ -281,9 +281,9 @@ class Tables:
         """Read a journal that an earlier process left, into the frozen overlay."""
         overlay = Overlay()
         last = self.sequence
-        for number, packed in self._journal.read():
+        for number, packed in self._journal.read(mend=True):
             for _ in range(last + 1, number) if overlay.batches else ():
-                overlay.add((), 0)  # what was behind a damaged batch
+                overlay.add((), 0)  # a damaged batch
             overlay.add(msgpack.unpackb(packed, raw=True, use_list=False), len(packed))
             last = number
         self._frozen, self._frozen_to = overlay, last
