@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any, Final, cast
 
 from hyperpy.codecs import sfv, structured
@@ -17,6 +18,9 @@ from hyperpy.codecs.structured import MAX_DEPTH, MAX_KEYS, LinkTo, Loader
 from hyperpy.errors import CodecError, SizeError
 from hyperpy.message import NULL, UNDEFINED, As, Atom, Link, Message, Resolve, Value, list_to_map
 
+MAX_VALUES: Final = 10 * MAX_KEYS
+"""Values in one text, in all its objects and arrays, at most."""
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _MAX_BITS: Final = 14_283  # an integer of 4,300 digits has at most this many bits
 
 
@@ -128,7 +132,7 @@ def decode(data: bytes, *, loader: Loader | None = None) -> Message | tuple[Valu
 
     Raises:
         CodecError: not JSON, not UTF-8, or refused for a reason in the module's text.
-        SizeError: nested deeper, more keys or longer integers than the limits.
+        SizeError: nested deeper, more keys, list members or values, or longer integers than the limits.
     """
     found = decode_any(data, loader=loader)
     if isinstance(found, bytes):
@@ -138,6 +142,7 @@ def decode(data: bytes, *, loader: Loader | None = None) -> Message | tuple[Valu
 
 def decode_any(data: bytes, *, loader: Loader | None = None) -> Message | tuple[Value, ...] | bytes:
     """Like :func:`decode`, and a top-level string gives its bytes."""
+    _refuse_many(data)
     try:
         parsed = _DECODER.decode(data.decode("utf-8"))
     except UnicodeDecodeError:
@@ -150,6 +155,12 @@ def decode_any(data: bytes, *, loader: Loader | None = None) -> Message | tuple[
     if isinstance(found, (Message, tuple, bytes)):
         return found
     raise CodecError("JSON: a message is an object, an array or a string")
+
+
+def _refuse_many(data: bytes) -> None:
+    """Refuse a text of too many values before any of them takes memory: each but the first follows a comma."""
+    if data.count(b",") >= MAX_VALUES and _STRING.sub(b"", data).count(b",") >= MAX_VALUES:
+        raise SizeError(f"the JSON text holds more than {MAX_VALUES} values")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -189,6 +200,8 @@ def _value(parsed: Any, loader: Loader | None, depth: int) -> Value:
     if type(parsed) is list:
         if depth > MAX_DEPTH:
             raise SizeError(f"a message is nested deeper than {MAX_DEPTH}")
+        if len(parsed) > MAX_KEYS:
+            raise SizeError(f"a list has more than {MAX_KEYS} members")
         return tuple(_value(member, loader, depth + 1) for member in parsed)
     if type(parsed) is dict:
         return _message(parsed, loader, depth)

@@ -11,6 +11,7 @@ Item values are ``int``, ``Decimal``, ``str`` (a string), :class:`Token`, ``byte
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -26,6 +27,9 @@ from hyperpy.message import Atom, Message, Value, atom
 
 MAX_DIGITS: Final = 4300
 """Longest integer text that is read or written, in digits (conversion takes quadratic time)."""
+
+MAX_MEMBERS: Final = 10_000
+"""Members of one list or dictionary, at most."""
 
 
 class Token(str):
@@ -113,7 +117,7 @@ def parse_item(text: str | bytes) -> Item:
 
 
 def parse_list(text: str | bytes) -> tuple[Member, ...]:
-    """Parse a list; the empty text is the empty list. Raises CodecError."""
+    """Parse a list; the empty text is the empty list. Raises CodecError, or SizeError past MAX_MEMBERS."""
     return tuple(_member(part) for part in _split(_outer(text)))
 
 
@@ -122,6 +126,7 @@ def parse_dictionary(text: str | bytes) -> dict[str, Member]:
 
     Raises:
         CodecError: the text does not parse.
+        SizeError: more than MAX_MEMBERS entries.
     """
     found: dict[str, Member] = {}
     for part in _split(_outer(text)):
@@ -143,7 +148,9 @@ def _outer(text: str | bytes) -> bytes:
 def _split(raw: bytes) -> Iterable[bytes]:
     """Yield the members between top-level commas, without the space around the commas."""
     at = 0
-    while raw:
+    for count in itertools.count() if raw else ():
+        if count >= MAX_MEMBERS:
+            raise _too_many()
         match = _MEMBER.match(raw, at)
         end = match.end() if match else at
         if end < len(raw) and raw[end] != 0x2C:
@@ -152,6 +159,10 @@ def _split(raw: bytes) -> Iterable[bytes]:
         if end == len(raw):
             return
         at = end + 1
+
+
+def _too_many() -> SizeError:
+    return SizeError(f"a list has more than {MAX_MEMBERS} members")
 
 
 def _member(raw: bytes) -> Member:
@@ -307,6 +318,8 @@ def _list_value(text: bytes) -> tuple[Value, ...]:
     except CodecError:
         if not text.lstrip(b" ").startswith(b"(ao-type-"):
             raise
+        if text.count(b",") >= MAX_MEMBERS:
+            raise _too_many() from None
         return tuple(_unquoted_member(member.strip(b" \t")) for member in text.split(b","))
 
 

@@ -29,7 +29,7 @@ Loader: TypeAlias = Callable[[str], Value]
 
 MAX_DEPTH: Final = 64
 """Maps inside maps, at most."""
-MAX_KEYS: Final = 10_000
+MAX_KEYS: Final = sfv.MAX_MEMBERS
 """Keys of one map, at most, when decoding."""
 
 REGENERATED: Final = frozenset({"commitments", "unsigned_id", "content-digest"})
@@ -167,7 +167,10 @@ def parse_types(text: bytes) -> dict[str, str]:
 
     Raises:
         CodecError: not a dictionary whose values are strings or tokens.
+        SizeError: more than MAX_KEYS entries.
     """
+    if text.count(b",") >= MAX_KEYS:
+        raise SizeError(f"ao-types has more than {MAX_KEYS} entries")
     if _TYPES_TEXT.fullmatch(text):
         return {sfv.unescape_key(key): name for key, name in _TYPES_ENTRY.findall(text.decode("ascii"))}
     found: dict[str, str] = {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal, TypeAlias, cast
 
 from hyperpy.codecs import envelope, httpsig, plan, signature, structured
@@ -35,6 +36,11 @@ Committers: TypeAlias = Literal["none", "all"] | Sequence[str]
 """A selection of commitments: unsigned ones, signed ones, or those of the addresses."""
 
 _MODULUS = 1 << 256
+_LONG = 64
+"""Members of a list that is worth remembering."""
+_KEPT = 32
+_long_lists: dict[int, tuple[tuple[Value, ...], bytes]] = {}
+"""By identity; the entry keeps its list alive, so no other list can have that identity meanwhile."""
 
 
 def content_id(item: Value) -> str:
@@ -70,11 +76,28 @@ def content_key(item: Value) -> bytes:
     if type(item) is bytes:
         return sha256(item)
     if type(item) is tuple:
-        base = httpsig.signed(structured.encode(item, link=signed_id)).base(plan.UNSIGNED_PARAMS)
-        return plan.unsigned_mac(base)
+        return _list_key(item)
     if type(item) is Link:
         return b64u_decode(item.id)
     raise MessageError(f"a {type(item).__name__} has no ID; put it into a message")
+
+
+def _list_key(item: tuple[Value, ...]) -> bytes:
+    """Return the key of a list's content.
+
+    A list has no place to remember it, and is part of a base, a request and a result at once; so
+    the last few long ones are remembered here.
+    """
+    known = _long_lists.get(id(item))
+    if known is not None and known[0] is item:
+        return known[1]
+    made = plan.unsigned_mac(httpsig.signed(structured.encode(item, link=signed_id)).base(plan.UNSIGNED_PARAMS))
+    if len(item) >= _LONG:
+        _long_lists[id(item)] = item, made
+        while len(_long_lists) > _KEPT:
+            with suppress(KeyError, StopIteration, RuntimeError):  # other threads do this too
+                del _long_lists[next(iter(_long_lists))]
+    return made
 
 
 def unsigned_id(item: Value) -> str:
