@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 
 from hyperpy import maintenance
 from hyperpy.errors import HyperpyError
@@ -15,6 +16,9 @@ log = logging.getLogger("hyperpy.store")
 EVERY = 50
 """Requests between two looks at the store's size."""
 
+REST = 20
+"""After a collection that found nothing to remove: how many times its duration passes before the next."""
+
 
 class Housekeeping:
     """Removes the oldest unneeded steps, on a thread of its own, when the store has passed its quota."""
@@ -23,11 +27,12 @@ class Housekeeping:
         self._store = store if isinstance(store, LmdbStore) else None
         self._left = EVERY
         self._busy = threading.Lock()
+        self._rests_until = 0.0
 
-    def tick(self) -> None:
-        """Count one request; now and then look at the store's size. Cheap, never raises."""
+    def tick(self, *, refused: bool = False) -> None:
+        """Count one request; now and then, and when the store refused it, look at the store's size. Never raises."""
         self._left -= 1
-        if self._left > 0 or self._store is None:
+        if (self._left > 0 and not refused) or self._store is None or time.monotonic() < self._rests_until:
             return
         self._left = EVERY
         if self._store.used > self._store.quota and self._busy.acquire(blocking=False):
@@ -39,9 +44,13 @@ class Housekeeping:
             self._store = None
 
     def _collect(self, store: LmdbStore) -> None:
+        began = time.monotonic()
         try:
             done = maintenance.collect(store)
             log.info("made room: %s records and %s messages removed", done.records, done.messages)
+            if not done.records and not done.messages:
+                log.error("the store is past its quota, and everything in it is needed: raise [store] quota")
+                self._rests_until = time.monotonic() + REST * (time.monotonic() - began)
         except HyperpyError as error:
             log.error("could not make room: %s", error.diagnostics())
         finally:

@@ -151,7 +151,8 @@ class Node:
     def handle(self, ingress: Ingress, *, deadline: float | None = None) -> Message:
         """Answer one request; never raises.
 
-        Everything acknowledged by the reply is committed to the store before this returns.
+        Everything acknowledged by the reply is committed to the store before this returns. Only what reads
+        the node's info or a stored message is also answered while the store takes nothing: without a record.
 
         Args:
             ingress: the request as :func:`hyperpy.http.wire.read` made it.
@@ -210,10 +211,15 @@ class Node:
         except HyperpyError as error:
             made = reply.of_error(error)
         made = reply.with_cookies(self._signed(made, ingress), request)
+        refused = True
         try:
             batch.commit(self.store)
+            refused = False
+        except StoreError:
+            if not _is_read(ingress.message):
+                raise
         finally:
-            self.housekeeping.tick()
+            self.housekeeping.tick(refused=refused)
         return made
 
     def _ordered(self, members: Sequence[Value], request: Message, chain: Chain) -> tuple[Sequence[Value], Message]:
@@ -430,6 +436,16 @@ _INFO = re.compile(r"/*~meta@1\.0/info(/[a-z0-9-]+)?/?([?&].*)?", re.DOTALL)
 
 def _is_info(request: Message) -> bool:
     return _INFO.fullmatch(request.text("path", "")) is not None
+
+
+_BY_ID = re.compile(r"/*[A-Za-z0-9_-]{43}(/[a-z0-9-]+)*/?", re.DOTALL)
+
+
+def _is_read(request: Message) -> bool:
+    """Say whether a request only reads what is there, by its method and path: then it needs no record."""
+    if request.commitments or request.text("method", "GET").upper() not in ("GET", "HEAD"):
+        return False
+    return _is_info(request) or _BY_ID.fullmatch(request.text("path", "")) is not None
 
 
 def open_node(config: Config, *, readonly: bool = False) -> Node:

@@ -239,7 +239,10 @@ class LmdbStore:
         while self.collecting and self.tables.used > self.quota + slack and time.monotonic() < patience:
             time.sleep(PAUSE)
         if self.tables.used > self.quota + slack:
-            raise StoreError(f"the store holds {self.tables.used} bytes, more than its quota of {self.quota}")
+            raise StoreError(
+                f"the store holds {self.tables.used} bytes, more than its quota of {self.quota}",
+                hint="Try again in a moment; if that does not help, the operator has to raise [store] quota.",
+            )
 
     def _place(self, table: str) -> Table:
         place = TABLES.get(table)
