@@ -76,7 +76,7 @@ HARD: dict[str, tuple[str, Callable[[int], bytes]]] = {
     "path: escapes": ("path", lambda n: b"/" + b"%25" * n),
     "path: query": ("path", lambda n: b"/a?" + b"1.b=c&" * n),
     "httpsig: headers": ("httpsig", lambda n: b"GET /a" + b"".join(b"\nx%d: 1" % at for at in range(n)) + b"\n\nb"),
-    "httpsig: one header": ("httpsig", lambda n: b"GET /a" + b"\nx: 1" * n + b"\n\nb"),
+    "httpsig: one header": ("httpsig", lambda n: b"GET /a" + b"\nx: 1" * (2 * n) + b"\n\nb"),
     "httpsig: components": ("httpsig", lambda n: _HEADERS + b"signature-input: s=(" + b'"x" ' * n + b")\n\nb"),
     "httpsig: signatures": ("httpsig", lambda n: _HEADERS + b"signature: " + b"s=:AA==:, " * n + b"\n\nb"),
     "httpsig: types": ("httpsig", lambda n: _HEADERS + b"ao-types: " + b'x="integer", ' * n + b'x="integer"\n\nb'),
