@@ -9,13 +9,15 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import ipaddress
 import secrets
 import threading
+import time
 from collections import OrderedDict
 
 from hyperpy import commitments, device, key
 from hyperpy.encoding import b64u, sha256
-from hyperpy.errors import ParameterError, Unauthorized
+from hyperpy.errors import ParameterError, TooManyRequests, Unauthorized
 from hyperpy.message import Message
 from hyperpy.sdk import Result
 
@@ -23,6 +25,12 @@ _DEVICE = "http-auth@1.0"
 _ROUNDS = 1_200_000
 _LENGTH = 64
 _KEPT = 1000
+_PER_CLIENT, _PERIOD = 10, 60.0
+"""Credentials not seen lately that one address may send, and in how many seconds as many more.
+
+To make a secret of them takes a second or more, and is asked for before the caller has any right.
+"""
+_CLIENTS = 10_000
 
 
 @device(_DEVICE)
@@ -33,6 +41,7 @@ class HttpAuth:
         """Prepare the memory of secrets derived lately; it holds digests of credentials only."""
         self._salt = secrets.token_bytes(32)
         self._known: OrderedDict[bytes, bytes] = OrderedDict()
+        self._spent: OrderedDict[str, tuple[float, float]] = OrderedDict()
         self._lock = threading.Lock()
 
     @key(deterministic=False)
@@ -98,12 +107,40 @@ class HttpAuth:
         with self._lock:
             known = self._known.get(name)
         if known is None:
+            self._spend(str(request.private.get("peer", "")))
             known = hashlib.pbkdf2_hmac(alg, credentials, salt, rounds, length)
             with self._lock:
                 self._known[name] = known
                 while len(self._known) > _KEPT:
                     self._known.popitem(last=False)
         return known
+
+    def _spend(self, peer: str) -> None:
+        """Account for one derivation.
+
+        Raises:
+            TooManyRequests: the address sends new credentials too often. This machine's own is not counted.
+        """
+        if not peer or _is_here(peer):
+            return
+        now = time.monotonic()
+        with self._lock:
+            left, since = self._spent.pop(peer, (float(_PER_CLIENT), now))
+            left = min(_PER_CLIENT, left + (now - since) * _PER_CLIENT / _PERIOD)
+            self._spent[peer] = (left - 1 if left >= 1 else left, now)
+            if len(self._spent) > _CLIENTS:
+                self._spent.popitem(last=False)
+        if left < 1:
+            error = TooManyRequests(f"more than {_PER_CLIENT} new credentials from {peer}")
+            error.retry_after = (1 - left) * _PERIOD / _PER_CLIENT
+            raise error
+
+
+def _is_here(peer: str) -> bool:
+    try:
+        return ipaddress.ip_address(peer).is_loopback
+    except ValueError:
+        return False
 
 
 def _number(request: Message, name: str, fallback: int, most: int) -> int:

@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from hyperpy.config import Config
 from hyperpy.context import device_error
-from hyperpy.errors import Busy, DeviceTimeout, HyperpyError, SizeError
+from hyperpy.errors import Busy, CodecError, DeviceTimeout, HyperpyError, SizeError
 from hyperpy.http.brief import is_brief
 from hyperpy.http.form import Ingress, RawReply, RawRequest, Rules, Wants
 from hyperpy.http.secrets import scrub_value
@@ -37,6 +37,7 @@ _Task: TypeAlias = tuple[RawRequest, float]
 
 log = logging.getLogger("hyperpy.http")
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
+_WHOLE: Final = "Send as many bytes as content-length says, or whole chunks and the empty one at the end."
 _SLACK: Final = 0.25
 """Seconds the node gets to notice the deadline by itself before the loop answers."""
 
@@ -259,7 +260,7 @@ class _Body:
             except TimeoutError:
                 raise _Refused(408, DeviceTimeout("the rest of the body did not arrive in time")) from None
             if event["type"] == "http.disconnect":
-                raise _Refused(400, SizeError("the client went away before its body was complete"))
+                raise _Refused(400, CodecError("the body is cut off, or its chunks are damaged", hint=_WHOLE))
             piece = event.get("body", b"")
             if piece:
                 self._take(len(piece))

@@ -205,6 +205,8 @@ def _decode(
         _check_digest(sent["content-digest"], raw.body, signed="signature-input" in sent)
     if codec == HTTPSIG:
         message = _httpsig(raw, sent, private, target)
+        if raw.body and may_name_private(raw.body):
+            _refuse_private(message)
         if message.commitments:
             return message, message.raw_items()
         extra = {**_host(sent, rules), **_loose(query, sent)}
@@ -221,6 +223,8 @@ def _decode(
     if not isinstance(decoded, Message):
         raise CodecError("the body is a list; a request must be a map of keys", hint='Wrap it: {"body": [...]}.')
     _verify(decoded, {})
+    if codec != ANS104 and may_name_private(raw.body):
+        _refuse_private(decoded)
     if codec == ANS104:
         return decoded, decoded.raw_items()
     if any("committer" in one for one in decoded.commitments.values()):
@@ -228,6 +232,25 @@ def _decode(
         return kept, kept.raw_items()
     own = {**_texts(sent), **_host(sent, rules), **_loose(query, sent), **decoded.raw_items()}
     return Message.make(own, decoded.commitments), decoded.raw_items()
+
+
+def _refuse_private(item: Value) -> None:
+    """Refuse a key that a path or header would not take: ``priv...``, but for its case, which codecs keep.
+
+    Raises:
+        ParameterError: there is one.
+    """
+    if isinstance(item, Message):
+        if any(name.lower().startswith("priv") for name in item.raw_items()):
+            raise ParameterError(
+                "a key of the body begins with 'priv', which no message may",
+                hint="Send what must not be recorded as a header: there the node takes it out.",
+            )
+        for child in item.raw_items().values():
+            _refuse_private(child)
+    elif isinstance(item, tuple):
+        for child in item:
+            _refuse_private(child)
 
 
 def _verify(message: Message, private: Mapping[str, Any]) -> None:
@@ -240,7 +263,7 @@ def _verify(message: Message, private: Mapping[str, Any]) -> None:
     if not message.commitments:
         return
     for name in sorted(message.committed_keys()):
-        if name.startswith("priv") or (name in private and is_credential(name)):
+        if name.lower().startswith("priv") or (name in private and is_credential(name)):
             raise InvalidSignature(
                 f"the signature covers the credential {name[:64]!a}, which must never be recorded",
                 hint="Sign without it, and send it beside the signed keys.",

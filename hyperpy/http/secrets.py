@@ -30,9 +30,13 @@ _DECODED: Final = frozenset(
 )
 """Headers that make a request more than a map of texts."""
 
-_SUSPECT = re.compile(rb"secret|priv|!|%", re.IGNORECASE)
-_NAMED = re.compile(rb"(?:^|[&?/(])(?:[0-9]{1,9}\.)?(?:secret(?:[+ ][^=&/?(]*)?=|priv[^=&/?(]*=|!)", re.IGNORECASE)
-_PRIVATE = re.compile(rb"priv|(?:\\u00|%)(?:70|72|69|76)", re.IGNORECASE)
+_SUSPECT = re.compile(rb"secret|priv|authorization|cookie|!|%", re.IGNORECASE)
+_NAMED = re.compile(
+    rb"(?:^|[&?/(])[+\s]*(?:[0-9]{1,9}\.)?"
+    rb"(?:(?:secret|(?:proxy-)?authorization|(?:set-)?cookie)(?:[+ ][^=&/?(]*)?=|priv[^=&/?(]*=|!)",
+    re.IGNORECASE,
+)
+_PRIVATE = re.compile(rb"priv|(?:\\u00|%)(?:[57]0|[57]2|[46]9|[57]6)", re.IGNORECASE)
 """What a body that names a private key holds, some of its letters escaped or not."""
 _PLAN_BYTES: Final = 2048
 
@@ -59,10 +63,10 @@ class Plan(NamedTuple):
 
 def is_credential(name: str) -> bool:
     """Say whether a request key is a credential; ``N.`` scopes and ``+type`` suffixes are looked through."""
-    bare = name.lower()
+    bare = name.lower().strip()
     scope, dot, rest = bare.partition(".")
     if dot and scope.isdigit():
-        bare = rest
+        bare = rest.strip()
     return bare.startswith(("!", "priv")) or re.split(r"[+ ]", bare, maxsplit=1)[0] in CREDENTIALS
 
 
@@ -125,7 +129,7 @@ def scrub(target: bytes) -> tuple[bytes, dict[str, Any]]:
     once = unquote_to_bytes(target)
     if _NAMED.search(once) or _NAMED.search(unquote_to_bytes(once)):
         raise ParameterError(
-            "the path holds a credential (secret=, priv...= or !)",
+            "the path holds a credential (secret=, authorization=, cookie=, priv...= or !)",
             hint="Send it as a header or a query key: there the node takes it out before anything is recorded.",
         )
     return target, found

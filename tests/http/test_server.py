@@ -339,3 +339,11 @@ def test_peers_that_misbehave() -> None:
 def test_a_taken_port_is_an_error() -> None:
     with node() as n, serve(n.node) as server, pytest.raises(ConfigError, match="cannot listen"):
         Server(n.node, "127.0.0.1", server.port)
+
+
+def test_damaged_chunks_are_said_to_be_so(server: Any) -> None:
+    """The hint is about the body's form, not about its size."""
+    answer = raw(server, b"POST /a HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n")
+    assert status_of(answer) == 400
+    assert b"whole chunks" in answer
+    assert b"raise the limit" not in answer

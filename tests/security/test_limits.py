@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hyperpy.devices.http_auth import HttpAuth
 
 from hyperpy import Context, Message, Result, device, key
 from hyperpy.codecs import json
-from hyperpy.errors import HyperpyError
+from hyperpy.errors import HyperpyError, TooManyRequests
 from hyperpy.message import Value
 from hyperpy.testing import TestNode, node
 from tests.security.attack import STRANGER, ask, http
@@ -183,3 +185,33 @@ def test_an_uninitialised_node_answers_nothing_else() -> None:
             "/~meta@1.0/build",
         ):
             assert n.get(path)["status"] == 400, path
+
+
+def test_new_credentials_are_checked_so_often_for_one_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Making a secret of them takes a second or more, before their sender has any right."""
+    derived: list[bytes] = []
+
+    def derive(alg: str, credentials: bytes, salt: bytes, rounds: int, length: int) -> bytes:
+        derived.append(credentials)
+        return b"s" * length
+
+    monkeypatch.setattr("hashlib.pbkdf2_hmac", derive)
+
+    guard = HttpAuth()
+    guard.start()
+
+    def passes(who: str, peer: str) -> bool:
+        header = b"Basic " + base64.b64encode(who.encode())
+        try:
+            guard.generate(Message.make({}, private={"authorization": header, "peer": peer}))
+        except TooManyRequests as error:
+            return not error.retry_after
+        return True
+
+    found = [passes(f"user-{number}:x", STRANGER) for number in range(30)]
+    assert found == [True] * 10 + [False] * 20
+    assert len(derived) == 10
+    assert passes("user-0:x", STRANGER), "what is known costs nothing"
+    assert passes("user-29:x", "198.51.100.7"), "others are not held up"
+    assert len(derived) == 11
+    assert all(passes(f"user-{number}:y", "127.0.0.1") for number in range(30))

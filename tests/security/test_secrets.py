@@ -75,7 +75,10 @@ def test_headers(n: TestNode, name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["secret", "!", "!x", "priv-key", "1.secret", "%73ecret", "%2573ecret", "secret+integer", "SECRET", "x=1&secret"],
+    [
+        *("secret", "!", "!x", "priv-key", "1.secret", "%73ecret", "%2573ecret", "secret+integer", "SECRET"),
+        *("x=1&secret", "authorization", "%20priv-a", "+priv-a", "%20secret", "%09PRIV-a", "1.%20priv-a"),
+    ],
 )
 def test_query_keys(n: TestNode, name: str) -> None:
     answers(n, "GET", f"{PATH}?{name}={SEKRIT}", {})
@@ -91,11 +94,18 @@ def test_query_keys(n: TestNode, name: str) -> None:
         f"{PATH}%2526secret={SEKRIT}",
         f"{PATH}&!={SEKRIT}",
         f"{PATH}&priv-x={SEKRIT}",
+        f"{PATH}&authorization={SEKRIT}",
+        f"{PATH}&1.Authorization={SEKRIT}",
+        f"{PATH}&proxy-authorization+integer={SEKRIT}",
+        f"/~message@1.0&cookie={SEKRIT}/cookie",
+        f"{PATH}/set&set-cookie={SEKRIT}",
+        f"{PATH}&%20priv-a={SEKRIT}",
+        f"{PATH}&+secret={SEKRIT}",
         f"/~message@1.0&a=1/(~message@1.0&secret={SEKRIT}/x)",
         f"{PATH}?x+resolve=~message@1.0%26secret={SEKRIT}/x",
         f"{PATH}?x+resolve=(~message@1.0%26priv-y={SEKRIT})",
     ],
-    ids=range(8),
+    ids=range(15),
 )
 def test_inside_the_path_they_are_refused(n: TestNode, target: str) -> None:
     assert answers(n, "GET", target, {}) == 400
@@ -116,13 +126,19 @@ def test_inside_the_path_they_are_refused(n: TestNode, target: str) -> None:
         (JSON, b'{"\\u0070riv-key":"%s"}' % RAW),
         (JSON, b'{"b":{"c":{"private":"%s"}}}' % RAW),
         (JSON, b'[{"priv-key":"%s"}]' % RAW),
+        (JSON, b'{"PRIV-a":"%s"}' % RAW),
+        (JSON, b'{"a":[{"b":{"Priv":"%s"}}]}' % RAW),
+        (JSON, b'{"\\u0050RIV-key":"%s"}' % RAW),
+        ({"codec-device": "flat@1.0"}, b"a/PRIV-b: %s\n" % RAW),
         (MULTIPART, b'--q\r\ncontent-disposition: form-data;name="priv-x"\r\n\r\n%s\r\n--q--' % RAW),
         (MULTIPART, b'--q\r\ncontent-disposition: form-data;name="b"\r\npriv-x: %s\r\n\r\n1\r\n--q--' % RAW),
         (MULTIPART, b'--q\r\ncontent-disposition: form-data;name="pri%%76"\r\n\r\n%s\r\n--q--' % RAW),
+        (MULTIPART, b'--q\r\ncontent-disposition: form-data;name="PRIV-x"\r\n\r\n%s\r\n--q--' % RAW),
+        (MULTIPART, b'--q\r\ncontent-disposition: form-data;name="b"\r\nPRIV-x: %s\r\n\r\n1\r\n--q--' % RAW),
         ({"codec-device": "flat@1.0"}, b"priv-x: %s\n" % RAW),
         ({"codec-device": "flat@1.0"}, b"a/priv-x: %s\n" % RAW),
     ],
-    ids=range(17),
+    ids=range(23),
 )
 def test_where_paths_and_private_keys_hide(n: TestNode, headers: dict[str, str], body: bytes) -> None:
     answers(n, "POST", "/~message@1.0/a", headers, body)
