@@ -30,8 +30,7 @@ def bench(
     """
     if part not in ("all", "processes"):
         raise typer.BadParameter("say all or processes", param_hint="part")
-    from hyperpy.bench import operations, process_compute
-    from hyperpy.bench import processes as scheduling
+    from hyperpy.bench import computing, operations, scheduling
     from hyperpy.bench import serving as served
     from hyperpy.bench.measure import machine
 
@@ -41,7 +40,7 @@ def bench(
         progress.advance(task)
         rows += scheduling.rows()
         progress.advance(task)
-        rows += process_compute.rows()
+        rows += computing.rows()
         progress.advance(task)
         rows += served.rows() if serving and part == "all" else []
         progress.advance(task)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from hyperpy.bench import process_compute
+from hyperpy.bench import computing
 from hyperpy.message import Message
 
 
 def test_it_runs() -> None:
-    rows = process_compute.rows(20)
+    rows = computing.rows(20)
     assert [row.name for row in rows] == [
         "compute one slot, Python device",
         "now, nothing to do",
@@ -15,15 +15,15 @@ def test_it_runs() -> None:
     ]
     assert all(0 < row.low <= row.us <= row.high for row in rows)
     assert all(row.budget for row in rows)
-    points = process_compute.replay(20, 4)
+    points = computing.replay(20, 4)
     assert [point.slots for point in points] == [5, 10, 15, 20]
     assert all(point.us > 0 and point.rss_kb > 0 for point in points)
 
 
 def test_what_is_computed_is_right() -> None:
     for lua in (False, True):
-        with process_compute.scheduled(3, lua=lua) as (node, process):
-            process_compute.compute_to(node, process, 2)
+        with computing.scheduled(3, lua=lua) as (node, process):
+            computing.compute_to(node, process, 2)
             state = node._lend["slots"].state(process, 2)
             assert isinstance(state, Message)
             assert (state["count"], state["at-slot"]) == (3, 2)
