@@ -8,6 +8,9 @@ result of a recorded step is for the operator and for those who signed the reque
 * a hashpath leads to it through the trail,
 * a message that is no result names it by a link.
 
+What lies inside a result is kept back with it, but not under an ID of its own: whoever knows that, or
+the whole text it is computed from, may read it.
+
 What somebody signed is a statement to the public: under its signed ID it stays readable. If several
 requests had the same result, the first decides who reads it by its ID, and each its own hashpath.
 Whoever can run the step again gets its result by doing so.
