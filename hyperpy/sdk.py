@@ -67,7 +67,8 @@ class Context(Protocol):
 
         Raises:
             NotDeterministic: in a deterministic key.
-            Forbidden: the request came over HTTP and not from the operator.
+            Forbidden: this key is not ``commit`` in a path that the operator signed or this process asked
+                for, and ``[http] sign-on-request`` is off.
         """
 
     def log(self, event: str, **fields: Any) -> None:
