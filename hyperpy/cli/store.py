@@ -71,7 +71,7 @@ def gc(
     config_file: ConfigFile = None,
     json: Json = False,
 ) -> None:
-    """Remove the oldest unsigned steps that nothing refers to. The node must not be running.
+    """Remove the oldest steps that nothing refers to, then signed messages. The node must not be running.
 
     Example: hyperpy store gc --target 1000000000
     """
