@@ -21,6 +21,7 @@ from hyperpy.config import Config
 from hyperpy.context import device_error
 from hyperpy.errors import Busy, CodecError, DeviceTimeout, HyperpyError, SizeError
 from hyperpy.http.brief import is_brief
+from hyperpy.http.browsers import guarded
 from hyperpy.http.form import Ingress, RawReply, RawRequest, Rules, Wants
 from hyperpy.http.secrets import scrub_value
 from hyperpy.http.wire import answer_at_edge, read, without_cors, write, write_error
@@ -178,7 +179,7 @@ class App:
                 raise DeviceTimeout("the request waited for a worker until its deadline")
             ingress = read(raw, self._rules)
             wants = ingress.wants
-            return write(self._node.handle(ingress, deadline=deadline), wants)
+            return guarded(write(self._node.handle(ingress, deadline=deadline), wants), raw.headers)
         except HyperpyError as error:
             return write_error(error, wants_of(raw) if wants.accept == "*/*" else wants)
         except Exception as error:

@@ -21,6 +21,7 @@ from hyperpy.codecs import ans104, flat, httpsig, json, multipart, signature, st
 from hyperpy.codecs.structured import Tabm
 from hyperpy.encoding import ID_LENGTHS, key_bytes, key_text, ordered
 from hyperpy.errors import CodecError, HyperpyError, InvalidSignature, KeyNotFound, NotCached
+from hyperpy.http.browsers import ORDERS, hidden_name
 from hyperpy.http.form import ANS104, FLAT, HTTPSIG, JSON, RawReply, RawRequest, Wants, codec_of
 from hyperpy.http.members import signature_headers
 from hyperpy.http.readable import refuse_unreadable
@@ -38,6 +39,7 @@ _UNSAFE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]|\A[ \t]|[ \t]\Z")
 _TRANSPORT: Final = frozenset(
     {"content-length", "transfer-encoding", "te", "trailer", "upgrade", "keep-alive", "proxy-connection"}
 )
+_NO_HEADERS: Final = _TRANSPORT | ORDERS
 _KEPT: Final = ("ao-types", "ao-result", "status", "ao-body-key", "content-type", "content-digest")
 """Headers that stay headers whatever their number: they say how to read the rest."""
 _DROPPED: Final = frozenset({"commitments", "signature", "signature-input"})
@@ -211,6 +213,10 @@ def _unfit(tabm: Tabm, reserved: frozenset[str]) -> tuple[set[str], dict[str, by
         bad = _UNSAFE.search(found) is not None or (key == "connection" and found not in _CONNECTION)
         if _NAME.fullmatch(key) is not None or len(key) in ID_LENGTHS:
             bad = bad or key in _TRANSPORT or key in reserved
+            if key in ORDERS and not bad and "content-type" in tabm:  # which parts would overwrite
+                escaped[key] = hidden_name(key)
+                continue
+            bad = bad or key in ORDERS
         elif _PART.fullmatch(key) is not None:
             bad = True
         elif bad:
@@ -255,7 +261,7 @@ def _json(reply: Message, wants: Wants) -> RawReply:
             continue
         if isinstance(found, (bytes, int, float, Atom)):
             text = as_text(found).encode("utf-8", "surrogateescape")
-            if _NAME.fullmatch(key) and key not in _TRANSPORT and len(text) <= MAX_VALUE and not _UNSAFE.search(text):
+            if _NAME.fullmatch(key) and key not in _NO_HEADERS and len(text) <= MAX_VALUE and not _UNSAFE.search(text):
                 headers.append((key_bytes(key), text))
     return RawReply(_status(reply), headers, body)
 

@@ -1,0 +1,97 @@
+"""A link makes no browser do anything: no cookies, no redirects to elsewhere, no scripts in the node's origin."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+import httpx2
+import pytest
+
+from hyperpy import commitments
+from hyperpy.client import Client
+from hyperpy.http.client import decode_reply
+from hyperpy.http.wire import Wants, write
+from hyperpy.keys import RsaKey
+from hyperpy.message import Message
+
+SET = "/~message@1.0/set"
+BROWSER = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+ORDERS = {
+    "set-cookie2": "sid=evil",
+    "content-encoding": "gzip",
+    "refresh": "0",
+    "clear-site-data": "*",
+    "content-security-policy": "default-src *",
+    "strict-transport-security": "max-age=9",
+    "www-authenticate": "Basic",
+    "access-control-allow-credentials": "true",
+    "service-worker-allowed": "x",
+}
+
+
+@pytest.mark.parametrize("accept", ["*/*", "application/json", BROWSER["accept"]])
+@pytest.mark.parametrize("extra", ["", "&content-type=text&body=x"])
+@pytest.mark.parametrize("name", ORDERS)
+def test_a_key_is_no_order_to_a_browser(server: Any, name: str, extra: str, accept: str) -> None:
+    answer = httpx2.get(f"{server.url}{SET}&{name}={quote(ORDERS[name], safe='')}{extra}", headers={"accept": accept})
+    assert answer.status_code == 200
+    sent = [value for header, value in answer.headers.raw if header.lower() == name.encode()]
+    assert ORDERS[name].encode() not in sent
+    if accept == "*/*":
+        message = decode_reply(200, answer.headers.raw, answer.content)
+        assert message[name] == ORDERS[name].encode()
+        assert message.commitments
+
+
+@pytest.mark.parametrize("more", [{}, {"content-type": b"text/html", "body": b"x"}])
+def test_only_the_node_sets_cookies(more: dict[str, bytes]) -> None:
+    """The key is refused in requests; it must not come out of a stored message or a device either."""
+    made = commitments.commit(Message({"set-cookie": b"sid=evil", "status": 200, **more}), RsaKey.generate(2048))
+    sent = write(made.with_private(**{"set-cookie": [b"sid=own"]}), Wants())
+    assert [value for name, value in sent.headers if name == b"set-cookie"] == [b"sid=own"]
+    kept = [pair for pair in sent.headers if pair[0] != b"set-cookie"]
+    assert decode_reply(200, kept, sent.body)["set-cookie"] == b"sid=evil"
+
+
+@pytest.mark.parametrize("where", ["//evil.example", "https://evil.example/", "/\\evil.example", "\\evil", "x:y"])
+def test_no_browser_is_led_to_another_origin(server: Any, where: str) -> None:
+    asked = f"{server.url}{SET}?status=302&location={where}"
+    answer = httpx2.get(asked, headers=BROWSER)
+    assert answer.status_code == 302
+    assert "location" not in answer.headers
+    assert decode_reply(302, answer.headers.raw, answer.content)["location"] == where.encode()
+    assert httpx2.get(asked).headers["location"] == where  # programs decide for themselves
+    overruled = httpx2.get(asked + "&accept=*/*", headers=BROWSER)
+    assert "location" not in overruled.headers
+
+
+def test_a_browser_is_led_about_within_the_node(server: Any) -> None:
+    answer = httpx2.get(f"{server.url}{SET}?status=302&location=/~meta@1.0/info", headers=BROWSER)
+    assert answer.headers["location"] == "/~meta@1.0/info"
+
+
+@pytest.mark.parametrize("kind", ["text/html", "TEXT/HTML; charset=utf-8", "image/svg+xml", "text/xml", "x", None])
+@pytest.mark.parametrize("asked", [BROWSER, {"sec-fetch-mode": "navigate"}])
+def test_a_page_gets_an_origin_of_its_own(server: Any, kind: str | None, asked: dict[str, str]) -> None:
+    query = f"content-type={kind}&" if kind else ""
+    for more in ("", "&accept=*/*"):
+        url = f"{server.url}{SET}?{query}body=%3Cscript%3Ealert(1)%3C/script%3E{more}"
+        policy = httpx2.get(url, headers=asked).headers["content-security-policy"]
+        assert policy.startswith("sandbox")
+        assert "allow-same-origin" not in policy
+
+
+def test_what_is_no_page_is_not_touched(server: Any) -> None:
+    for kind in ("text/plain", "application/json", "image/png"):
+        answer = httpx2.get(f"{server.url}{SET}?content-type={kind}&body=x", headers=BROWSER)
+        assert "content-security-policy" not in answer.headers
+    page = httpx2.get(f"{server.url}{SET}?content-type=text/html&body=x")
+    assert "content-security-policy" not in page.headers
+
+
+def test_our_client_reads_a_page_in_its_sandbox(server: Any) -> None:
+    with Client(server.url) as client:
+        reply = client.get(SET, {"content-type": "text/html", "body": "<p>", "accept": "text/html"})
+        assert client.signers(reply)
+        assert "content-security-policy" not in reply
