@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-import secrets
 
 from hyperpy import Message, Result, commitments, default, device, key
 from hyperpy.capabilities import NodeControl, Timers
-from hyperpy.encoding import b64u, sha256
-from hyperpy.errors import Forbidden, KeyNotFound, TooManyRequests
+from hyperpy.errors import Forbidden, KeyNotFound
 from hyperpy.message import as_text
 
 _UNITS = {"millisecond": 0.001, "second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0}
+_LONGEST_S = 3650 * 86400.0
 
 
 @device("cron@1.0", needs=("timers", "node"), excludes=("set", "keys", "id", "commit", "verify", "path"))
@@ -25,7 +24,6 @@ class Cron:
     def start(self, timers: Timers, node: NodeControl) -> None:
         """Take the node's timers, and the settings that limit them."""
         self._timers, self._node = timers, node
-        self._salt = secrets.token_bytes(16)
 
     @key
     def info(self) -> Message:
@@ -96,6 +94,8 @@ class Cron:
             return _error(f"Invalid time unit: {match[2]}")
         seconds = int(match[1]) * unit
         least = float(as_text(self._node.setting("cron-min-interval", 0)))
+        if seconds > _LONGEST_S:
+            return _error("Invalid interval value. The longest is ten years.")
         if seconds < least and not self._node.is_operator(request):
             return _error(f"Invalid interval value. The shortest on this node is {least:g} seconds.")
         group = self._admitted(request)
@@ -104,19 +104,15 @@ class Cron:
     def _admitted(self, request: Message) -> str:
         """Return whom a new task counts for; refuse it if they have enough.
 
-        Addresses are free, so what counts is where the request came from; that is never stored.
+        Addresses are free, so what counts is where the request came from; of that a keyed hash is stored.
         """
         if self._node.is_operator(request):
             return ""
-        peer = str(request.private.get("peer", ""))
-        group = b64u(sha256(self._salt + peer.encode("utf-8", "replace")))
-        most = int(as_text(self._node.setting("cron-tasks", 1000)))
-        own = int(as_text(self._node.setting("cron-per-caller", 16)))
-        if self._timers.count(group) >= own or self._timers.count() >= max(1, most - most // 10):
-            raise TooManyRequests(
-                f"a client may have {own} timed tasks at a time on this node", hint="Stop one, or ask the operator."
-            )
-        return group
+        return self._timers.admit(
+            str(request.private.get("peer", "")),
+            own=int(as_text(self._node.setting("cron-per-caller", 16))),
+            most=int(as_text(self._node.setting("cron-tasks", 1000))),
+        )
 
 
 def _path(request: Message, key: str) -> str | None:

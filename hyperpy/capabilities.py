@@ -73,6 +73,9 @@ class Timers(Protocol):
     def count(self, group: str | None = None) -> int:
         """Return how many tasks there are, or those of one group."""
 
+    def admit(self, peer: str, *, own: int, most: int) -> str:
+        """Return the group that a stranger's new task counts for; raise TooManyRequests if they have enough."""
+
     def owner(self, task: str) -> str | None:
         """Return the address of who may stop a task, empty for anybody; None if there is no such task."""
 

@@ -16,6 +16,7 @@ from hyperpy.actors import ActorSystem
 from hyperpy.cache import Batch, Cache
 from hyperpy.config import Config
 from hyperpy.context import Chain, Frame, Order, Services, device_error, is_commit, ok
+from hyperpy.encoding import sha256
 from hyperpy.errors import ConfigError, DeviceTimeout, Forbidden, HyperpyError, StoreError
 from hyperpy.housekeeping import Housekeeping
 from hyperpy.http.client import PeerClient
@@ -103,7 +104,8 @@ class Node:
         self.metrics.gauge(
             "hyperpy_device_threads_stopped", "Device calls stopped past their deadline.", lambda: self.watchdog.stopped
         )
-        self.timers = Timers(self._run_path, limit=config.cron.tasks, store=store)
+        secret = sha256(b"timers " + key.to_jwk()["d"].encode())
+        self.timers = Timers(self._run_path, limit=config.cron.tasks, store=store, secret=secret)
         self._lend: dict[str, Any] = {
             "node": self.settings,
             "timers": self.timers,

@@ -8,6 +8,7 @@ a restart, and a single one whose run had not ended begins again.
 from __future__ import annotations
 
 import heapq
+import hmac
 import logging
 import secrets
 import threading
@@ -17,14 +18,18 @@ from dataclasses import dataclass, field
 
 from hyperpy.codecs import canonical
 from hyperpy.encoding import b64u, key_bytes, key_text
-from hyperpy.errors import Busy, CodecError, ParameterError, StoreError
+from hyperpy.errors import Busy, CodecError, ParameterError, StoreError, TooManyRequests
 from hyperpy.message import Message
 from hyperpy.store.base import Store
 
 MIN_INTERVAL_S = 0.01
+MAX_INTERVAL_S = 3650 * 86400.0
+"""Longest interval: ten years."""
 MAX_RUNNING = 64
 """Tasks that run at the same time; others wait their turn."""
 _PATIENCE_S = 0.05
+_LONGEST_WAIT_S = 3600.0
+"""No wait of the thread is longer; the clocks of some systems take only so much."""
 
 log = logging.getLogger("hyperpy.device")
 
@@ -48,14 +53,19 @@ class Timers:
         run: resolves a path on the node's own account.
         limit: most tasks at a time; one more is refused with Busy.
         store: keeps the tasks; None keeps them in memory.
+        secret: what groups are made with; the same after a restart, so that tasks go on counting for their group.
     """
 
-    def __init__(self, run: Callable[[str], None], *, limit: int = 1000, store: Store | None = None) -> None:
+    def __init__(
+        self, run: Callable[[str], None], *, limit: int = 1000, store: Store | None = None, secret: bytes = b""
+    ) -> None:
         self._run = run
         self._limit = limit
         self._store = store
+        self._secret = secret or secrets.token_bytes(32)
         self._tasks: dict[str, _Task] = {}
-        self._due: list[tuple[float, str]] = []
+        self._due: list[tuple[float, int, _Task]] = []
+        self._turns = 0
         self._changed = threading.Condition()
         self._closed = False
         self._running = 0
@@ -86,7 +96,7 @@ class Timers:
         Args:
             task: the ID; a task that runs under it already is left as it is. Default: a new one.
             owner: address of who may stop it; anybody if empty.
-            group: whom it counts for in :meth:`count`; not kept.
+            group: whom it counts for in :meth:`count`; from :meth:`admit`.
         """
         return self._add(_Task(task or _new(), path, None, owner, group), max(0.0, delay_s))
 
@@ -94,16 +104,36 @@ class Timers:
         """Run a path every ``interval_s`` seconds, first after one interval; return the task's ID.
 
         Raises:
-            ParameterError: the interval is shorter than 10 ms.
+            ParameterError: the interval is shorter than 10 ms, or longer than ten years.
         """
-        if not interval_s >= MIN_INTERVAL_S:
-            raise ParameterError(f"the interval must be at least {MIN_INTERVAL_S} seconds", name="interval")
+        if not MIN_INTERVAL_S <= interval_s <= MAX_INTERVAL_S:
+            raise ParameterError(
+                f"the interval must be at least {MIN_INTERVAL_S} seconds, and at most ten years", name="interval"
+            )
         return self._add(_Task(task or _new(), path, interval_s, owner, group), interval_s)
 
     def count(self, group: str | None = None) -> int:
         """Return how many tasks there are, or those of one group."""
         with self._changed:
             return sum(group is None or task.group == group for task in self._tasks.values())
+
+    def admit(self, peer: str, *, own: int, most: int) -> str:
+        """Return the group that a new task of a stranger counts for: a hash of where the request came from.
+
+        Args:
+            peer: the client's address; it cannot be had from the group without the node's key.
+            own: most tasks of one group.
+            most: most tasks of all; a tenth is kept for the operator.
+
+        Raises:
+            TooManyRequests: they have enough.
+        """
+        group = b64u(hmac.digest(self._secret, peer.encode("utf-8", "replace"), "sha256"))
+        if self.count(group) >= own or self.count() >= max(1, most - most // 10):
+            raise TooManyRequests(
+                f"a client may have {own} timed tasks at a time on this node", hint="Stop one, or ask the operator."
+            )
+        return group
 
     def owner(self, task: str) -> str | None:
         """Return the address of who may stop a task, empty for anybody; None if there is no such task."""
@@ -131,11 +161,18 @@ class Timers:
 
     def _start(self, task: _Task, delay_s: float) -> None:
         self._tasks[task.id] = task
-        heapq.heappush(self._due, (time.monotonic() + delay_s, task.id))
+        if len(self._due) > 2 * len(self._tasks) + MAX_RUNNING:  # many were stopped
+            self._due = [one for one in self._due if self._tasks.get(one[2].id) is one[2]]
+            heapq.heapify(self._due)
+        self._push(time.monotonic() + min(delay_s, MAX_INTERVAL_S), task)
         if self._thread is None:
             self._thread = threading.Thread(target=self._loop, name="hyperpy-timers", daemon=True)
             self._thread.start()
         self._changed.notify()
+
+    def _push(self, due: float, task: _Task) -> None:
+        self._turns += 1
+        heapq.heappush(self._due, (due, self._turns, task))
 
     def _forget(self, task: str) -> None:
         if self._store is not None and not self._closed:
@@ -181,23 +218,29 @@ class Timers:
             while not self._closed:
                 now = time.monotonic()
                 if self._due and self._due[0][0] <= now:
-                    due, name = heapq.heappop(self._due)
-                    task = self._tasks.get(name)
-                    if task is not None:
+                    due, _, task = heapq.heappop(self._due)
+                    if self._tasks.get(task.id) is task:
                         self._turn(task, due, now)
                     continue
-                self._changed.wait(self._due[0][0] - now if self._due else None)
+                self._changed.wait(min(self._due[0][0] - now, _LONGEST_WAIT_S) if self._due else None)
 
     def _turn(self, task: _Task, due: float, now: float) -> None:
         if self._running >= MAX_RUNNING:
-            heapq.heappush(self._due, (now + _PATIENCE_S, task.id))
+            self._push(now + _PATIENCE_S, task)
             return
-        if task.interval_s is not None:
-            heapq.heappush(self._due, (max(due + task.interval_s, now), task.id))
         if not task.busy:
             task.busy = True
             self._running += 1
-            threading.Thread(target=self._once, args=(task,), name="hyperpy-timer-run", daemon=True).start()
+            try:
+                threading.Thread(target=self._once, args=(task,), name="hyperpy-timer-run", daemon=True).start()
+            except (RuntimeError, MemoryError) as error:  # the system has no room for a thread: try again
+                log.error("the timer %s waits for a thread: %s", task.id, error)
+                task.busy = False
+                self._running -= 1
+                self._push(now + _PATIENCE_S * 20, task)
+                return
+        if task.interval_s is not None:
+            self._push(max(due + task.interval_s, now), task)
 
     def _once(self, task: _Task) -> None:
         try:
@@ -223,7 +266,15 @@ def _written(task: _Task, next_s: float) -> bytes:
     """Return a task as the store keeps it; times in whole milliseconds, the interval -1 if it has none."""
     interval = -1 if task.interval_s is None else round(task.interval_s * 1000)
     return canonical.encode(
-        Message({"path": task.path, "interval": interval, "next": round(next_s * 1000), "owner": task.owner})
+        Message(
+            {
+                "path": task.path,
+                "interval": interval,
+                "next": round(next_s * 1000),
+                "owner": task.owner,
+                "group": task.group,
+            }
+        )
     )
 
 
@@ -234,5 +285,5 @@ def _read(name: str, data: bytes) -> tuple[_Task, float]:
     interval, due, path = found.get("interval"), found.get("next"), found.get("path")
     if type(interval) is not int or type(due) is not int or not isinstance(path, bytes):
         raise CodecError("a timer's fields are wrong")
-    every = None if interval < 0 else max(interval / 1000, MIN_INTERVAL_S)
-    return _Task(name, key_text(path), every, found.text("owner", "")), due / 1000
+    every = None if interval < 0 else min(max(interval / 1000, MIN_INTERVAL_S), MAX_INTERVAL_S)
+    return _Task(name, key_text(path), every, found.text("owner", ""), found.text("group", "")), due / 1000

@@ -174,3 +174,12 @@ def test_only_its_owner_stops_a_signed_task(n: TestNode) -> None:
 def test_a_client_address_is_not_stored(n: TestNode) -> None:
     n.get(EVERY + "&interval=1-hour")
     assert all(b"127.0.0.1" not in data for _, data in n.node.store.scan("timers"))
+
+
+def test_an_interval_without_end_is_refused_and_the_timers_go_on(n: TestNode) -> None:
+    reply = n.get(EVERY + "&interval=999999999-days")
+    assert (reply["status"], reply["body"]) == (400, b"Invalid interval value. The longest is ten years.")
+    assert n.get(EVERY + "&interval=3650-days")["status"] == 200
+    before = Bell.rung
+    assert n.get("/~cron@1.0/once?cron-path=/~bell@1.0/ring&again=1")["status"] == 200
+    assert until(lambda: Bell.rung == before + 1)

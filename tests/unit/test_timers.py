@@ -8,10 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from hyperpy.errors import Busy, ParameterError, StoreError
+from hyperpy.codecs import canonical
+from hyperpy.errors import Busy, ParameterError, StoreError, TooManyRequests
+from hyperpy.message import Message
 from hyperpy.store.memory import MemoryStore
 from hyperpy.testing import node
-from hyperpy.timers import MAX_RUNNING, Timers
+from hyperpy.timers import MAX_INTERVAL_S, MAX_RUNNING, Timers
 
 
 class Runs:
@@ -187,3 +189,72 @@ def test_a_task_that_cannot_be_kept_is_not_started(runs: Runs) -> None:
         assert runs.paths == []
     finally:
         timers.close()
+
+
+def test_an_interval_without_end_hurts_nobody(timers: Timers, runs: Runs) -> None:
+    """Clocks take only so many seconds: nothing that a caller names may end the thread."""
+    for interval in (86400.0 * 999_999_999, float("inf"), MAX_INTERVAL_S + 1):
+        with pytest.raises(ParameterError, match="ten years"):
+            timers.every("/never", interval)
+    timers.every("/rarely", MAX_INTERVAL_S)
+    timers.once("/late", 1e300)
+    time.sleep(0.05)
+    timers.once("/now")
+    assert runs.until(1)
+    assert runs.paths == ["/now"]
+
+
+def test_a_stored_interval_without_end_does_not_stop_the_others(runs: Runs) -> None:
+    store = MemoryStore()
+    row = {"path": "/never", "interval": 86_400_000 * 999_999_999, "next": 10**30, "owner": ""}
+    store.write([("timers", b"n" * 32, canonical.encode(Message(row)))])
+    timers = Timers(runs, store=store)
+    try:
+        assert timers.resume() == 1
+        timers.once("/now")
+        assert runs.until(1)
+    finally:
+        timers.close()
+
+
+def test_without_room_for_a_thread_a_run_waits(timers: Timers, runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    timers.every("/rarely", 100)  # its thread waits from here on
+    start, refused = threading.Thread.start, []
+
+    def full(thread: threading.Thread) -> None:
+        if thread.name == "hyperpy-timer-run" and not refused:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", full)
+    timers.once("/now")
+    assert runs.until(1, 5)
+    assert len(refused) == 1
+
+
+def test_a_task_that_is_stopped_and_asked_for_again_runs_once_per_interval(timers: Timers, runs: Runs) -> None:
+    for _ in range(200):
+        timers.every("/x", 1000, task="same")
+        timers.stop("same")
+    timers.every("/x", 0.2, task="same")
+    assert len(timers._due) < 100
+    assert runs.until(1)
+    assert len([one for one in timers._due if one[2].id == "same" and not one[2].stopped]) == 1
+
+
+def test_groups_are_the_same_after_a_restart(runs: Runs) -> None:
+    store, secret = MemoryStore(), b"k" * 32
+    first = Timers(runs, store=store, secret=secret)
+    group = first.admit("192.0.2.1", own=1, most=10)
+    first.every("/x", 1000, group=group)
+    first.close()
+    second = Timers(runs, store=store, secret=secret)
+    try:
+        assert second.resume() == 1
+        with pytest.raises(TooManyRequests):
+            second.admit("192.0.2.1", own=1, most=10)
+        assert second.admit("192.0.2.2", own=1, most=10) != group
+        assert second.count(group) == 1
+    finally:
+        second.close()
