@@ -7,11 +7,9 @@ record of the store can be reached.
 
 from __future__ import annotations
 
-import json
-
 from hyperpy import commitments, device, key
 from hyperpy.capabilities import NodeControl, Storage
-from hyperpy.codecs import aos2
+from hyperpy.commitments.legacy import as_aos2
 from hyperpy.encoding import is_id
 from hyperpy.errors import Forbidden, HyperpyError, MessageNotFound, ParameterError
 from hyperpy.message import Message, Value, as_text
@@ -43,7 +41,7 @@ class CacheDevice:
             if named is None:
                 raise MessageNotFound(f"this node has nothing under the name {ref[:100]}")
             ref = named
-        return _legacy(ctx.resolve(ref), request)
+        return as_aos2(ctx.resolve(ref), request)
 
     @key(deterministic=False)
     def write(self, request: Message) -> Message:
@@ -106,13 +104,3 @@ class CacheDevice:
             commitments.check(request, committers=signers)
         except HyperpyError:
             raise refused from None
-
-
-def _legacy(item: Value, request: Message) -> Value:
-    """Return a message as the JSON of aos where ``accept: application/aos-2`` asks for it."""
-    if request.get("accept") != aos2.CONTENT_TYPE.encode() or not isinstance(item, Message):
-        return item
-    signers = commitments.committers(item)
-    ident, owner = commitments.signed_id(item), signers[0] if signers else ""
-    struct = aos2.encode(item, ident=ident, owner=owner, link=commitments.signed_id)
-    return Message({"content-type": aos2.CONTENT_TYPE, "body": json.dumps(struct)})

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
-from hyperpy import commitments, device, key
-from hyperpy.codecs import aos2
+from hyperpy import device, key
+from hyperpy.commitments.legacy import as_aos2
 from hyperpy.encoding import is_id
 from hyperpy.errors import ParameterError
 from hyperpy.message import Message, Value
@@ -24,14 +22,4 @@ class Lookup:
         """
         if not is_id(target.encode()):
             raise ParameterError("read: 'target' must be a message ID of 43 characters", name="target")
-        return _legacy(ctx.resolve(target), request)
-
-
-def _legacy(item: Value, request: Message) -> Value:
-    """Return a message as the JSON of aos where ``accept: application/aos-2`` asks for it."""
-    if request.get("accept") != aos2.CONTENT_TYPE.encode() or not isinstance(item, Message):
-        return item
-    signers = commitments.committers(item)
-    ident, owner = commitments.signed_id(item), signers[0] if signers else ""
-    struct = aos2.encode(item, ident=ident, owner=owner, link=commitments.signed_id)
-    return Message({"content-type": aos2.CONTENT_TYPE, "body": json.dumps(struct)})
+        return as_aos2(ctx.resolve(target), request)

@@ -209,12 +209,12 @@ def _bundled_class(name: str, module: str) -> Callable[[], type]:
 
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
-        raise ConfigError(f"device file {path} does not exist")
+        raise ConfigError(f"device file {path} does not exist", hint="Check its name, or make one: hyperpy new device.")
     digest = hashlib.sha256(path.read_bytes() + str(path.resolve()).encode()).hexdigest()[:16]
     name = f"hyperpy_device_{path.stem}_{digest}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise ConfigError(f"{path} is no Python file")
+        raise ConfigError(f"{path} is no Python file", hint="A device file's name ends in .py.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
@@ -224,7 +224,9 @@ def _import_file(path: Path) -> ModuleType:
     except Exception as error:
         sys.modules.pop(name, None)
         line = getattr(error, "lineno", None) or (error.__traceback__.tb_lineno if error.__traceback__ else "?")
-        raise ConfigError(f"{path} does not import: {type(error).__name__}: {error} (line {line})") from error
+        raise ConfigError(
+            f"{path} does not import: {type(error).__name__}: {error} (line {line})", hint="Mend the file there."
+        ) from error
     return module
 
 

@@ -83,8 +83,12 @@ def new_device(
 
     Example: hyperpy new device shout
     """
+    from hyperpy.registry import BUNDLED
+
     if not re.fullmatch(r"[a-z][a-z0-9-]*", name) or keyword.iskeyword(name):
         raise ConfigError(f"'{name}' is no device name", hint="Use lower-case letters, digits and '-'.")
+    if f"{name}@1.0" in BUNDLED:
+        raise ConfigError(f"hyperpy brings a device '{name}@1.0' itself", hint="Choose another name.")
     target = folder / f"hyperpy-{name}"
     if target.exists():
         raise ConfigError(f"{target} exists already", hint="Choose another name, or remove it.")

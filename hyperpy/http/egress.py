@@ -20,7 +20,7 @@ from hyperpy import commitments
 from hyperpy.codecs import ans104, flat, httpsig, json, multipart, signature, structured
 from hyperpy.codecs.structured import Tabm
 from hyperpy.encoding import ID_LENGTHS, key_bytes, key_text, ordered
-from hyperpy.errors import CodecError, HyperpyError, InvalidSignature, KeyNotFound, NotCached
+from hyperpy.errors import CodecError, HyperpyError, InvalidSignature, KeyNotFound, NotCached, ParameterError
 from hyperpy.http.browsers import ORDERS, hidden_name
 from hyperpy.http.form import ANS104, FLAT, HTTPSIG, JSON, RawReply, RawRequest, Wants, codec_of
 from hyperpy.http.members import signature_headers
@@ -46,6 +46,7 @@ _DROPPED: Final = frozenset({"commitments", "signature", "signature-input"})
 _CONNECTION: Final = frozenset({b"close", b"keep-alive"})
 _BODILESS: Final = frozenset({204, 304})
 _MAX_COOKIES: Final = 50
+_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _CORS: Final = (
     (b"access-control-allow-origin", b"*"),
     (b"access-control-allow-methods", b"GET, POST, PUT, DELETE, OPTIONS"),
@@ -78,7 +79,17 @@ def without_cors(made: RawReply) -> RawReply:
 
 
 def answer_at_edge(raw: RawRequest, default_request: str) -> RawReply | None:
-    """Answer what needs no node: ``OPTIONS``, and ``GET /``, which leads elsewhere (10.1). Else None."""
+    """Answer what needs no node: ``OPTIONS``, methods there are none of, and ``GET /``, which leads elsewhere (10.1).
+
+    All else gives None.
+    """
+    if raw.method not in _METHODS:
+        refused = ParameterError(f"there is no method {raw.method[:20]!a} here", hint="Use GET or POST.")
+        made = write_error(
+            refused, Wants(accept=dict(raw.headers).get(b"accept", b"*/*").decode("latin-1")), status=405
+        )
+        made.headers.append((b"allow", ", ".join(_METHODS).encode()))
+        return made
     if raw.method == "OPTIONS":
         wanted = dict(raw.headers).get(b"access-control-request-headers", b"*")
         allowed = wanted if _fits(wanted) else b"*"

@@ -121,6 +121,12 @@ class Reader:
             self._inline(items, text, at + 2 + len(device), depth)
         if device[:1] == "(" and device[-1:] == ")" and len(device) > 1:
             return As(self.resolve(device[1:-1], depth, at + 2), Message.make(items))
+        if not at and device[:1] in ("", "@", "~"):
+            raise PathError(
+                f"a device's name is missing in the part '{grammar.shown(text)}'",
+                offset=at,
+                hint="Name it and its version: /~message@1.0&a=1/a",
+            )
         return As(device, Message.make(items))
 
     def _inline(self, items: dict[str, Value], text: str, start: int, depth: int) -> None:

@@ -82,6 +82,20 @@ def test_a_new_device_passes_its_test(tmp_path: Path) -> None:
     assert "exists already" in run("new", "device", "shout", cwd=tmp_path, code=1)
 
 
+@pytest.mark.parametrize("name", ["message", "test-device", "process"])
+def test_no_new_device_takes_the_name_of_a_bundled_one(tmp_path: Path, name: str) -> None:
+    assert "Choose another name" in run("new", "device", name, cwd=tmp_path, code=1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_device_file_that_breaks_is_told_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("from hyperpy import device\n\ndevice(\n", "utf-8")
+    told = run("get", "/~meta@1.0/info", "--device", "broken.py", cwd=tmp_path, code=1)
+    assert "(line 3)" in told
+    assert "Mend the file" in told
+    assert "hyperpy config" not in told
+
+
 def test_config_names_the_typo(tmp_path: Path) -> None:
     (tmp_path / "node.toml").write_text("[http]\nprot = 1\n", "utf-8")
     assert "Did you mean 'port'?" in run("config", "--config", "node.toml", cwd=tmp_path, code=1)
