@@ -150,12 +150,8 @@ class Scheduler:
     def _post(self, base: Message, request: Message, ctx: Context) -> Result:
         if as_text(self._node.setting("scheduler-mode", b"local")) == "disabled":
             raise Forbidden("this node schedules nothing", hint="The operator turned it off: [scheduler] mode.")
-        pushed = request.private.get("pushed") is True
-        signers = frozenset[str]() if pushed else self._node.reply_signers()
         try:
-            found = message.admitted(
-                message.subject(request), signers, unsigned=_on(self._node.setting("scheduler-unsigned"))
-            )
+            found = self._admitted(base, request)
         except message.NotValid as error:
             return _not_valid(error)
         if targets.is_process(found):
@@ -170,6 +166,31 @@ class Scheduler:
             process, lambda head: self._build(process, known, head, body, ctx), deadline=ctx.deadline
         )
         return Result("ok", made)
+
+    def _admitted(self, base: Message, request: Message) -> Message:
+        """Return what is scheduled of a request's message (see message.admitted).
+
+        A reply of a scheduler or an authority of the process it goes to is not signed by them here; a
+        definition without such a signature is another process, so both are asked again.
+        """
+        subject, unsigned = message.subject(request), _on(self._node.setting("scheduler-unsigned"))
+        if request.private.get("pushed") is True:
+            return message.admitted(subject, (), unsigned=unsigned)
+        signers = self._node.reply_signers()
+        while True:
+            found = message.admitted(subject, signers, unsigned=unsigned)
+            more = self._speakers(base, request, found) if "status" in subject else signers
+            if more <= signers:
+                return found
+            signers |= more
+
+    def _speakers(self, base: Message, request: Message, found: Message) -> frozenset[str]:
+        """Return the schedulers and authorities of the process that a message goes to; none if it is unknown."""
+        process, _ = self._named(base, request, found)
+        try:
+            return targets.speakers(self._proven(process, base, found))
+        except MessageNotFound:
+            return frozenset()
 
     def _build(self, process: str, known: _Process, head: Head, body: Message, ctx: Context) -> tuple[Message, Head]:
         def sign(made: Message) -> Message:
@@ -189,13 +210,7 @@ class Scheduler:
             MessageNotFound: the process is not known here.
             KeyNotFound: it names no scheduler, or none whose node is known.
         """
-        if found is not None and targets.is_process(found):
-            text = commitments.signed_id(found)
-        elif found is not None and isinstance(found.get("target"), bytes):
-            text = found.text("target")
-        else:
-            text = targets.target_of(base, request)
-        process, hint = targets.split_target(text)
+        process, hint = self._named(base, request, found)
         if hint and _on(self._node.setting("scheduler-follow-hints", True)):
             return process, redirection(hint, assignment.VARIANT)
         known = self._definition(process, base, found)
@@ -209,13 +224,30 @@ class Scheduler:
             )
         return process, at
 
+    def _named(self, base: Message, request: Message, found: Message | None) -> tuple[str, str]:
+        """Return the ID of the process that is meant, and its hint.
+
+        Raises:
+            ParameterError: the target is no ID.
+        """
+        if found is not None and targets.is_process(found):
+            text = commitments.signed_id(found)
+        elif found is not None and isinstance(found.get("target"), bytes):
+            text = found.text("target")
+        else:
+            text = targets.target_of(base, request)
+        return targets.split_target(text)
+
+    def _proven(self, process: str, base: Message, found: Message | None) -> Message:
+        own = base.get("process")
+        candidates = (own if isinstance(own, Message) else None, base)
+        return targets.definition(process, found, candidates, self._read)
+
     def _definition(self, process: str, base: Message, found: Message | None) -> _Process:
         known = self._known.get(process)
         if known is not None:
             return known
-        own = base.get("process")
-        candidates = (own if isinstance(own, Message) else None, base)
-        definition = targets.definition(process, found, candidates, self._read)
+        definition = self._proven(process, base, found)
         references = targets.references(definition, found or Message())
         if not references:
             raise targets.no_scheduler()

@@ -84,6 +84,12 @@ def references(process: Message, message: Message) -> list[Reference]:
     return [_reference(text) for text in texts if text.strip()]
 
 
+def speakers(process: Message) -> frozenset[str]:
+    """Return who answers for a process: the addresses it names as its schedulers and authorities."""
+    named = (process.get(name) for name in ("scheduler", "scheduler-location", "authority"))
+    return frozenset(_reference(text).address for one in named if one is not None for text in _texts(one))
+
+
 def _texts(found: Value) -> Iterator[str]:
     if isinstance(found, Message):
         found = tuple(found[key] for key in number_keys(found))

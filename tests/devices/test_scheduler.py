@@ -352,6 +352,26 @@ def test_a_listed_schedulers_reply_is_no_order() -> None:
         assert post_body(n, fine)["slot"] == 1
 
 
+@pytest.mark.parametrize("role", ["authority", "scheduler"])
+@pytest.mark.parametrize("form", ["text", "list"])
+def test_a_reply_of_who_answers_for_the_process_is_no_order(n: TestNode, role: str, form: str) -> None:
+    both = [n.node.address, wallet("peer").address]
+    name = spawn(n, **{role: both if form == "list" else f'"{both[0]}", {both[1]}'})
+    reply = commit(Message({"target": name, "status": 200, "action": "Mint", "from-process": "X" * 43}), wallet("peer"))
+    assert refused(post_body(n, reply))
+    assert refused(post(n, reply))
+    found = post_body(n, commit(reply, wallet("alice")))
+    assert (found["slot"], commitments.committers(found["body"])) == (1, (wallet("alice").address,))
+    will = commit(Message({"target": name, "action": "Mint"}), wallet("peer"))
+    assert post_body(n, will)["slot"] == 2
+
+
+def test_a_reply_defines_no_process_that_its_signer_answers_for(n: TestNode) -> None:
+    keys = {"type": "Process", "scheduler": n.node.address, "status": 200}
+    assert refused(post_body(n, commit(Message({**keys, "authority": wallet("peer").address}), wallet("peer"))))
+    assert post_body(n, commit(Message({**keys, "authority": wallet("alice").address}), wallet("peer")))["slot"] == 0
+
+
 def test_a_message_that_is_not_all_there_is_refused(n: TestNode) -> None:
     name = spawn(n)
     part = Message({"deep": {"deeper": 1}})
