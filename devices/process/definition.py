@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from hyperpy import Message, commitments
-from hyperpy.errors import HyperpyError, MessageNotFound, ParameterError
+from hyperpy.errors import HyperpyError, ParameterError
 from hyperpy.message import Value
 
 NAME: Final = b"process@1.0"
@@ -65,16 +65,17 @@ def proven(process: str, base: Message, read: Callable[[str], Value]) -> Message
     Raises:
         InvalidSignature: the given definition does not verify.
     """
-    try:
-        found = read(process)
-        if isinstance(found, Message) and commitments.signed_id(found) == process:
-            return found
-    except MessageNotFound:
-        pass
-    given = definition(base)
-    if given.commitments:
-        commitments.check(given)
-    return given
+    return commitments.proven(process, definition(base), read)
+
+
+def trusted(process: str, base: Message, read: Callable[[str], Value]) -> Message:
+    """Return an ensured message of the proven definition alone: nothing that a caller put beside it counts.
+
+    Raises:
+        InvalidSignature: the given definition does not verify.
+    """
+    found = proven(process, base, read)
+    return Message.make({**found.raw_items(), "process": found})
 
 
 def as_role(base: Message, role: str, *without: str) -> Message:

@@ -12,9 +12,9 @@ from hyperpy.capabilities import Jobs, NodeControl, Slots, Storage, Workers
 from hyperpy.errors import DeviceError, DeviceReentered, DeviceTimeout, HyperpyError, KeyNotFound
 from hyperpy.message import Value, as_text
 
-from .definition import as_before, as_role, definition, ensured, process_id
+from .definition import as_before, as_role, definition, ensured, process_id, proven, trusted
 from .line import Line, Rules
-from .schedule import Mark, check_signed, schedulers_of, slot_with
+from .schedule import Mark, check_assignment, check_signed, schedulers_of, slot_with
 from .worker import Worker, fits, slot_number
 
 _TURN_S: Final = 0.05
@@ -125,8 +125,9 @@ class Process:
 
     def _latest(self, ready: Message, process: str, request: Message, ctx: Context) -> Result:
         """Compute up to the end of the schedule."""
-        head = self._slots.head(process).slot if self._is_local(ready) else -1
+        head = self._slots.head(process).slot
         if head < 0:
+            ready = trusted(process, ready, self._store.read)
             answer = ctx.resolve(as_role(ready, "scheduler"), {"path": "slot"})
             current = answer.get("current") if isinstance(answer, Message) else None
             if isinstance(current, int) and current < 0:
@@ -152,11 +153,12 @@ class Process:
         """
         if process in _inside.get():
             raise DeviceReentered(f"the call chain comes back to the process {process}, which it is computing")
-        local = self._is_local(ready) and self._slots.head(process).slot >= 0
+        ready = trusted(process, ready, self._store.read)
         token = _inside.set(_inside.get() | {process})
         try:
             first = True
             while True:
+                local = self._slots.head(process).slot >= 0
                 given = None if local else self._fetched(ready, process, slot, ctx, first)
                 found = self._turn(ready, process, slot, ctx.deadline, given, first)
                 first = False
@@ -193,7 +195,7 @@ class Process:
         return ready.get("scheduler-device", _LOCAL) == _LOCAL
 
     def _fetched(self, ready: Message, process: str, wanted: int, ctx: Context, first: bool) -> list[Message]:
-        """Return the next assignments, from a schedule kept elsewhere, through the scheduler's ``next``."""
+        """Return the next assignments, from a schedule kept elsewhere; ``ready`` is a trusted message."""
         if first and self._slots.latest(process) is None:
             position = -1  # no actor yet, for what perhaps is no process
         else:
@@ -213,7 +215,10 @@ class Process:
             raise _Missing(Result("error", _unscheduled(missing, position + 1))) from None
         schedulers = schedulers_of(definition(ready))
         for one in found:
-            check_signed(one, schedulers)
+            if self._is_local(ready):
+                check_assignment(process, one, schedulers)
+            else:
+                check_signed(one, schedulers)
         return found
 
     def _loaded(self, ready: Message, request: Message) -> Message:
@@ -224,7 +229,7 @@ class Process:
         process = process_id(ready, request)
         at = ready.get("at-slot") if "initialized" in ready else None
         limit = at if isinstance(at, int) else None
-        line = Line(process, definition(ready), self._jobs, self._slots, Rules())
+        line = Line(process, proven(process, ready, self._store.read), self._jobs, self._slots, Rules())
         if limit is not None:
             kept = self._slots.latest(process, limit, snapshot=True)
             if kept is None or kept[0] != limit or _shown(kept[1]) != _shown(ready):

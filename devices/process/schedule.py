@@ -12,6 +12,11 @@ from hyperpy.message import Link, as_text
 
 _SEARCHED: Final = 10_000
 _PAGE: Final = 256
+_LINKS: Final = frozenset({"base-hashpath", "hash-chain"})
+_NEEDED: Final = frozenset({"process", "slot", "type", "body"})
+_BLOCK: Final = frozenset({"block-height", "block-hash", "block-timestamp"})
+_FIELDS: Final = _NEEDED | _LINKS | _BLOCK | {"path", "data-protocol", "variant", "epoch", "timestamp"}
+"""What an assignment may hold (devices/02-scheduler, 4)."""
 
 
 class Mark(NamedTuple):
@@ -42,10 +47,12 @@ class Mark(NamedTuple):
         if isinstance(known, bytes):
             return known == self.path.encode()
         chain = assignment.get("hash-chain")
-        if not isinstance(chain, bytes) or not self.chain:
-            return True
+        if not isinstance(chain, bytes):
+            return not self.chain
         body = assignment.get("body")
         added = key_bytes(commitments.signed_id(body)) if isinstance(body, Message) else b""
+        if not self.chain and "/" in self.path:
+            return False  # linked to an assignment that had no link
         previous = (native(self.chain), key_bytes(self.chain))  # bytes, or as the reference resumes: text
         return chain in [b64u(sha256(before + added)).encode() for before in previous]
 
@@ -80,6 +87,29 @@ def check_signed(assignment: Message, schedulers: tuple[str, ...]) -> None:
     commitments.check(assignment)
     if schedulers and set(schedulers).isdisjoint(commitments.committers(assignment)):
         raise CodecError("an assignment is not signed by a scheduler of the process")
+
+
+def check_assignment(process: str, assignment: Message, schedulers: tuple[str, ...]) -> None:
+    """Raise unless a message from elsewhere is an assignment of the process, field by field (design 5).
+
+    A node signs every reply, so its signature alone is no assignment.
+
+    Raises:
+        CommitmentError: a signature does not verify.
+        CodecError: it is another message, or no scheduler signed all of it.
+    """
+    check_signed(assignment, schedulers)
+    fields = set(assignment)
+    if not fields <= _FIELDS or not fields >= _NEEDED or fields.isdisjoint(_LINKS):
+        raise CodecError("a message in the schedule has not the fields of an assignment")
+    if assignment.get("process") != process.encode() or as_text(assignment["type"]).lower() != "assignment":
+        raise CodecError("a message in the schedule is no assignment of this process")
+    for signer in schedulers:
+        if signer in commitments.committers(assignment):
+            covered = set(commitments.committed(assignment, committers=(signer,)))
+            if covered >= fields and "status" not in covered:
+                return
+    raise CodecError("no scheduler of the process signed all of an assignment")
 
 
 def schedulers_of(definition: Message) -> tuple[str, ...]:

@@ -58,7 +58,8 @@ class Worker:
         Args:
             until: monotonic seconds, after which others may have their turn; at least one slot is computed.
             deadline: monotonic seconds, when the caller's time ends.
-            given: the next assignments, where the schedule is kept elsewhere; None reads this node's own.
+            given: the next assignments, where the schedule is kept elsewhere; None reads this node's own, which
+                counts alone where there is one.
             first: it is the first turn of one request.
 
         Raises:
@@ -66,6 +67,8 @@ class Worker:
             HyperpyError: a slot could not be computed now.
         """
         line = self._live()
+        if given is not None and self._slots.head(self._process).slot >= 0:
+            given = None  # the schedule is kept here: nobody else's word counts
         if given is not None:
             given = [one for one in given if slot_of(one) > line.at]
         if line.at > wanted:
@@ -86,7 +89,10 @@ class Worker:
     def _run(self, line: Line, wanted: int, until: float, given: Sequence[Message] | None, first: bool) -> bool:
         source = self._slots.range(self._process, line.at + 1, wanted) if given is None else given
         try:
-            return line.advance(source, wanted, until, first=first)
+            reached = line.advance(source, wanted, until, first=first)
+            if reached and not self._fits(line.at, line.mark):
+                raise Forked("this node's schedule does not lead to the state that it computed")
+            return reached
         except BaseException:
             if line.broken:
                 self._line = None  # the live device may have done half a slot: begin again from the store

@@ -33,6 +33,7 @@ from hyperpy.commitments.ids import (
     signed_id,
     unsigned_id,
 )
+from hyperpy.commitments.proven import proven
 from hyperpy.commitments.replies import is_own_word, without_reply_signatures
 from hyperpy.commitments.signing import bundled, commit
 from hyperpy.commitments.verifying import check, verify
@@ -54,6 +55,7 @@ __all__ = [
     "is_own_word",
     "message_id",
     "only_committed",
+    "proven",
     "refuse_ambiguous",
     "signed_id",
     "unsigned_id",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from hyperpy.devices.process.schedule import Mark, check_signed, schedulers_of, slot_of
+from hyperpy.devices.process.schedule import Mark, check_assignment, check_signed, schedulers_of, slot_of
 
 from hyperpy import Message, commitments
 from hyperpy.encoding import b64u, sha256
-from hyperpy.errors import CodecError, CommitmentError, DeviceError
+from hyperpy.errors import CodecError, CommitmentError, DeviceError, HyperpyError
 from hyperpy.http.server import Server
 from hyperpy.testing import wallet
 from tests.devices.parts import Place, place
@@ -72,6 +72,104 @@ def test_only_a_scheduler_of_the_process_assigns() -> None:
     changed = Message.make({**assignment.raw_items(), "slot": 2}, assignment.commitments)
     with pytest.raises(CommitmentError):
         check_signed(changed, (mine.address,))
+
+
+_ASSIGNMENT = {
+    "process": "P" * 43,
+    "slot": 1,
+    "type": "Assignment",
+    "hash-chain": "C" * 43,
+    "base-hashpath": "P" * 43,
+    "timestamp": 1,
+    "body": {"action": "x"},
+}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"status": 200},
+        {"status": 200, "host": "x", "method": "POST"},
+        {"from-process": "F" * 43},
+        {"process": "Q" * 43},
+        {"type": "Message"},
+        {"type": None},
+        {"body": None},
+        {"hash-chain": None, "base-hashpath": None},
+    ],
+)
+def test_what_a_scheduler_signed_is_not_yet_an_assignment(changed: dict[str, object]) -> None:
+    signer = wallet("scheduler")
+    made = {name: item for name, item in {**_ASSIGNMENT, **changed}.items() if item is not None}
+    with pytest.raises(CodecError):
+        check_assignment("P" * 43, commitments.commit(Message(made), signer), (signer.address,))
+    check_assignment("P" * 43, commitments.commit(Message(_ASSIGNMENT), signer), (signer.address,))
+
+
+def test_a_scheduler_must_sign_all_of_an_assignment() -> None:
+    signer = wallet("scheduler")
+    signed = commitments.commit(Message(_ASSIGNMENT).without("body"), signer)
+    added = Message.make({**signed.raw_items(), "body": Message({"action": "evil"})}, signed.commitments)
+    with pytest.raises(CodecError, match="signed all"):
+        check_assignment("P" * 43, added, (signer.address,))
+
+
+def forged(place: Place, process: Message, slot: int) -> Message:
+    """Return a base whose caller brings a scheduler and a "next" assignment, signed by the node as a reply."""
+    reply = place.node.sign(Message({"slot": slot, "status": 200, "path": "compute", "body": {"action": "evil"}}))
+    given = {"device": "process@1.0", "process": process, "scheduler-device": "message@1.0", "next": {"body": reply}}
+    return Message(given)
+
+
+@pytest.mark.parametrize("scheduled", [2, 3])
+def test_a_caller_brings_no_schedule_of_its_own_to_the_schedulers_node(scheduler: Place, scheduled: int) -> None:
+    process = scheduler.spawn()
+    definition = scheduler.node._lend["store"].read(process)
+    scheduler.send(process, action="real-1")
+    assert scheduler.value(process, "now/last") == b"real-1"
+    for slot in range(2, scheduled):
+        scheduler.send(process, action=f"real-{slot}")
+    try:
+        found = scheduler.node.resolve(forged(scheduler, definition, 2), {"path": "compute", "slot": 2})
+    except HyperpyError:
+        found = Message()
+    assert isinstance(found, Message)
+    assert found.get("last") in ((None, b"real-2") if scheduled > 2 else (None,))
+    scheduler.send(process, action="real-z")
+    assert scheduler.value(process, "now/last") == b"real-z"
+    expected = b"real-2" if scheduled > 2 else b"real-z"
+    assert scheduler.value(process, "compute=2/last") == expected
+
+
+def test_a_caller_brings_no_schedule_of_its_own_to_a_mirror(scheduler: Place) -> None:
+    url: str = scheduler.url  # type: ignore[attr-defined]
+    process, definition = spawned(scheduler, url)
+    with place(name="other", flags={"relay.peers": [url]}) as other:
+        found = other.node.resolve(forged(scheduler, definition, 0), {"path": "compute", "slot": 0})
+        assert found["last"] == b"none"  # type: ignore[index,call-overload]
+        assert other.slots.latest(process)[1]["count"] == 1  # type: ignore[index]
+    with place(name="third") as other:
+        with pytest.raises(HyperpyError):
+            other.node.resolve(forged(scheduler, definition, 0), {"path": "compute", "slot": 0})
+        assert other.slots.latest(process) is None, "no peer, no schedule, no state"
+
+
+def test_unsigned_keys_beside_a_definitions_signed_ones_do_not_count(scheduler: Place) -> None:
+    made = scheduler.definition()
+    more = Message.make({**made.raw_items(), "scheduler-device": b"message@1.0"}, made.commitments)
+    with place(name="other") as other:
+        with pytest.raises(HyperpyError):
+            other.node.resolve(forged(scheduler, more, 0), {"path": "compute", "slot": 0})
+        assert other.slots.latest(commitments.signed_id(made)) is None
+
+
+def test_links_are_not_optional_once_a_schedule_has_them() -> None:
+    body = commitments.commit(Message({"x": 1}), wallet("author"))
+    first = b64u(sha256(commitments.signed_id(body).encode()))
+    assert Mark("P").follows(Message({"hash-chain": first, "body": body}))
+    assert not Mark("P").follows(Message({"hash-chain": "A" * 43, "body": body}))
+    assert not Mark("P/A", "A" * 43).follows(Message({"body": body}))
+    assert not Mark("P/A").follows(Message({"hash-chain": first, "body": body}))
 
 
 @pytest.mark.parametrize(
