@@ -4,6 +4,9 @@ A route is ``{template, node}`` or ``{template, nodes, strategy, choose}``. A te
 expression that is searched in the path; a map must be contained in the request. A node is text, or
 ``{prefix}``, ``{suffix}`` or ``{match, with}``, with ``weight``, ``wallet`` and ``opts``. The router
 names nodes; whether this node may talk to them, the operator's list of peers decides.
+
+Only the operator's table holds regular expressions: one of them can take longer than the universe is old.
+In routes that a caller brings along, a template is literal text, in which ``.`` and ``.*`` are wild.
 """
 
 from __future__ import annotations
@@ -24,6 +27,11 @@ _FIELD = 1 << 256
 _LAST = 1 << 62
 _MOST_ROUTES = 1000
 _MOST_NODES = 1000
+_MOST_OWN = 64
+_LONGEST_OWN = 128
+_LOOKED_AT_OWN = 1024
+"""What a caller's own routes are limited to: how many, and characters of a template and of the path it sees."""
+_LONGEST_PATH = 65_536
 _LOOKED_AT = 8192
 """Characters of a path that templates see."""
 _ROUTE_KEYS = frozenset({"template", "node", "nodes", "strategy", "choose", "priority", "price"})
@@ -57,14 +65,14 @@ class Router:
     @key(deterministic=False)
     def match(self, base: Message, request: Message, ctx: Context) -> Value | Result:
         """Return the first route whose template fits the path in ``route-path``, with its ``reference``."""
-        found = _matched(self._routes(ctx, base), _path(base, request), request)
+        found = self._found(base, _path(base, request), request, ctx)
         return found if found is not None else Result("error", b"no_matching_route")
 
     @key(deterministic=False)
     def route(self, base: Message, request: Message, ctx: Context) -> Value | Result:
         """Return where the path in ``route-path`` leads: a node, or the route with all nodes and their ``uri``."""
         path = _path(base, request)
-        found = _matched(self._routes(ctx, base), path, request)
+        found = self._found(base, path, request, ctx)
         if found is None:
             return Result("error", b"no_matches")
         ordered = _preferred(found, path, ctx)
@@ -79,7 +87,7 @@ class Router:
     def order(self, base: Message, request: Message, ctx: Context) -> Value | Result:
         """List the URLs of all nodes for the path in ``route-path``, the one to try first in front."""
         path = _path(base, request)
-        found = _matched(self._routes(ctx, base), path, request)
+        found = self._found(base, path, request, ctx)
         if found is None:
             return Result("error", b"no_matches")
         return tuple(_uri(node, path).encode() for node in _preferred(found, path, ctx))
@@ -110,7 +118,8 @@ class Router:
         if all(name in source for name in _RELAYED):
             return request  # it was passed on to this node
         path = source.text("path", "/")
-        found = _matched(self._routes(ctx, base), path, source)
+        hooked = type(source.private.get("call")) is object  # then the operator named the base
+        found = self._found(base, path, source, ctx, hooked=hooked)
         if found is None:
             unknown = base.get("router-preprocess-default", self._node.setting("router-preprocess-default", b"local"))
             if as_text(unknown) != "error":
@@ -124,6 +133,18 @@ class Router:
         proxy = Message(inner) | {"user-message": Message.make(dict(source.raw_items()), source.commitments)}
         call = {"path": "call", "target": "proxy-message", "proxy-message": proxy, "relay-retry": readonly}
         return request | {"body": (Message(relay), Message(call))}
+
+    def _found(
+        self, base: Message, path: str, request: Message, ctx: Context, *, hooked: bool = False
+    ) -> Message | None:
+        """Return the first route that fits: of those in the base, else of the node's table."""
+        given = base.get("routes")
+        if given is None or hooked or _is(given, self._node.setting("routes"), _option(self._node, "offered")):
+            return _matched(self._routes(ctx, base), path, request)
+        routes = _listed(given)
+        if len(routes) > _MOST_OWN:
+            raise ParameterError(f"router: more than {_MOST_OWN} routes of one's own", name="routes")
+        return _matched(routes, path, request, own=True)
 
     # -- the table -------------------------------------------------------------------------
 
@@ -199,30 +220,90 @@ def _path(base: Message, request: Message) -> str:
     found = request.get("route-path", base.get("route-path"))
     if found is None:
         raise ParameterError("router: parameter 'route-path' is missing", name="route-path")
-    return as_text(found, "route-path")
+    text = as_text(found, "route-path")
+    if len(text) > _LONGEST_PATH:
+        raise ParameterError(f"router: 'route-path' is longer than {_LONGEST_PATH} characters", name="route-path")
+    return text
 
 
-def _matched(routes: Sequence[Value], path: str, request: Message) -> Message | None:
-    """Return the first route that fits; an absolute URL is its own."""
+def _is(given: Value, *known: Value | None) -> bool:
+    """Say whether routes are the same as some that the operator wrote."""
+    return any(isinstance(one, (Message, tuple)) and type(one) is type(given) and same(given, one) for one in known)
+
+
+def _matched(routes: Sequence[Value], path: str, request: Message, *, own: bool = False) -> Message | None:
+    """Return the first route that fits, ``own`` if a caller brought them; an absolute URL is its own."""
     if path.startswith(("http://", "https://")):
         return Message({"node": path, "reference": "explicit"})
     for number, item in enumerate(routes, 1):
         route = item.load() if hasattr(item, "load") else item
-        if isinstance(route, Message) and _fits(route.get("template"), path, request):
+        if isinstance(route, Message) and _fits(route.get("template"), path, request, own):
+            if own:
+                _refuse_rewriting(route)
             return route | {"reference": f"routes/{number}"}
     return None
 
 
-def _fits(template: Value | None, path: str, request: Message) -> bool:
+def _fits(template: Value | None, path: str, request: Message, own: bool) -> bool:
     if isinstance(template, Message):
         return all(name in request and _equal(template[name], request[name]) for name in template)
     if not isinstance(template, bytes):
         return False
     pattern = as_text(template)
+    if own:
+        return _plain(pattern).match(_slashed(path[:_LOOKED_AT_OWN])) is not None
     try:
         return re.search(pattern if pattern.startswith(("/", "^")) else "/" + pattern, _slashed(path)) is not None
     except (re.error, RecursionError, OverflowError):
         raise ConfigError(f"the template {pattern[:100]!r} of a route is no regular expression") from None
+
+
+_PIECES = re.compile(r"(?P<wild>\.\*)|(?P<any>\.)|\\(?P<quoted>[^A-Za-z0-9])|(?P<plain>[^\\^$*+?{}\[\]()|])", re.DOTALL)
+
+
+def _plain(template: str) -> re.Pattern[str]:
+    """Return what finds a caller's own template, in time that grows as its length times the path's.
+
+    It looks for the pieces between the wild parts one after another, each where it comes first, and goes
+    back to none of them.
+
+    Raises:
+        ParameterError: it has more of a regular expression than ``^``, ``$``, ``.``, ``.*`` and ``\\``.
+    """
+    text = template if template.startswith(("/", "^")) else "/" + template
+    start, end = text.startswith("^"), text.endswith("$") and not text.endswith("\\$")
+    text = text[start : len(text) - end]
+    pieces, at = [""], 0
+    while at < len(text) <= _LONGEST_OWN:
+        found = _PIECES.match(text, at)
+        if found is None:
+            break
+        at = found.end()
+        if found["wild"]:
+            pieces.append("")
+        else:
+            pieces[-1] += "." if found["any"] else re.escape(found["quoted"] or found["plain"])
+    if at < len(text):
+        raise ParameterError(
+            f"router: the template {template[:50]!r} of one's own is not plain text of at most {_LONGEST_OWN} letters",
+            name="template",
+            hint="Use ^, $, . and .* only; the operator's table may hold any regular expression.",
+        )
+    first, *others = pieces
+    made = first if start else f"(?>.*?{first})"
+    if end and others:
+        *others, last = others
+        return re.compile(made + "".join(f"(?>.*?{one})" for one in others) + f".*?{last}\\Z", re.DOTALL)
+    if end:
+        return re.compile((first if start else f".*?{first}") + "\\Z", re.DOTALL)
+    return re.compile(made + "".join(f"(?>.*?{one})" for one in others), re.DOTALL)
+
+
+def _refuse_rewriting(route: Message) -> None:
+    """Raise ParameterError if a node of a caller's own route rewrites paths with a regular expression."""
+    for node in (route.get("node"), *_listed(route.get("nodes"))[:_MOST_NODES]):
+        if isinstance(node, Message) and "match" in node and "prefix" not in node and "suffix" not in node:
+            raise ParameterError("router: 'match' is for the operator's routes", name="match", hint="Use 'prefix'.")
 
 
 def _equal(left: Value, right: Value) -> bool:

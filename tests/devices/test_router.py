@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from hyperpy import Message, config, device, key
+from hyperpy.devices import router
 from hyperpy.encoding import b64u, sha256
+from hyperpy.errors import ParameterError
 from hyperpy.http.server import Server
 from hyperpy.node import Node
 from hyperpy.store.memory import MemoryStore
@@ -72,6 +74,95 @@ def test_where_nodes_lead() -> None:
     assert [one["uri"] for one in routed("/all/x")["nodes"]] == [f"{A}/all/x".encode(), f"{B}/all/x".encode()]
     assert {one["node"] for one in routed("/both")["nodes"]} == {A.encode(), B.encode()}
     assert routed("/all/x", key_name="order") == (f"{A}/all/x".encode(), f"{B}/all/x".encode())
+
+
+# -- routes that a caller brings along ------------------------------------------------------------
+
+
+def own(template: str, path: str, **more: Any) -> Message:
+    with node() as n:
+        given = {"routes": [{"template": template, "node": A, **more}], "route-path": path}
+        return send(n, sign({"path": "/~router@1.0/match", "method": "POST", **given}, mallory()), "/~router@1.0/match")
+
+
+EVIL = ["(a+)+$", "(a|a)*$", "a+a+$", "a{1,9}", "[ab]*c", "a*a*a*b", "a?", "\\d", "a\\", "(?R)", "x|y"]
+
+
+@pytest.mark.parametrize("template", EVIL)
+def test_a_stranger_brings_no_regular_expression(template: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(re, "search", lambda *_: pytest.fail("a stranger's expression was run"))
+    reply = own(template, "/" + "a" * 28 + "!")
+    assert reply["status"] == 400
+    assert "of one's own is not plain text" in text(reply)
+
+
+@pytest.mark.parametrize("rewriting", [{"match": "(a+)+$", "with": "x"}, {"match": "^/", "with": "x"}])
+def test_a_stranger_rewrites_no_path(rewriting: Any) -> None:
+    assert own("/", "/a", node=rewriting)["status"] == 400
+    assert own("/", "/a", node="http://x", nodes=[A, rewriting])["status"] == 400
+
+
+def test_a_stranger_brings_so_many_routes_of_such_a_length() -> None:
+    assert own("/" + "a" * 127, "/" + "a" * 127)["reference"] == b"routes/1"
+    assert own("/" + "a" * 128, "/" + "a" * 128)["status"] == 400
+    with node() as n:
+        base = Message({"device": "router@1.0", "routes": [{"template": "/x", "node": A}] * 65})
+        with pytest.raises(ParameterError):
+            n.node.resolve(base, Message({"path": "match", "route-path": "/x"}))
+
+
+PLAIN = [
+    "/x",
+    "x",
+    "^/x$",
+    "/x$",
+    "^/a.*b",
+    "a.*b.*c$",
+    "^/.*b.c$",
+    "b",
+    "/a.b",
+    "^",
+    "$",
+    ".*",
+    "a\\.b",
+    "a\\$",
+    "^/.*.*$",
+]
+PATHS = [
+    "/x",
+    "/xx",
+    "/y/x",
+    "/a/b/c",
+    "/aXb",
+    "/a.b",
+    "/abc",
+    "/abcb",
+    "/ab.c/abcc",
+    "/a$",
+    "",
+    "/",
+    "/a\nb",
+    "/b/a",
+    "/x\n",
+]
+
+
+def test_a_plain_template_means_what_it_means_in_the_table() -> None:
+    """The same answer as the expression gives, where it is searched over more lines than one, up to the very end."""
+    for template in PLAIN:
+        rooted = template if template.startswith(("/", "^")) else "/" + template
+        strict = rooted[:-1] + r"\Z" if rooted.endswith("$") and not rooted.endswith("\\$") else rooted
+        for path in PATHS:
+            want = re.search(strict, path if path.startswith("/") else "/" + path, re.DOTALL) is not None
+            assert (router._plain(template).match(router._slashed(path)) is not None) == want, (template, path)
+
+
+def test_routes_that_the_operator_wrote_are_no_strangers() -> None:
+    routes = [{"template": "/(x|y)+$", "node": A}]
+    with node(flags={"routes.table": routes}) as n:
+        base = Message({"device": "router@1.0", "routes": routes})
+        found = n.node.resolve(base, Message({"path": "match", "route-path": "/xyx"}))
+        assert found["reference"] == b"routes/1"
 
 
 # -- strategies ----------------------------------------------------------------------------------
