@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 from hyperpy import Message, commitments, hashpath
@@ -14,6 +14,15 @@ VARIANT: Final = b"ao.N.1"
 ZERO_HASH: Final = b"A" * 43
 BLOCK: Final[dict[str, Value]] = {"block-height": 0, "block-hash": ZERO_HASH}
 """No Arweave gateway is asked: the block is always none."""
+
+LINKS: Final = frozenset({"base-hashpath", "hash-chain"})
+"""What links an assignment to those before it: newer nodes sign the first, older ones the second."""
+
+FIELDS: Final = frozenset(
+    {"path", "data-protocol", "variant", "process", "epoch", "slot", "block-height", "block-hash", "block-timestamp"}
+    | {"timestamp", "body", "type"}
+)
+"""What every assignment holds besides (devices/02-scheduler, 4; v0.9-final 3.1)."""
 
 _CODECS: Final = ("httpsig@1.0", "ans104@1.0")
 
@@ -43,6 +52,19 @@ def unsigned_assignment(process: str, head: Head, body: Message, now_ms: int) ->
         "type": b"Assignment",
     }
     return Message.make(made), chain
+
+
+def misfits(names: Collection[str]) -> list[str]:
+    """Return in which keys a signature over ``names`` is not one over an assignment: missing or too many.
+
+    A node signs what anybody asks it for, with a ``status``: only its word for exactly an assignment's
+    fields makes an assignment (design 5). The list is empty where they fit.
+    """
+    signed = set(names) - {"ao-types"}
+    wrong = [f"no {name}" for name in sorted(FIELDS - signed)]
+    if signed.isdisjoint(LINKS):
+        wrong.append("no " + " or ".join(sorted(LINKS)))
+    return wrong + [name[:60] for name in sorted(signed - FIELDS - LINKS)]
 
 
 def assigned(

@@ -11,9 +11,9 @@ from hyperpy import Message, commitments, hashpath
 from hyperpy.capabilities import Slots
 from hyperpy.encoding import b64u, b64u_decode, number_keys, sha256
 from hyperpy.errors import CodecError, HyperpyError, MessageError, MessageNotFound
-from hyperpy.message import Link, as_text
+from hyperpy.message import Link, as_text, committed_list
 
-from .assignment import algorithm_of
+from .assignment import algorithm_of, misfits
 from .targets import references
 
 MOST: Final = 9_999
@@ -83,8 +83,7 @@ class Audit:
             if number != due:
                 self._found(due, "missing", f"slots {due} to {number - 1} are not there")
                 self._before = None
-            self._check(number, one)
-            self._compare(number, one)
+            self._compare(number, one, self._check(number, one))
             due = number + 1
         more = schedule.get("continues") is True or (bool(numbered) and due <= numbered[-1][0])
         return self._verdict(first, due - 1, more)
@@ -112,7 +111,8 @@ class Audit:
 
     # -- one assignment --------------------------------------------------------------------
 
-    def _check(self, due: int, one: Message) -> None:
+    def _check(self, due: int, one: Message) -> set[str]:
+        """Check one assignment; return the schedulers whose word it is."""
         one = Message.make(dict(one.raw_items()), one.commitments)  # nothing remembered counts here
         self._checked += 1
         if one.get("slot") != due:
@@ -121,21 +121,26 @@ class Audit:
             self._found(due, "process", f"belongs to the process {_shown(one, 'process')}")
         if _shown(one, "type").lower() != "assignment":
             self._found(due, "type", "is no assignment")
-        self._check_signers(due, one)
+        assigners = self._check_signers(due, one)
         self._check_body(due, one)
         self._check_chain(due, one)
         self._check_path(due, one)
         self._check_time(due, one)
         self._before = one
+        return assigners
 
-    def _check_signers(self, due: int, one: Message) -> None:
+    def _check_signers(self, due: int, one: Message) -> set[str]:
+        sound = True
         try:
             commitments.check(one)
         except HyperpyError as error:
             self._found(due, "signature", error.message)
+            sound = False
         signers = commitments.committers(one)
+        assigners = self._assigners(due, one) if sound else set()
         for signer in signers:
-            self._signers[signer] += 1
+            if sound and (signer in assigners or signer not in self._schedulers):
+                self._signers[signer] += 1
             if signer not in self._schedulers:
                 self._found(due, "signer", f"signed by {signer}, which is no scheduler of the process")
         if not set(signers) & set(self._schedulers):
@@ -144,6 +149,25 @@ class Audit:
         for name in ("slot", "process", "body", "hash-chain", "base-hashpath"):
             if name in one and signers and name not in covered:
                 self._found(due, "signature", f"no signature covers '{name}'")
+        return assigners
+
+    def _assigners(self, due: int, one: Message) -> set[str]:
+        """Return the schedulers that signed an assignment, not a reply or another message that looks like one.
+
+        What nobody signed is passed over: an answer adds its ``status`` to what was signed before.
+        """
+        found, others = set(), set()
+        for fields in one.commitments.values():
+            signer = commitments.committer_of(fields)
+            if signer not in self._schedulers:
+                continue
+            wrong = misfits(committed_list(fields))
+            if wrong:
+                others.add(signer)
+                self._found(due, "fields", f"what {signer} signed is no assignment: {', '.join(wrong[:20])}")
+            else:
+                found.add(signer)
+        return found - others
 
     def _check_body(self, due: int, one: Message) -> None:
         try:
@@ -217,16 +241,20 @@ class Audit:
         elif before is not None and now < before:
             self._found(due, "timestamp", f"{now} is before {before}, that of the slot before")
 
-    def _compare(self, number: int, one: Message) -> None:
-        """Find a fork: another assignment of the same slot, which this node holds."""
+    def _compare(self, number: int, one: Message, assigners: set[str]) -> None:
+        """Find a fork: another assignment of the same slot, which this node holds.
+
+        Only ``assigners``, whose word it is, can have forked: a forgery says nothing about them.
+        """
         known = self._slots.read(self._process, number)
-        if known is None:
+        if known is None or not assigners:
             return
+        both = set(commitments.committers(known)) & assigners
+        for name, fields in known.commitments.items():
+            if name in one.commitments and commitments.committer_of(fields) in both:
+                return  # the same one, whoever signed it too
         here, there = commitments.signed_id(known), commitments.signed_id(one)
-        if here == there:
-            return
-        both = sorted(set(commitments.committers(known)) & set(commitments.committers(one)))
-        who = f"{', '.join(both)} signed both" if both else "signed by others"
+        who = f"{', '.join(sorted(both))} signed both" if both else "signed by others"
         self._found(number, "fork", f"{there} is not {here}, which this node holds for the slot; {who}")
 
     # -- the answer ------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hyperpy.commitments import commit, committers, signed_id
+from hyperpy.commitments import commit, committers, http_form, signed_id
 from hyperpy.message import Link, Message
 from hyperpy.testing import TestNode, node, wallet
 from tests.devices.scheduling import frame, own, post, process, said
@@ -42,6 +42,12 @@ def audit(at: TestNode, name: str, assignments: Any = None, **keys: Any) -> Mess
     found = at.node.resolver.resolve(Message({"device": "scheduler@1.0"}), Message(request), frame(at.node)).value
     assert isinstance(found, Message)
     return found
+
+
+def asked(message: Message) -> tuple[bytes, dict[str, str]]:
+    """Return the body and the headers of a message, as a client sends it."""
+    form = http_form(message, bundle=True)
+    return form.body or b"", {key: value.decode() for key, value in form.headers.items()}
 
 
 def findings(found: Message) -> set[tuple[int, str]]:
@@ -169,6 +175,16 @@ LIES: dict[str, tuple[Callable[[list[Message]], Any], tuple[int, str]]] = {
         lambda a: [*a[:2], commit(a[2].with_commitments({}), wallet(), committed=["process", "body"])],
         (2, "signature"),
     ),
+    "signed as a reply": (lambda a: [*a[:2], lying(a[2], status=200), *a[3:]], (2, "fields")),
+    "signed as a reply by the older rules": (
+        lambda a: [*a[:2], lying(a[2].without("base-hashpath"), status=200, method="GET"), *a[3:]],
+        (2, "fields"),
+    ),
+    "with a field of its own": (lambda a: [*a[:2], lying(a[2], host="x"), *a[3:]], (2, "fields")),
+    "without a field": (
+        lambda a: [*a[:2], commit(a[2].with_commitments({}).without("epoch"), wallet()), *a[3:]],
+        (2, "fields"),
+    ),
     "without body": (lambda a: [*a[:2], lying(a[2], body="text")], (2, "body")),
     "not at hand": (lambda a: {"0": a[0], "1": Link("x" * 43)}, (1, "missing")),
 }
@@ -199,6 +215,48 @@ def test_a_fork_names_who_signed_both(n: TestNode, story: tuple[str, list[Messag
     assert signed_id(honest[4]) in text
     assert f"{n.node.address} signed both" in text
     assert committers(other) == (n.node.address,)
+
+
+def test_a_forgery_accuses_nobody_of_a_fork(n: TestNode, story: tuple[str, list[Message]]) -> None:
+    """The node signs what a stranger asks for, with a status: neither another nor it believes that."""
+    name, honest = story
+    forged = lying(honest[2], body=said(name, count="666"), timestamp=9)
+    reply = n.post("/~message@1.0/set", *asked(forged.with_commitments({}).without("path")))
+    assert committers(reply) == (n.node.address,)
+    assert reply["slot"] == 2
+    unsound = Message.make({**honest[2].raw_items(), "timestamp": 9}, honest[2].commitments)
+    with node() as other:
+        other.node._lend["store"].write(honest[0]["body"])
+        for at in (n, other):
+            for one in (reply, reply.without("status"), unsound, lying(forged, "mallory")):
+                found = audit(at, name, [*honest[:2], Message.make(one.raw_items(), one.commitments)])
+                kinds = {kind for slot, kind in findings(found) if slot == 2}
+                assert kinds & {"fields", "signature", "signer"}
+                assert "fork" not in kinds
+                signers = found["signers"]
+                assert isinstance(signers, Message)
+                assert signers.get(n.node.address) == 2
+
+
+def test_a_signature_beside_the_schedulers_is_no_fork(n: TestNode, story: tuple[str, list[Message]]) -> None:
+    name, honest = story
+    both = commit(honest[2], wallet("mallory"))
+    assert findings(audit(n, name, [*honest[:2], both])) == {(2, "signer")}
+
+
+def test_assignments_from_answers_are_honest(n: TestNode) -> None:
+    """As a client keeps them: from the answer to each message, from one slot's page, from the whole schedule."""
+    made = process(n)
+    name = signed_id(made)
+    answers = [post(n, made), *(post(n, said(name, count=str(count))) for count in range(2))]
+    assert [one["status"] for one in answers] == [200] * 3
+    single = [n.get(f"/{name}/schedule/assignments/{slot}") for slot in range(3)]
+    whole = n.get(f"/{name}/schedule")["assignments"]
+    with node() as other:
+        other.node._lend["store"].write(made)
+        for at in (n, other):
+            for given in (answers, single, whole):
+                assert findings(audit(at, name, given)) == set()
 
 
 def test_a_slot_lost_from_the_store_is_named(n: TestNode, story: tuple[str, list[Message]]) -> None:
