@@ -18,6 +18,8 @@ from .outgoing import augmented, entries, evaluated, lowered, signed, target_of
 _PROCESS: Final = {"device": b"process@1.0"}
 _MARK: Final = "pushed/"
 _LOCKS: Final = 64
+_LEVELS: Final = 24
+"""Deliveries inside one another that an answer shows: a reply may not be nested more than 64 deep."""
 
 
 @dataclass(slots=True)
@@ -29,6 +31,7 @@ class _Run:
     fan_out: int
     messages: int
     always: bool
+    level: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,8 @@ class Push:
     def push(self, base: Message, request: Message, ctx: Context) -> Result:
         """Push ``slot``, or schedule the request and push its slot; ``async`` answers at once.
 
-        ``result-depth`` (1) says how deep results are shown, ``max-depth`` how far messages are followed.
+        ``result-depth`` (1) says how deep results are shown, ``max-depth`` how far messages are followed. Behind
+        24 deliveries inside one another the answer only says how many entries are ``not-shown``.
         """
         process = base | _PROCESS
         ident = None
@@ -88,19 +92,24 @@ class Push:
         return _Run(ctx, min(depth, _whole(request, "max-depth", depth)), fan_out, messages, always)
 
     def _detached(self, process: Message, slot: int) -> Result:
-        name = commitments.signed_id(_definition(process))
+        name = commitments.signed_id(self._proven(process))
         self._timers.once(f"/{name}~process@1.0/push&slot={slot}")
         return Result("ok", Message({"status": 202, "slot": slot, "process": name}))
+
+    def _proven(self, process: Message) -> Message:
+        """Return a process's own definition: the one that was signed, whatever the caller says it is."""
+        given = _definition(process)
+        return commitments.proven(commitments.signed_id(given), given, self._store.read)
 
     # -- one slot --------------------------------------------------------------------------
 
     def _slot(self, process: Message, slot: int, shown: int, run: _Run) -> Result:
         """Compute a slot and deliver its outbox; the answer is the tree of what came of it."""
+        definition = self._proven(process)
         computed = run.ctx.step(process, Message({"path": "compute", "slot": slot}))
         if computed.status != "ok" or not isinstance(computed.value, Message):
             return Result("error", computed.value)
         results = computed.value.get("results")
-        definition = _definition(process)
         sender = commitments.signed_id(definition)
         made: dict[str, Value] = {}
         if isinstance(results, Message):
@@ -110,6 +119,8 @@ class Push:
                     made[index] = _failed(None, f"only the first {run.fan_out} messages of a slot are delivered")
                     break
                 made[index] = self._entry(_Letter(sender, slot, index, definition), item, shown, run)
+            if run.level >= _LEVELS:
+                made = {"not-shown": len(made)} if made else {}
             if shown > 0:
                 made.update(results.raw_items())
         return Result("ok", Message({**made, "slot": slot, "process": sender}))
@@ -156,13 +167,13 @@ class Push:
                 self._store.link(mark, f"{ident} {slot}")
         finally:
             lock.release()
-        run.depth -= 1
+        run.depth, run.level = run.depth - 1, run.level + 1
         try:
             answer = self._next(target, slot, shown - 1, run)
         except HyperpyError as error:
             return _failed(name, error.message, error.status) | {"id": ident, "slot": slot}
         finally:
-            run.depth += 1
+            run.depth, run.level = run.depth + 1, run.level - 1
         return Message({"id": ident, "target": name, "slot": slot, "resulted-in": answer.value})
 
     def _next(self, target: Message, slot: int, shown: int, run: _Run) -> Result:

@@ -11,7 +11,7 @@ from hyperpy.devices.push.outgoing import augmented, entries, lowered, signed, t
 
 from hyperpy import Message, commitments, device, key
 from hyperpy.commitments import http_form
-from hyperpy.errors import Forbidden, SizeError
+from hyperpy.errors import Forbidden, InvalidSignature, SizeError
 from hyperpy.http.client import request_form
 from hyperpy.http.server import Server
 from hyperpy.http.wire import RawReply
@@ -214,6 +214,22 @@ def test_max_depth_of_one_push(here: Place) -> None:
     assert (here.slots.head(second).slot, here.slots.head(first).slot) == (1, slot)
 
 
+def test_a_long_chain_is_delivered_and_answered(here: Place) -> None:
+    """33 deliveries inside one another would nest the answer deeper than a reply may be."""
+    first, second = spawn(here, "1"), spawn(here, "2")
+    slot = send(here, first, outbox={"1": {"target": second, "Action": "Echo"}})
+    tree = here.get(first, f"push&slot={slot}")
+    assert tree["status"] == 200
+    assert here.slots.head(first).slot + here.slots.head(second).slot == 1 + 32
+    for _ in range(24):
+        tree = child(tree, "1", "resulted-in")
+    assert tree["not-shown"] == 1
+    assert "1" not in tree
+    again = here.get(first, f"push&slot={slot}")
+    assert again["status"] == 200
+    assert here.slots.head(first).slot + here.slots.head(second).slot == 1 + 32, "nothing twice"
+
+
 def test_so_many_messages_of_a_slot_and_of_a_push() -> None:
     for flags, delivered in (({"push.fan-out": 3}, 3), ({"push.messages": 2}, 2)):
         with place(Mailer, flags=flags) as here:
@@ -263,6 +279,21 @@ def test_the_sender_cannot_say_that_it_is_another(here: Place) -> None:
     assert (last["from-process"], last["type"]) == (first.encode(), b"Message")
     assert last["from-authority"] == here.node.address.encode()
     assert last["from-base"] != b"x"
+
+
+def test_a_caller_cannot_say_who_the_sender_is(here: Place) -> None:
+    """The victim's signatures on a definition with other keys: no mail goes out, and none counts as delivered."""
+    first, second = spawn(here, "1"), spawn(here, "2")
+    slot = send(here, first, outbox={"1": {"target": second, "action": "pay"}})
+    real = here.node._lend["store"].read(first)
+    with_more = Message.make({**real.raw_items(), "authority": b"EVIL", "scheduler": b"EVIL"}, real.commitments)
+    assert commitments.signed_id(with_more) == first
+    base = Message({"device": "push@1.0", "process": with_more})
+    here.node.resolve(base, {"path": "push", "slot": slot})
+    last = here.get(second, "now/last")
+    assert last["from-authority"] == last["from-scheduler"] == here.node.address.encode()
+    with place(Mailer, name="other") as other, pytest.raises(InvalidSignature):
+        other.node.resolve(base, {"path": "push", "slot": slot})
 
 
 def test_orders_signed_by_push_are_none(here: Place) -> None:
