@@ -45,8 +45,8 @@ def _subject(base: Message, request: Message) -> Value | None:
     name = as_text(base.get("dedup-subject", request.get("dedup-subject", b"body")), "dedup-subject")
     if name == "request":
         return request
-    found = base.get(name)
-    return request.get(name) if found is None else found
+    found = request.get(name)  # first: what stands in the state must not hide what came
+    return base.get(name) if found is None else found
 
 
 def _id(subject: Value) -> str:

@@ -43,7 +43,9 @@ _FAILED: Final = 400
 class Lua:
     """Runs Lua functions: ``module`` names the code, a key the function.
 
-    ``function`` and ``parameters`` of the request (or its body, or the base) override name and arguments.
+    ``function`` and ``parameters`` of the request (or its body, or the base) override name and arguments. In a
+    process only those of the base do: what a stranger schedules does not choose what runs. A definition with
+    ``message-calls: true`` lets messages choose all the same.
     ``sandbox`` and ``device-sandbox`` say what the code may not use.
     """
 
@@ -59,12 +61,12 @@ class Lua:
     @default
     def call(self, key: str, base: Message, request: Message, ctx: Context) -> Result:
         """Call the function named by the request, the base or the key."""
-        if key in base:
+        if key in base and not _assigned(request):
             return Result("ok", base[key])
-        name = _function(base, request) or key
+        name = (_function(base, request) or key).encode("utf-8", "surrogateescape")
         exchange = Exchange()
         arguments = exchange.pack(*_parameters(base, request))
-        call = Call(name.encode("utf-8", "surrogateescape"), arguments, _seconds(request), _seed(request))
+        call = Call(name, arguments, _seconds(request), _seed(request), own=_assigned(request))
         answer = self._run(base, call, exchange, ctx)
         return _result(answer, exchange, _slot(base))
 
@@ -146,7 +148,20 @@ def _state(base: Message) -> State | None:
     return found if isinstance(found, State) else None
 
 
+def _assigned(request: Message) -> bool:
+    """Say whether a request is a process's assignment, whose body may be anybody's."""
+    return request.get("type") == b"Assignment" or ("slot" in request and "body" in request)
+
+
+def _open(base: Message) -> bool:
+    """Say whether a process's definition lets messages name functions and their arguments."""
+    process = base.get("process")
+    return (process if isinstance(process, Message) else base).get("message-calls") in (True, b"true")
+
+
 def _sources(base: Message, request: Message) -> list[Message]:
+    if _assigned(request) and not _open(base):
+        return [base]
     body = request.get("body")
     return [*([body] if isinstance(body, Message) else []), request, base]
 

@@ -32,6 +32,7 @@ from hyperpy.message import Link, Value, as_text
 from hyperpy.sdk import Result
 
 from .definition import NAME, as_role
+from .paths import only_read, ordered
 from .schedule import Mark, slot_of
 
 log = logging.getLogger("hyperpy.device")
@@ -212,6 +213,7 @@ class Line:
             assignment = assignment | {"path": b"compute"}
         mark = self.mark.after(assignment, hashpath.algorithm_of(self.given))
         base = as_role(self.state, "execution", "results")
+        assignment = ordered(assignment, base)
         made: list[Message] = []
 
         def keep(result: Result, batch: Batch) -> None:
@@ -230,7 +232,11 @@ class Line:
 
     def _after(self, result: Result, base: Message, assignment: Message, slot: int, mark: str) -> Message:
         """Return the state after a slot."""
-        if result.status == "ok" and isinstance(result.value, Message):
+        if (
+            result.status == "ok"
+            and isinstance(result.value, Message)
+            and not only_read(assignment, base, result.value)
+        ):
             return self._own(result.value, {}, slot, schedule=mark)
         text = _error_text(result)
         after = hashpath.extend(base, assignment)

@@ -50,15 +50,15 @@ class Wasm64:
     def compute(self, base: Message, request: Message, ctx: Context) -> Message:
         """Call ``function`` with ``parameters``; put ``type`` and ``output`` into ``results``.
 
-        Both come from the request's ``body``, the request or the base. ``type`` is ``ok`` with a list of
-        return values, or ``error`` with the reason; then nothing else has changed. Without a function, and
-        in later passes of a stack, the base comes back.
+        Both come from the request's ``body``, the request or the base. A process whose state names a function, as
+        json-iface@1.0 does, takes both from there: no message chooses otherwise. ``type`` is ``ok`` with a list
+        of return values, or ``error`` with the reason; then nothing else has changed. Without a function, and in
+        later passes of a stack, the base comes back.
         """
         base = self._normal(base, ctx)
         if base.text("pass", "1") != "1":
             return base
-        body = request.get("body")
-        sources = (body, request, base) if isinstance(body, Message) else (request, base)
+        sources = _sources(base, request)
         name = _first(sources, "function")
         if name is None:
             return base
@@ -237,6 +237,15 @@ def _number(item: Value | None, name: str, default: int, most: int) -> int:
 
 
 # -- calls ---------------------------------------------------------------------------------
+
+
+def _sources(base: Message, request: Message) -> tuple[Message, ...]:
+    """Return where a call's function and parameters are looked for, in order."""
+    body = request.get("body")
+    assigned = request.get("type") == b"Assignment" or ("slot" in request and body is not None)
+    if assigned and "function" in base:
+        return (base,)
+    return (body, request, base) if isinstance(body, Message) else (request, base)
 
 
 def _values(state: State, name: str, given: Value | None) -> list[int | float]:

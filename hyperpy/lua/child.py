@@ -151,7 +151,14 @@ class Host:
                 self._engines.pop(number, None)
 
     def _run(
-        self, number: int, setup: list[Any] | None, name: bytes, arguments: bytes | None, seconds: int, seed: int | None
+        self,
+        number: int,
+        setup: list[Any] | None,
+        name: bytes,
+        arguments: bytes | None,
+        seconds: int,
+        seed: int | None,
+        own: bool,
     ) -> tuple[Any, ...]:
         used = 0
         if setup is not None:
@@ -168,7 +175,7 @@ class Host:
             self._engines.popitem(last=False)
         if arguments is None:
             return "ok", b"\xdd\0\0\0\0", used
-        return self._guarded(engine, "call", name, arguments, seconds, seed)
+        return self._guarded(engine, "call", name, arguments, seconds, seed, own)
 
     def _made(self, setup: list[Any], seconds: int, seed: int | None) -> tuple[Engine, tuple[Any, ...]]:
         modules, sandbox, snapshot = setup

@@ -37,12 +37,13 @@ class Boot(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call: a function of the modules, its packed parameters, and what time it is."""
+    """One call: a global function, its packed parameters, and what time it is; ``own`` allows none of the library's."""
 
     name: bytes
     arguments: bytes | None
     seconds: int = 0
     seed: int | None = None
+    own: bool = False
 
 
 class Answer(NamedTuple):
@@ -262,7 +263,7 @@ def _after(state: State, call: Call, replies: tuple[bytes, ...], used: int, plac
 
 
 def _frame(place: _Place, setup: list[Any] | None, call: Call) -> list[Any]:
-    return ["run", place.number, setup, call.name, call.arguments, call.seconds, call.seed]
+    return ["run", place.number, setup, call.name, call.arguments, call.seconds, call.seed, call.own]
 
 
 def _recording(asked: Asked, replies: list[bytes]) -> Asked:

@@ -217,14 +217,14 @@ local guarded = S.trust(function(f, ...)
   return "ok", packed, used
 end)
 
--- Calls the global function `name` with the packed parameters.
-function S.call(name, packed, seconds, seed)
+-- Calls the global function `name` with the packed parameters; with `own` none that the library brought along.
+function S.call(name, packed, seconds, seed, own)
   S.called = name
   local args = S.decode(packed)
   S.enter(seconds, seed)
   return guarded(function()
     local f = G[name]
-    if f == nil then error("there is no function '" .. name .. "'", 0) end
+    if f == nil or own and S.library(f) then error("there is no function '" .. name .. "'", 0) end
     return f(unpack(args, 1, #args))
   end)
 end

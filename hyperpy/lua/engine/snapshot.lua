@@ -94,6 +94,9 @@ function S.seal()
   name_all(getmetatable(""), "<string>")
 end
 
+-- Says whether a value came with the environment.
+function S.library(v) return names[v] ~= nil end
+
 local function untouched(t)
   local copy = pristine[t]
   for k, v in rawnext, t do
