@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from hyperpy import Context, Message, Result, commitments, device, key
 from hyperpy.capabilities import Head, Http, Keys, NodeControl, Slots, Storage
-from hyperpy.errors import Forbidden, HyperpyError, MessageNotFound
+from hyperpy.errors import Forbidden, HyperpyError, KeyNotFound, MessageNotFound
 from hyperpy.message import As, as_text
 
 from . import assignment, audit, formats, message, targets
@@ -207,16 +207,22 @@ class Scheduler:
 
         Raises:
             ParameterError: no process is named.
-            MessageNotFound: the process is not known here.
-            KeyNotFound: it names no scheduler, or none whose node is known.
+            MessageNotFound: the process is not known here, nor where its schedulers are.
+            KeyNotFound: it names no scheduler.
         """
         process, hint = self._named(base, request, found)
+        there = None
         if hint and _on(self._node.setting("scheduler-follow-hints", True)):
-            return process, redirection(hint, assignment.VARIANT)
-        known = self._definition(process, base, found)
+            there = redirection(hint, assignment.VARIANT)
+        try:
+            known = self._definition(process, base, found)
+        except (MessageNotFound, KeyNotFound):
+            if there is None:
+                raise
+            return process, there
         if self._held(known.references):
-            return process, None
-        at = self._remote.redirect(known.references)
+            return process, None  # whatever a hint says: nobody else has this schedule
+        at = there or self._remote.redirect(known.references)
         if at is None:
             raise MessageNotFound(
                 f"this node is no scheduler of {process}, and does not know where its schedulers are",

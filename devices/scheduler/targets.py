@@ -16,7 +16,7 @@ DEFAULT: Final = "default"
 """The name of the node's own key among its identities."""
 
 _ID = re.compile(r"/?([A-Za-z0-9_-]{43})(?:[~/?&].*)?", re.DOTALL)
-_HINT = re.compile(r"[?&]hint=([^&\s\"]{1,2048})")
+_HINT = re.compile(r"[?&]hint=(https?://[^&\s\"]{1,2040})")
 
 
 class Reference(NamedTuple):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hyperpy.commitments import commit, committers, http_form, signed_id
+from hyperpy.http.replies import decode_reply
 from hyperpy.message import Link, Message
 from hyperpy.testing import TestNode, node, wallet
 from tests.devices.scheduling import frame, own, post, process, said
@@ -257,6 +261,33 @@ def test_assignments_from_answers_are_honest(n: TestNode) -> None:
         for at in (n, other):
             for given in (answers, single, whole):
                 assert findings(audit(at, name, given)) == set()
+
+
+RECORDED = Path(os.environ.get("HYPERPY_SHARED", Path(__file__).resolve().parents[3] / "shared")) / "vectors"
+
+
+def recorded(path: Path) -> dict[str, Message]:
+    """Return the assignments with which a node of the reference answered, by their slots."""
+    found: dict[str, Message] = {}
+    for case in json.loads(path.read_text("utf-8"))["cases"]:
+        reply = case.get("response") or {}
+        headers = dict(reply.get("headers", ()))
+        if headers.keys() & {"base-hashpath", "hash-chain"} and "boundary" in headers.get("content-type", ""):
+            lines = [(name.encode(), value.encode()) for name, value in reply["headers"]]
+            found[headers["slot"]] = decode_reply(200, lines, reply["body"].encode())
+    return found
+
+
+@pytest.mark.parametrize("generation", ["", "final"])
+@pytest.mark.skipif(not RECORDED.is_dir(), reason="no vectors: set HYPERPY_SHARED to the shared folder")
+def test_recorded_assignments_of_both_generations_are_honest(n: TestNode, generation: str) -> None:
+    assignments = recorded(RECORDED / generation / "http_process.json")
+    assert sorted(assignments) == ["0", "1", "2", "3", "4"]
+    n.node._lend["store"].write(assignments["0"]["body"])
+    found = audit(n, assignments["0"].text("process"), assignments)
+    assert findings(found) == set()
+    assert found["checked"] == 5
+    assert found["hash-chain-forms"] == Message({"none" if generation else "raw": 5})
 
 
 def test_a_slot_lost_from_the_store_is_named(n: TestNode, story: tuple[str, list[Message]]) -> None:

@@ -597,6 +597,25 @@ def test_hints_lead_to_the_scheduler(n: TestNode) -> None:
         assert strict.get(f"{SCHEDULE}?target={name}%3Fhint%3Dhttp://other.computer")["status"] == 404
 
 
+def test_a_hint_counts_only_where_another_node_schedules(n: TestNode) -> None:
+    name = spawn(n)
+    away = "?hint=http://evil.computer"
+    assert post(n, said(name + away))["slot"] == 1
+    assert n.get(f"{SCHEDULE}?target={name}%3Fhint%3Dhttp://evil.computer")["status"] == 200
+    assert n.get(f"/~scheduler@1.0/slot?target={name}%3Fhint%3Dhttp://evil.computer")["current"] == 1
+    theirs, _ = elsewhere(n)
+    found = post(n, said(f"{theirs}?hint=http://their.computer"))
+    assert (found["status"], found["location"]) == (307, b"http://their.computer")
+    for odd in ("javascript:alert(1)", "//other.computer", "file:///etc/passwd", "http://"):
+        assert post(n, said(f"{theirs}?hint={odd}"))["status"] == 404
+        assert post(n, said(f"{'x' * 43}?hint={odd}"))["status"] == 404
+    with node(flags={"scheduler.follow_hints": False}) as strict:
+        name = spawn(strict)
+        assert post(strict, said(name + away))["slot"] == 1
+        theirs, _ = elsewhere(strict)
+        assert post(strict, said(theirs + away))["status"] == 404
+
+
 class Peer:
     """Stands for the way to another node: hands requests to a node of the test."""
 
