@@ -1,18 +1,19 @@
 """p4@1.0: payment for requests. A hook device for the events ``request`` and ``response``.
 
 Before a request runs, its price is set aside from the signer's balance; after it ran, the price is
-charged, once; if the call failed, nothing is. What is set aside lives in memory alone: a crash, or a
-reply that never leaves, gives it back. One actor per ledger decides who has enough.
+charged, once; if the call failed, nothing is, unless a part of it took effect. What is set aside lives in
+memory alone: a crash, or a reply that never leaves, gives it back. One actor per ledger decides who has
+enough.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from hyperpy import device, key
+from hyperpy import device, key, path
 from hyperpy.capabilities import Keys, NodeControl, Workers
 from hyperpy.commitments import committers, content_id
 from hyperpy.errors import DeviceError, Forbidden, HyperpyError, KeyNotFound, NotFound, ParameterError, StoreError
@@ -20,8 +21,11 @@ from hyperpy.message import As, Atom, Message, Resolve, Value, as_text
 from hyperpy.sdk import Context, Result
 
 _R = TypeVar("_R")
-_FREE = re.compile(r"/~(?:p4|simple-pay)@1\.0/(?:balance|topup)(?:\?[^(]*)?|/~meta@1\.0(?:/[a-z0-9-]+)*(?:\?[^(]*)?")
-"""Paths that cost nothing unless ``p4-non-chargable-routes`` says otherwise."""
+_MONEY = frozenset({"balance", "topup"})
+_FREE = {"p4@1.0": _MONEY, "simple-pay@1.0": _MONEY, "meta@1.0": frozenset({"info", "build"})}
+"""Keys that cost nothing unless ``p4-non-chargable-routes`` says otherwise; in meta@1.0's answers, one key too."""
+_WORKS = frozenset({"set", "remove", "id", "commit", "committed", "verify"})
+"""Keys that do more than look into a message."""
 _NEVER = "Node will not service this request under any circumstances."
 _GRACE = 10.0
 """Seconds past the request's deadline for which money stays set aside."""
@@ -73,7 +77,7 @@ class P4:
     def request(self, base: Message, request: Message, ctx: Context) -> Message | Result:
         """Let a request pass that can be paid, and set its price aside; answer any other."""
         source, call = _heard(request)
-        if not _charges(base) or self._is_free(source, request):
+        if not _charges(base) or self._is_free(source):
             return request
         price = self._price(base, request, ("estimate",), ctx)
         if price == 0:
@@ -99,11 +103,12 @@ class P4:
 
     @key(deterministic=False)
     def response(self, base: Message, request: Message, ctx: Context) -> Message | Result:
-        """Charge for a request that was answered; one that failed costs nothing."""
+        """Charge for a request that was answered; one that failed costs nothing if nothing in it took effect."""
         source, call = _heard(request)
-        if not _charges(base) or self._is_free(source, request):
+        if not _charges(base) or self._is_free(source):
             return request
-        price = 0 if _failed(request.get("body")) else self._price(base, request, ("price", "estimate"), ctx) or 0
+        failed = _failed(request.get("body")) and source.private.get("effects") is not True
+        price = 0 if failed else self._price(base, request, ("price", "estimate"), ctx) or 0
 
         ordered = "ledger-path" in base  # then the order of the nonces is that of the schedule
         early = None if ordered or not price else self._order(source, price, int(ctx.now() * 1e6))
@@ -142,17 +147,17 @@ class P4:
 
     # -- free or not -----------------------------------------------------------------------
 
-    def _is_free(self, source: Message, request: Message) -> bool:
-        """Say whether the path is one that costs nothing. A sub-path makes any request more than its path."""
-        target = source.text("path", "/")
+    def _is_free(self, source: Message) -> bool:
+        """Say whether the path is one that costs nothing. A sub-path or a device makes it more than its path."""
+        members = path.parse(source)
+        if any(_holds_path(one) or _names_device(one) for one in members):
+            return False
         listed = self._node.setting("p4-non-chargable-routes")
+        target = source.text("path", "/")[:8192]
         if listed is None:
-            found = _FREE.fullmatch(target) is not None
-        else:
-            routes = listed if isinstance(listed, tuple) else (listed,)
-            found = any(re.match(text, target[:8192]) for text in map(_template, routes) if text)
-        members = request.get("body")
-        return found and not (isinstance(members, tuple) and any(map(_holds_path, members)))
+            return "(" not in target and _costs_nothing(members)
+        routes = listed if isinstance(listed, tuple) else (listed,)
+        return any(re.match(text, target) for text in map(_template, routes) if text)
 
     # -- pricing and ledger ----------------------------------------------------------------
 
@@ -257,6 +262,23 @@ def _failed(body: Value | None) -> bool:
 def _template(route: Value) -> str | None:
     found = route.get("template") if isinstance(route, Message) else route
     return as_text(found) if isinstance(found, bytes) else None
+
+
+def _costs_nothing(members: Sequence[Value]) -> bool:
+    """Say whether a path is a free device, one of its keys and, for meta@1.0, a key to look up in what it answers."""
+    first = members[0]
+    if not isinstance(first, As) or not isinstance(first.device, str):
+        return False
+    names = [one.get("path") if isinstance(one, Message) else None for one in members[1:]]
+    asked = [as_text(name).lower() for name in names if isinstance(name, bytes)]
+    if len(asked) != len(names) or not 1 <= len(names) <= (2 if first.device == "meta@1.0" else 1):
+        return False
+    return asked[0] in _FREE.get(first.device, ()) and not _WORKS.intersection(asked)
+
+
+def _names_device(member: Value) -> bool:
+    inner = member.message if isinstance(member, As) else member
+    return isinstance(inner, Message) and any(name.rpartition(".")[2].lower() == "device" for name in inner.raw_items())
 
 
 def _holds_path(member: Value) -> bool:

@@ -86,6 +86,7 @@ class Chain:
         readers: addresses whose results may be read by ID or hashpath; None is everybody's.
         given: oracle inputs to be injected instead of running keys that are not deterministic;
             None when serving.
+        effects: whether a key that is not deterministic has answered in time: it may have changed something.
     """
 
     deadline: float
@@ -102,6 +103,14 @@ class Chain:
     slot: tuple[str, int] | None = None
     linked: bool = False
     hashpaths: bool = True
+    effects: bool = False
+
+    def note(self, result: Result) -> None:
+        """Note what a key that is not deterministic answered; an error, or an answer too late, is no effect."""
+        status = result.value.raw("status") if isinstance(result.value, Message) else None
+        failed = result.status != "ok" or (isinstance(status, int) and status >= 400)
+        if not failed and time.monotonic() <= self.deadline:
+            self.effects = True
 
     def spend(self, depth: int) -> None:
         """Account for one step.

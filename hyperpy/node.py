@@ -341,7 +341,8 @@ class Node:
     ) -> tuple[Sequence[Value], Message]:
         """Return the sequence to resolve, and the request that the response hooks will see.
 
-        The private value ``call`` of that request, which no client can make, is the same in both hooks.
+        The private value ``call`` of that request, which no client can make, is the same in both hooks; in
+        the response hooks ``effects`` says whether a step of it may have changed something.
         """
         handlers = self.settings.request_hooks(ingress)
         if not handlers:
@@ -359,24 +360,25 @@ class Node:
         handlers = self.settings.hooks("response")
         if not handlers:
             return made
-        made = self._settled(made, chain)
+        made, lost = self._settled(made, chain)
+        request = request.with_private(effects=chain.effects and not lost)
         outcome = self._hook("response", handlers, Message.make({"request": request, "body": made}), chain)
         body = outcome.get("body")
         return reply.of_result(Result("ok", body)) if body is not None else made
 
-    def _settled(self, made: Message, chain: Chain) -> Message:
+    def _settled(self, made: Message, chain: Chain) -> tuple[Message, bool]:
         """Return what the caller will really get, before the response hooks see it: a payment depends on it.
 
-        An answer that comes too late is none, and one that cannot be kept is an error.
+        An answer that comes too late is none, and one that cannot be kept is an error, and lost.
         """
         if time.monotonic() > chain.deadline:
-            return reply.of_error(DeviceTimeout("the request's deadline passed"))
+            made = reply.of_error(DeviceTimeout("the request's deadline passed"))
         try:
             if chain.batch is not None:
                 chain.batch.commit(self.store)
         except StoreError as error:
-            return reply.of_error(error)
-        return made
+            return reply.of_error(error), True
+        return made, False
 
     def _hook(self, event: str, handlers: Sequence[Message], request: Message, chain: Chain) -> Message:
         after = event == "response"  # runs whatever the request has used up

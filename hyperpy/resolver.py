@@ -245,6 +245,8 @@ class Resolver:
             if not isinstance(error, _PASSING):
                 self._fail(now, error)
             raise
+        if not now.found.spec.deterministic:
+            chain.note(result)
         if self.step_hook is not None and now.frame.depth == 0:  # 7
             result = self.step_hook(now.base, now.request, result)
         if isinstance(result.value, Resolve):  # 8

@@ -202,12 +202,64 @@ def test_balances_and_settings_are_free() -> None:
         ("/~meta@1.0/info/~worker@1.0/work", {}),
         ("/~meta@1.0/(~worker@1.0/work)", {}),
         ("/~p4@1.0/balance?target=(~worker@1.0/work)", {}),
+        ("/~meta@1.0/set/work?device=worker@1.0", {}),
+        ("/~meta@1.0/set/work", {"device": "worker@1.0"}),
+        ("/~meta@1.0/work?0.device=worker@1.0", {}),
+        ("/~meta@1.0/work", {"0.device": "worker@1.0"}),
+        ("/~meta@1.0/info/set/work?2.device=worker@1.0", {}),
+        ("/~meta@1.0/info/work?device=worker@1.0", {}),
+        ("/~meta@1.0&device=worker@1.0/info/work", {}),
+        ("/~meta@1.0/info/on/work", {}),
+        ("/~p4@1.0/balance/work?device=worker@1.0", {}),
+        ("/~p4@1.0/set/work?device=worker@1.0", {}),
     ],
 )
 def test_no_work_hides_behind_a_free_path(path: str, headers: dict[str, str]) -> None:
     with charged() as n:
         assert ask(n, "GET", path, headers)["status"] >= 400
         assert not Worker.calls
+
+
+OTHER = (
+    "/~meta@1.0/set/add?device=calculator@1.0&a=3&b=4",
+    "/~meta@1.0/add?0.device=calculator@1.0&a=1&b=2",
+    "/~meta@1.0/schedule?0.device=scheduler@1.0",
+)
+"""Paths that begin as a free one and end at another device."""
+
+
+@pytest.mark.parametrize("path", [*OTHER, "/~meta@1.0/set?a=1", "/~meta@1.0/info/commit", "/~meta@1.0/info/a/b"])
+def test_a_free_device_is_no_way_to_another(path: str) -> None:
+    with charged() as n:
+        assert ask(n, "GET", path)["status"] == 402
+
+
+@pytest.mark.parametrize("path", OTHER)
+def test_what_the_operator_gives_away_is_no_way_to_another_device(path: str) -> None:
+    with charged(**{"p4-non-chargable-routes": [{"template": "/~meta@1.0"}]}) as n:
+        assert ask(n, "GET", "/~meta@1.0/set?a=1")["status"] == 200
+        assert ask(n, "GET", path)["status"] == 402
+
+
+def test_what_took_effect_is_paid_whatever_comes_after_it() -> None:
+    """A key behind the work that nothing answers makes no free ride of it."""
+    with charged(funds=40) as n:
+        assert call(n, ALICE, WORK + "/absent")["status"] == 404
+        assert (balance(n), Worker.calls["no"]) == (31, 1), "three messages at 3 each"
+        assert call(n, ALICE, "/~message@1.0&x=(~worker@1.0/work)/absent")["status"] == 404
+        assert Worker.calls["no"] == 2
+        assert balance(n) == 25, "the work in a sub-path too"
+        assert call(n, ALICE, "/~message@1.0&a=1/absent")["status"] == 404
+        assert call(n, ALICE, WORK + "/absent", fail="status")["status"] == 404
+        assert call(n, ALICE, WORK + "/absent", fail="raise")["status"] == 500
+        assert balance(n) == 25, "where nothing took effect nothing is paid"
+
+
+def test_what_seemed_free_and_was_not_is_paid() -> None:
+    """Both hooks judge alike: what was set aside for a path that hides work is charged."""
+    with charged(funds=20, price=1) as n:
+        assert call(n, ALICE, "/~meta@1.0/build/node", **{"x+resolve": WORK})["status"] == 200
+        assert (balance(n), Worker.calls["no"]) == (17, 3), "each message holds the sub-path"
 
 
 def test_the_operator_says_what_is_free() -> None:
