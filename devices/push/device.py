@@ -67,6 +67,8 @@ class Push:
         """
         process = base | _PROCESS
         ident = None
+        later = _is_async(base, request)
+        group = self._admitted(process, request) if later else ""
         if "slot" in request:
             slot = _whole(request, "slot", 0)
         else:
@@ -77,8 +79,8 @@ class Push:
             assert isinstance(made.value, Message)
             slot = _whole(made.value, "slot", 0)
             ident = commitments.signed_id(body)
-        if _is_async(base, request):
-            return self._detached(process, slot)
+        if later:
+            return self._detached(process, slot, group)
         answer = self._slot(process, slot, _whole(request, "result-depth", 1), self._run(request, ctx))
         if answer.status == "ok" and ident is not None and isinstance(answer.value, Message):
             return Result("ok", answer.value.with_private(**{"pushed-id": ident}))
@@ -91,9 +93,22 @@ class Push:
         always = self._node.setting("push-always-sign", True) in (True, b"true")
         return _Run(ctx, min(depth, _whole(request, "max-depth", depth)), fan_out, messages, always)
 
-    def _detached(self, process: Message, slot: int) -> Result:
+    def _admitted(self, process: Message, request: Message) -> str:
+        """Return whom a task counts for, before anything is scheduled; raise TooManyRequests if they have enough.
+
+        A slot that waits to be pushed already is no new task.
+        """
+        if self._node.is_operator(request):
+            return ""
+        if "slot" in request and self._timers.owner(_task(process, _whole(request, "slot", 0))) is not None:
+            return ""
+        own, most = (int(as_text(self._node.setting(f"cron-{name}", 16))) for name in ("per-caller", "tasks"))
+        return self._timers.admit(str(request.private.get("peer", "")), own=own, most=most)
+
+    def _detached(self, process: Message, slot: int, group: str) -> Result:
         name = commitments.signed_id(self._proven(process))
-        self._timers.once(f"/{name}~process@1.0/push&slot={slot}")
+        path, task = f"/{name}~process@1.0/push&slot={slot}", _task(process, slot)
+        self._timers.once(path, task=task, owner=self._keys.address, group=group)
         return Result("ok", Message({"status": 202, "slot": slot, "process": name}))
 
     def _proven(self, process: Message) -> Message:
@@ -217,6 +232,11 @@ def _definition(process: Message) -> Message:
         return found
     plain = commitments.only_committed(process) if process.commitments else process
     return Message.make(dict(plain.raw_items()), plain.commitments)
+
+
+def _task(process: Message, slot: int) -> str:
+    """Return the ID of the task that pushes a slot: one for all who ask for it while it waits."""
+    return b64u(sha256(f"push {commitments.signed_id(_definition(process))} {slot}".encode()))
 
 
 def _is_process(body: Message) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,6 +17,7 @@ from hyperpy.http.client import request_form
 from hyperpy.http.server import Server
 from hyperpy.http.wire import RawReply
 from hyperpy.keys import RsaKey
+from hyperpy.node import Node
 from hyperpy.testing import wallet
 from tests.devices.parts import Place, place
 
@@ -180,6 +182,56 @@ def test_later_is_a_timed_task(here: Place) -> None:
         reply = here.get(first, f"push&slot={slot}&{how}")
         assert (reply["status"], reply["slot"], reply["process"]) == (202, slot, first.encode())
         assert until(lambda number=number: here.slots.head(second).slot == number + 1)  # type: ignore[misc]
+
+
+@pytest.fixture
+def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Timed tasks begin and do not end."""
+    release = threading.Event()
+    monkeypatch.setattr(Node, "_run_path", lambda self, path: release.wait(20) and None)
+    yield
+    release.set()
+
+
+@pytest.mark.usefixtures("stuck")
+def test_later_is_for_so_many_slots_of_a_caller() -> None:
+    with place(Mailer, flags={"cron.per-caller": 3}) as here:
+        first = spawn(here, "1")
+        slots = [send(here, first) for _ in range(5)]
+        replies = [here.get(first, f"push&slot={slot}&async=true")["status"] for slot in slots]
+        assert replies == [202, 202, 202, 429, 429]
+        again = [here.get(first, f"push&slot={slot}&async=true")["status"] for slot in slots[:3] * 3]
+        assert again == [202] * 9, "a slot that waits is one task"
+        assert len(here.node.timers.list()) == 3
+        head = here.slots.head(first).slot
+        refused = post(
+            here,
+            f"/{first}/push&async=true",
+            commitments.commit(Message({"target": first, "type": "Message"}), wallet("alice")),
+        )
+        assert (refused.status, here.slots.head(first).slot) == (429, head), "refused before a slot is taken"
+        assert here.web.http("GET", "/~cron@1.0/once?cron-path=/x", {}).status == 429, "cron counts the same tasks"
+
+
+@pytest.mark.usefixtures("stuck")
+def test_later_leaves_room_for_the_operator() -> None:
+    with place(Mailer, flags={"cron.tasks": 10, "cron.per-caller": 100}) as here:
+        first = spawn(here, "1")
+        slots = [send(here, first) for _ in range(11)]
+        replies = [here.get(first, f"push&slot={slot}&async=true")["status"] for slot in slots]
+        assert replies == [202] * 9 + [429] * 2
+        path = f"/{first}/push&slot={slots[9]}&async=true"
+        order = commitments.commit(Message({"path": path, "method": "POST"}), wallet("operator"))
+        assert post(here, path, order).status == 202
+
+
+@pytest.mark.usefixtures("stuck")
+def test_nobody_stops_what_was_asked_for(here: Place) -> None:
+    first = spawn(here, "1")
+    here.get(first, f"push&slot={send(here, first)}&async=true")
+    (task,) = here.node.timers.list()
+    assert here.web.http("GET", f"/~cron@1.0/stop?task={task}", {}).status == 403
+    assert task in here.node.timers.list()
 
 
 def until(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
