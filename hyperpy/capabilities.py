@@ -174,6 +174,8 @@ class Jobs(Protocol):
     ) -> Result:
         """Run one step with limits of its own; it is recorded and committed when this returns.
 
+        Keys that are not deterministic are refused with NotDeterministic, its own key and those it resolves.
+
         Args:
             slot: process ID and slot number that the step computes, for the trail's index.
             also: called with the result before the commit; what it puts into the batch is committed too.

@@ -77,6 +77,8 @@ class Chain:
         batch: collects messages, results and trail records; None turns recording off.
         origin: digest of the cleaned raw request, or empty.
         lookup: whether cached results may answer.
+        strict: whether keys that are not deterministic are refused, and nothing is answered from the trail: a
+            state of a process depends on its schedule alone (devices/01-process).
         hashpaths: whether results get hashpaths; hooks run without (ao-core 10.6), and their requests
             hold parsed paths, which have no ID.
         slot: process ID and slot number that the top-level step computes, for the trail's index.
@@ -103,6 +105,7 @@ class Chain:
     slot: tuple[str, int] | None = None
     linked: bool = False
     hashpaths: bool = True
+    strict: bool = False
     effects: bool = False
 
     def note(self, result: Result) -> None:
@@ -237,6 +240,11 @@ class Frame:
     def deadline(self) -> float:
         """See :meth:`hyperpy.sdk.Context.deadline`."""
         return self.chain.deadline
+
+    @property
+    def strict(self) -> bool:
+        """See :meth:`hyperpy.sdk.Context.strict`."""
+        return self.chain.strict and self.chain.given is None
 
     @property
     def config(self) -> Mapping[str, Any]:

@@ -2,7 +2,8 @@
 
 A job's step is a top-level step with limits of its own: it is recorded, and committed before it is
 answered, so what was done stays done when the caller's time ends (design 5). Nobody's request gives it
-rights: it signs nothing, and reads what a stranger may read.
+rights: it signs nothing, and reads what a stranger may read. A step refuses keys that are not
+deterministic; what a path resolves is an ordinary request.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class Jobs:
         batch = Batch() if into is None else into
         chain = self._chain(batch)
         chain.slot = slot
+        chain.strict = True
         try:
             try:
                 result = self._resolver.step(base, request, Frame(self._resolver, chain, 0, None))

@@ -40,6 +40,7 @@ from hyperpy.errors import (
     KeyNotFound,
     MessageNotFound,
     NotCached,
+    NotDeterministic,
     PathError,
 )
 from hyperpy.flights import Flights
@@ -52,6 +53,7 @@ from hyperpy.trail import Record, Trail
 from hyperpy.watchdog import Interrupted, Watchdog
 
 _PASSING = (Busy, DeviceTimeout)
+_ALIKE = "Send the value to the process in a message instead."
 _PLAIN = (str, bytes, int, float, tuple, list, dict, Message)
 
 
@@ -171,7 +173,7 @@ class Resolver:
             if not isinstance(base, Message):  # 3
                 raise KeyNotFound("a literal value has no keys", hint="Remove the last part of the path.")
             found = find(self.registry, base, normalise.key_of(made))
-            control = made.raw("cache-control")
+            control = None if chain.strict else made.raw("cache-control")
             now = Step(base, made, found, frame, address=address)
             if frame.substeps and frame.depth == 0:  # of sub-paths in the request; their results are in it now
                 now.before, frame.substeps, frame.oracles = frame.substeps, [], []
@@ -187,6 +189,8 @@ class Resolver:
         try:
             return self._opened(address, frame)
         except MessageNotFound:
+            if frame.chain.strict:
+                raise  # what the trail holds differs from node to node
             part = normalise.part(request)
             record = self._gate.by_hashpath(f"{address}/{part}", frame.chain.readers) if part else None
             if record is None:
@@ -230,13 +234,17 @@ class Resolver:
     def _compute(self, now: Step) -> Result:
         """Stages 6 to 10: run the key, or, for a base given by hashpath, follow the trail."""
         chain = now.frame.chain
-        if chain.given is not None and not now.found.spec.deterministic:
-            return self._inject(now)
+        if not now.found.spec.deterministic:
+            if chain.strict and (chain.given is None or now.frame.depth > 0):
+                name = f"{now.found.device.spec.name}/{now.found.name}"
+                raise NotDeterministic(f"{name} is not deterministic, and a process's state must be", hint=_ALIKE)
+            if chain.given is not None:
+                return self._inject(now)
         try:
             result = self._execute(now)
         except KeyNotFound as error:
             at = f"{now.address}/{now.found.name}"
-            record = self._gate.by_hashpath(at, chain.readers) if now.address else None
+            record = self._gate.by_hashpath(at, chain.readers) if now.address and not chain.strict else None
             if record is not None:
                 return self.recompute(record, chain.deadline)
             self._fail(now, error)
@@ -397,6 +405,7 @@ class Resolver:
                 not deterministic.
         """
         chain = Chain(deadline=deadline, lookup=False, given=deque(record.oracles), linked=True, may_sign=False)
+        chain.strict = not record.oracles  # where none was asked, a key that is not deterministic was refused
         base, request = self.cache.read(record.base, exact=True), self.cache.read(record.request, exact=True)
         if isinstance(base, Message):
             base = base.with_private(hashpath=record.hashpath_before)

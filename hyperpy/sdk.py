@@ -79,6 +79,10 @@ class Context(Protocol):
         """When the caller's answer must be there, in seconds of ``time.monotonic``."""
 
     @property
+    def strict(self) -> bool:
+        """Whether a process's state is made: what another node might answer otherwise must be no part of it."""
+
+    @property
     def config(self) -> Mapping[str, Any]:
         """This node's settings. Raises NotDeterministic in a deterministic key."""
 

@@ -5,10 +5,26 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from hyperpy import path
-from hyperpy.errors import Busy, DeviceError, DeviceTimeout, Forbidden, HyperpyError, KeyNotFound, ParameterError
+from hyperpy.errors import (
+    Busy,
+    DeviceError,
+    DeviceNotFound,
+    DeviceTimeout,
+    Forbidden,
+    HyperpyError,
+    KeyNotFound,
+    MessageNotFound,
+    NotCached,
+    ParameterError,
+    StoreError,
+    UpstreamError,
+)
 from hyperpy.lua.values import Exchange
 from hyperpy.message import As, Link, Message, Resolve, Value, as_text
 from hyperpy.sdk import Context, Result
+
+_PASSING = (Busy, DeviceTimeout)
+_ELSEWHERE = (MessageNotFound, DeviceNotFound, NotCached, StoreError, UpstreamError)
 
 ALWAYS = frozenset({"structured@1.0"})
 """Devices that a list of allowed ones need not name."""
@@ -31,15 +47,19 @@ class Outside:
 
         Raises:
             Busy, DeviceTimeout: these are no results, and Lua never sees them.
+            MessageNotFound, DeviceNotFound, NotCached, StoreError, UpstreamError: while a process's state is
+                made, where another node might have the answer.
         """
         try:
             status, value = self._answer(kind, self._exchange.unpack(request))
             return self._exchange.pack(status.encode(), value)
-        except (Busy, DeviceTimeout):
+        except _PASSING:
             raise
         except KeyNotFound:
             return self._exchange.pack(b"error", b"not_found")
         except HyperpyError as error:
+            if self._ctx.strict and isinstance(error, _ELSEWHERE):
+                raise
             failure = Message({"status": error.status, "body": error.message})
             return self._exchange.pack(b"error", failure)
 

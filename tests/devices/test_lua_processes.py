@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from hyperpy import Message
+from hyperpy import Message, commitments
 from tests.devices.lua_code import AOS
 from tests.devices.parts import Place, copy, place
 
@@ -75,6 +75,69 @@ def test_a_counter(here: Place) -> None:
         here.send(process, path="inc")
         assert here.value(process, "now/count") == wanted
     assert here.value(process, "as=execution/alpha") == b"hello 2"
+
+
+ASKING = b"""
+function compute(base, req)
+  local ok, status, value = pcall(ao.resolve, req.body.ask)
+  base.ok, base.said = tostring(ok), tostring(status)
+  base.value = type(value) == "table" and (value.body or value.x) or tostring(value)
+  return base
+end
+"""
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        "/~meta@1.0/info/address",
+        "/~cron@1.0/once?cron-path=/~meta@1.0/info",
+        "/~query@1.0/all?type=Process&return=count",
+        "/{process}/slot/current",
+        "/{process}~process@1.0/compute=0/said",
+        "/~secret@1.0/generate",
+        "/{process}~process@1.0/schedule&from=0",
+    ],
+)
+def test_a_slot_learns_nothing_of_the_node(here: Place, ask: str) -> None:
+    process = here.spawn("lua@5.3a", **module(ASKING))
+    here.value(process, "now/at-slot")
+    here.send(process, ask=ask.format(process=process))
+    state = here.get(process, "now")
+    assert (state["ok"], state["said"]) == (b"true", b"error")
+    assert b"is not deterministic" in state.text("value").encode()
+    assert here.node.timers.count() == 0
+    with place(name="other") as other:
+        for slot in (0, 1):
+            assignment = here.slots.read(process, slot)
+            assert assignment is not None
+            copy(other, process, assignment)
+        assert other.value(process, "now/at-slot") == 1
+        assert other.states(process, 1) == here.states(process, 1)
+
+
+def test_a_message_that_is_not_here_is_no_result_of_a_slot(here: Place) -> None:
+    """Another node may hold it: the slot waits, and is computed once the message is there."""
+    process = here.spawn("lua@5.3a", **module(ASKING))
+    wanted = Message({"x": "found"})
+    here.send(process, ask=f"/{commitments.unsigned_id(wanted)}")
+    assert here.get(process, "now")["status"] == 404
+    assert here.slots.state(process, 1) is None
+    here.node._lend["store"].write(wanted)
+    assert here.value(process, "now/value") == b"found"
+
+
+def test_the_cache_is_no_part_of_a_state(here: Place) -> None:
+    process = here.spawn("lua@5.3a", **module(ASKING))
+    here.send(process, ask="/~calculator@1.0/add?a=1&b=2&cache-control=only-if-cached")
+    assert here.value(process, "now/said") == b"ok"
+
+
+def test_outside_a_process_lua_may_ask_the_node(here: Place) -> None:
+    base = Message({"device": "lua@5.3a", **module(ASKING)})
+    for ask, said in (("/~meta@1.0/info/address", b"ok"), ("/" + "B" * 43, b"error")):
+        made = here.node.resolve(base, {"path": "compute", "body": {"ask": ask}})
+        assert made["said"] == said  # type: ignore[index,call-overload]
 
 
 def test_the_story(here: Place) -> None:

@@ -189,7 +189,7 @@ def test_a_slot_that_fails_is_a_result_and_blocks_nothing(here: Place) -> None:
     [
         ("bare", b"no message"),
         ("absent", b"no key 'absent'"),
-        ("selfish", b"comes back to the process"),
+        ("selfish", b"process@1.0/now is not deterministic"),
     ],
 )
 def test_more_failures_that_every_node_meets(here: Place, path: str, says: bytes) -> None:
