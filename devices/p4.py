@@ -293,10 +293,12 @@ def _holds_path(member: Value) -> bool:
 
 
 def _process_balance(ledger: str, account: str, ctx: Context) -> Value:
+    """Return an account's number in the ledger's state; the account is a caller's word, and no part of a path."""
     try:
-        return ctx.resolve(f"{ledger}/now/balance/{account}")
+        accounts = ctx.resolve(f"{ledger}/now/balance")
     except NotFound:
         return 0
+    return accounts.get(account, 0) if isinstance(accounts, Message) else 0
 
 
 def _process_charge(ledger: str, order: Message, ctx: Context) -> Result | None:
@@ -308,4 +310,11 @@ def _process_charge(ledger: str, order: Message, ctx: Context) -> Result | None:
         error = ctx.resolve(f"{ledger}/compute={done.value.text('slot')}/results/error")
     except NotFound:
         return None
-    return Result("error", Message({"status": 402, "body": as_text(error, "error")}))
+    return Result("error", Message({"status": 402, "body": _said(error)}))
+
+
+def _said(error: Value) -> str:
+    """Return the text of a ledger's error, which may be a message with the text as its ``body``."""
+    if isinstance(error, Message):
+        error = next((error[name] for name in ("body", "message", "reason") if isinstance(error.get(name), bytes)), b"")
+    return as_text(error)[:1000] if isinstance(error, (bytes, Atom)) and error else "the ledger refused the charge"

@@ -187,3 +187,39 @@ def test_the_ledgers_of_the_docs(tmp_path: Path) -> None:
             assert text(call(n, ALICE)) == "done"
             assert balance(n) == 994
             assert call(n, wallet("carol"))["status"] == 402
+
+
+@pytest.mark.parametrize(
+    ("fails", "says"),
+    [
+        ('error("the account is frozen")', "the account is frozen"),
+        ("error({})", "the ledger"),
+        ("error({body = 5})", ""),
+    ],
+)
+def test_what_a_lua_ledger_answers_with_is_a_refusal(tmp_path: Path, fails: str, says: str) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "payments.md").read_text("utf-8")
+    block = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)[1]
+    code = re.findall(r"```lua\n(.*?)```", page, re.DOTALL)[0]
+    code = code.replace("function charge(base, req)", "function charge(base, req)\n" + fails)
+    file = tmp_path / "hyperpy.toml"
+    file.write_text(block.replace("ADDRESS", ALICE.address).replace("LUA", code), "utf-8")
+    loaded = config.load(file, environ={})
+    with Node(loaded, key=wallet(), store=MemoryStore(), operator=operator().address, devices=[Worker]) as inner:
+        n = TestNode(inner)
+        reply = call(n, ALICE)
+        assert reply["status"] == 402
+        assert says in text(reply)
+        assert balance(n) == 1000
+
+
+@pytest.mark.parametrize(
+    "account", ["x/../../opening", "(~worker@1.0/work)", "a&b=c", "a?b", "~worker@1.0/work", "/", "..", "x" * 5000]
+)
+def test_an_account_is_no_path(account: str) -> None:
+    hook = {"device": "p4@1.0", "pricing-device": "simple-pay@1.0", "ledger-path": LEDGER}
+    with made(hook=hook) as n:
+        Worker.calls.clear()
+        reply = n.get("/~p4@1.0/balance", {"target": account})
+        assert (reply["status"], text(reply)) == (200, "0")
+        assert not Worker.calls
