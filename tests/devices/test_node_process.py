@@ -18,7 +18,7 @@ from hyperpy.node import Node
 from hyperpy.store.memory import MemoryStore
 from hyperpy.testing import TestNode, wallet
 from tests.devices.test_payments import Worker, balance, call
-from tests.security.attack import ask, operator, text
+from tests.security.attack import ask, operator, send, sign, text
 
 ALICE = wallet("alice")
 LEDGER = "/ledger~node-process@1.0"
@@ -223,3 +223,20 @@ def test_an_account_is_no_path(account: str) -> None:
         reply = n.get("/~p4@1.0/balance", {"target": account})
         assert (reply["status"], text(reply)) == (200, "0")
         assert not Worker.calls
+
+
+def test_a_slot_that_is_taken_is_paid_whatever_comes_after_it() -> None:
+    hook = {"device": "p4@1.0", "pricing-device": "simple-pay@1.0", "ledger-device": "simple-pay@1.0"}
+    with made(hook=hook, **{"simple-pay-ledger": {ALICE.address: 100}, "simple-pay-price": 1}) as n:
+        process = process_of(n)
+        before, paid = n.node._lend["slots"].head(process).slot, 0
+        for path in (f"/{process}/schedule/absent", "/~scheduler@1.0/schedule/absent"):
+            body = sign({"target": process, "type": "Message", "path": "compute"}, ALICE)
+            reply = send(n, sign({"path": path, "method": "POST", "body": body}, ALICE), path)
+            assert reply["status"] == 404
+            paid += 3
+            assert balance(n) == 100 - paid
+        assert n.node._lend["slots"].head(process).slot == before + 2
+        task = sign({"path": "/~cron@1.0/once/absent", "method": "POST", "cron-path": "/~meta@1.0/info"}, ALICE)
+        assert send(n, task, "/~cron@1.0/once/absent")["status"] == 404
+        assert balance(n) == 100 - paid - 3
