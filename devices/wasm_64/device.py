@@ -19,7 +19,7 @@ from .instance import Limits, called
 from .state import Live, Pages, State
 from .values import Failure, fit
 
-FUEL, MOST_FUEL = 2_000_000_000, 100_000_000_000
+FUEL, MOST_FUEL = 2_000_000_000, 20_000_000_000
 MEMORY, MOST_MEMORY = 256 << 20, 1 << 30
 _WHOLE = 1 << 20
 """Bytes of memory that a process's snapshot holds as one piece."""

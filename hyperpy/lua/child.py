@@ -20,9 +20,11 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]
 
 MAX_FRAME = 256 * 1024 * 1024
-CPU_S = 20
-"""Seconds of processor time for one frame; far above what the instruction limit allows. Passing it
-kills the process, and that is never a result."""
+CPU_S = 5
+"""Seconds of processor time for one call; ten times what the instruction limit allows. Passing it kills
+the process, and that is never a result."""
+STATE_CPU_S = 20
+"""The same for writing a state down and taking it up."""
 ADDRESS_SPACE = 1536 * 1024 * 1024
 CALL_BYTES = 160 * 1024 * 1024
 """What the allocator grants a call beyond what the interpreter held before; the rule itself is in
@@ -137,8 +139,8 @@ class Host:
 
     def serve(self, frame: list[Any]) -> None:
         """Answer one frame of the host."""
-        _cpu_limit()
         kind, *rest = frame
+        _cpu_limit(CPU_S if kind == "run" else STATE_CPU_S)
         if kind == "run":
             self.write("done", *self._run(*rest))
         elif kind == "snapshot":
@@ -183,7 +185,9 @@ class Host:
         engine.sealed(sandbox)
         if snapshot is None:
             return engine, self._guarded(engine, "boot", modules, seconds, seed)
+        _cpu_limit(STATE_CPU_S)
         found = engine.call("restore", snapshot)
+        _cpu_limit(CPU_S)
         if found is True:
             return engine, ("ok", b"", 0)
         return engine, ("refused", _text(found[1]), 0)
@@ -233,9 +237,10 @@ def _no_attributes(*_: Any) -> Any:
     raise AttributeError("not for Lua")
 
 
-def _cpu_limit() -> None:
+def _cpu_limit(seconds: int) -> None:
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    resource.setrlimit(resource.RLIMIT_CPU, (int(usage.ru_utime + usage.ru_stime) + CPU_S, resource.RLIM_INFINITY))
+    spent = int(usage.ru_utime + usage.ru_stime) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (spent + seconds, resource.RLIM_INFINITY))
 
 
 def _end_with_host() -> None:

@@ -20,13 +20,17 @@ from typing import Any, Final
 
 import msgpack  # type: ignore[import-untyped]
 
-from hyperpy.errors import Busy, DeviceTimeout, HyperpyError
+from hyperpy.errors import Busy, DeviceReentered, DeviceTimeout, HyperpyError
 
 SCRIPT: Final = Path(__file__).with_name("child.py")
 START_S: Final = 20.0
 MOST_WAITING: Final = 256
 PATIENCE_S: Final = 0.05
 """How long a call waits for the child that holds its state before it takes another."""
+INSIDE: Final = 3
+"""Calls of Lua that may wait for each other on one thread."""
+CROWDED_S: Final = 0.5
+"""How long a call waits for any child before one more is started for it, up to twice the usual number."""
 MAX_FRAME: Final = 256 * 1024 * 1024
 
 Asked = Callable[[bytes, bytes], bytes]
@@ -185,7 +189,7 @@ class Pool:
     """The children of one node; thread-safe.
 
     Args:
-        size: how many processes there may be at once.
+        size: how many processes there are at once; twice as many while others are held up.
     """
 
     def __init__(self, size: int | None = None) -> None:
@@ -196,6 +200,24 @@ class Pool:
         self._waiting: deque[_Waiter] = deque()
         self._here = threading.local()
         self._stopped = False
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Count a call on this thread.
+
+        Raises:
+            DeviceReentered: too many are inside one another.
+        """
+        depth: int = getattr(self._here, "depth", 0)
+        if depth >= INSIDE:
+            raise DeviceReentered(
+                "Lua calls itself too deeply through ao.resolve", hint="Call less inside one another."
+            )
+        self._here.depth = depth + 1
+        try:
+            yield
+        finally:
+            self._here.depth = depth
 
     @contextmanager
     def lend(self, wanted: Child | None, deadline: float) -> Iterator[Child]:
@@ -301,7 +323,11 @@ class Pool:
         return child
 
     def _wait(self, waiter: _Waiter, deadline: float) -> Child:
-        waiter.event.wait(max(0.0, deadline - time.monotonic()))
+        left = max(0.0, deadline - time.monotonic())
+        if not waiter.event.wait(min(left, CROWDED_S)):
+            if self._one_more(waiter):
+                return self._start()
+            waiter.event.wait(max(0.0, deadline - time.monotonic()))
         with self._lock:
             self._check()
             if waiter.child is None:
@@ -311,8 +337,28 @@ class Pool:
                 self._starting += 1
         return waiter.child if waiter.child is not None else self._start()
 
+    def _one_more(self, waiter: _Waiter) -> bool:
+        """Say whether a call that was held up may start a child of its own; it is then out of the line."""
+        with self._lock:
+            room = len(self._children) + self._starting < 2 * self._size
+            if not room or waiter.wanted is not None or waiter not in self._waiting:
+                return False
+            self._waiting.remove(waiter)
+            self._starting += 1
+            return True
+
     def _release(self, child: Child) -> None:
-        """Hand a child to whoever waits longest for it; a dead one makes room for another."""
+        """Hand a child to whoever waits longest for it; a dead one makes room, and one too many ends."""
+        self._hand_on(child)
+        with self._lock:
+            spare = child.alive and not child.busy and len(self._children) > self._size
+            spare = spare and child in self._children
+            if spare:
+                self._children.remove(child)
+        if spare:
+            child.kill()
+
+    def _hand_on(self, child: Child) -> None:
         with self._lock:
             if not child.alive:
                 if child in self._children:

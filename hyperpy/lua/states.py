@@ -24,7 +24,7 @@ again stays cheap."""
 LOG_BYTES: Final = 64 << 20
 """Calls that a state keeps where it cannot be written down; beyond it, it lives as long as its interpreter."""
 _ATTEMPTS: Final = 5
-_SUDDEN_S: Final = 5.0
+_SUDDEN_S: Final = 4.0
 """A child that ends sooner was ended by somebody else: the call is begun again."""
 
 
@@ -113,9 +113,14 @@ class Interpreters:
         Raises:
             DeviceTimeout: the deadline or the processor time ran out; this is never a result.
             Busy: no process is to be had.
+            DeviceReentered: too many calls of Lua are inside one another.
             DeviceError: the snapshot that the state begins with is no snapshot.
             HyperpyError: what ``asked`` raised, of the kinds that are no result.
         """
+        with self._pool.entered():
+            return self._call(state, call, deadline, asked, logged)
+
+    def _call(self, state: State, call: Call, deadline: float, asked: Asked, logged: Logged) -> Answer:
         for attempt in range(1, _ATTEMPTS + 1):
             place = state.place
             asks: list[bytes] = []

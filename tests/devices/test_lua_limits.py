@@ -147,3 +147,61 @@ def test_processor_time_is_no_result(lua: Bench) -> None:
     with pytest.raises(DeviceTimeout):
         lua.step(slow, "run", deadline_s=1.0)
     assert lua.get(BASE, "number") == 42
+
+
+def test_lua_that_calls_itself_through_the_node_ends(lua: Bench) -> None:
+    """The fourth call inside one another is an error that the third sees: the same everywhere."""
+    text = b"""function down(base, req)
+        local status, found = ao.resolve(base, {path = "down"})
+        if status == "ok" then return {depth = found.depth + 1, why = found.why} end
+        return {depth = 1, why = found.body}
+    end"""
+    found = lua.get(code(text), "down")
+    assert plain(found) == {"depth": 3, "why": b"Lua calls itself too deeply through ao.resolve"}
+    assert lua.get(BASE, "number") == 42
+
+
+SLOWLY = {
+    "sorting long texts": b"""
+        local a, b, t = ('x'):rep(8 << 20) .. 'a', ('x'):rep(8 << 20) .. 'b', {}
+        for i = 1, 100 do t[i] = i % 2 == 0 and a or b end
+        function run() while true do table.sort(t) end end""",
+    "pairs over long keys": b"""
+        local t = {}
+        for i = 1, 20 do t[('x'):rep(1 << 20) .. i] = i end
+        function run() while true do for k in pairs(t) do end end end""",
+}
+
+
+@pytest.mark.parametrize("name", SLOWLY)
+def test_the_length_of_texts_counts_where_the_library_compares(lua: Bench, name: str) -> None:
+    result = lua.step(code(SLOWLY[name]), "run")
+    assert plain(result.value) == {"status": 400, "body": b"instruction limit exceeded", "limit": b"instructions"}
+
+
+def test_a_caller_is_served_while_all_children_are_held_up() -> None:
+    """Bombs that no instruction shows hold every usual child until their deadline; one more is started."""
+    slow = b"function run() local a, b = ('x'):rep(8 << 20), ('x'):rep((8 << 20) - 1) .. 'x' while a == b do end end"
+    with node() as at:
+        bench = Bench(at)
+        assert bench.get(BASE, "number") == 42
+        usual = bench.device._pool._size
+        ended: list[BaseException] = []
+
+        def bomb() -> None:
+            try:
+                bench.step(code(slow), "run", deadline_s=25.0)
+            except DeviceTimeout as error:
+                ended.append(error)
+
+        threads = [threading.Thread(target=bomb) for _ in range(usual)]
+        for thread in threads:
+            thread.start()
+        while sum(child.busy for child in bench.device._pool._children) < usual:
+            threads[0].join(0.01)
+        assert bench.get(BASE, "number") == 42
+        assert not ended
+        for thread in threads:
+            thread.join()
+        assert len(ended) == usual
+        assert len(bench.pids()) <= usual

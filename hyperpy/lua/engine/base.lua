@@ -7,6 +7,7 @@ local sub, find, gmatch, concat, format = S.raw_sub, S.raw_find, S.raw_gmatch, S
 local unpack, sort = S.raw_unpack, S.raw_sort
 local MAX_TRACE, MAX_LOGS = 32, 100
 local INSTRUCTIONS = 30000000
+local ASKING = 10000 -- what a question to the node costs
 
 -- Code --------------------------------------------------------------------------------------------
 
@@ -107,7 +108,7 @@ end
 
 local function ask(kind, ...)
   local n = select("#", ...)
-  charge(1000)
+  charge(ASKING)
   local request = S.encode({ ... }, n)
   charge(#request // 16)
   local reply = S.host_ask(kind, request)

@@ -16,7 +16,9 @@ local function append(keys, n, list)
   if m > 1 then
     local levels = 1
     while m >> levels > 0 do levels = levels + 1 end
-    charge(m * levels)
+    local sizes = m
+    for i = 1, type(list[1]) == "string" and m or 0 do sizes = sizes + #list[i] // 64 end
+    charge(sizes * levels)
     sort(list)
   end
   for i = 1, m do keys[n + i] = list[i] end

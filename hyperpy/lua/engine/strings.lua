@@ -335,6 +335,21 @@ end
 
 local function less(a, b) return a < b end
 
+-- What comparing the longest two of these texts costs, beyond an instruction.
+local function compared(list, n)
+  local first, second = 0, 0
+  for i = 1, n do
+    local v = list[i]
+    local size = type(v) == "string" and #v or 0
+    if size > first then
+      first, second = size, first
+    elseif size > second then
+      second = size
+    end
+  end
+  return second // 64
+end
+
 -- A merge sort: the C library's picks pivots at random.
 function table.sort(list, lt)
   if type(list) ~= "table" then
@@ -345,11 +360,13 @@ function table.sort(list, lt)
   end
   local n = #list
   if n >= HALF then error("bad argument #1 to 'sort' (array too big)", 2) end
-  lt = lt or less
   local from, to = {}, {}
   for i = 1, n do from[i] = list[i] end
+  local cost = lt == nil and compared(from, n) or 0
+  lt = lt or less
   local width = 1
   while width < n do
+    if cost > 0 then charge(1.0 * n * cost) end
     for low = 1, n, 2 * width do
       local mid, high = low + width, low + 2 * width
       if mid > n + 1 then mid = n + 1 end
