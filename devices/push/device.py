@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from hyperpy import Context, Message, Result, commitments, device, key
-from hyperpy.capabilities import Jobs, Keys, NodeControl, Storage, Timers
+from hyperpy.capabilities import Jobs, Keys, NodeControl, Slots, Storage, Timers
 from hyperpy.encoding import b64u, sha256
 from hyperpy.errors import DeviceError, HyperpyError, MessageNotFound, ParameterError
 from hyperpy.message import Value, as_text
 
 from .outgoing import augmented, entries, evaluated, lowered, signed, target_of
+from .posted import Posted, placed
 
 _PROCESS: Final = {"device": b"process@1.0"}
 _MARK: Final = "pushed/"
@@ -45,17 +46,18 @@ class _Letter:
     entry: Message = field(default_factory=Message)
 
 
-@device("push@1.0", needs=("node", "keys", "store", "jobs", "timers"), excludes=("set", "keys"))
+@device("push@1.0", needs=("node", "keys", "store", "slots", "jobs", "timers"), excludes=("set", "keys"))
 class Push:
     """Computes a slot, schedules every message of its outbox on the target, and pushes those in turn.
 
-    An entry is delivered once: pushing a slot again answers with what was delivered then, and delivers
-    only what failed.
+    An entry is delivered once, wherever the node stopped in between: pushing a slot again answers with what
+    was delivered then, and delivers only what failed.
     """
 
-    def start(self, node: NodeControl, keys: Keys, store: Storage, jobs: Jobs, timers: Timers) -> None:
-        """Take settings, the node's key, messages, and what runs beside a request."""
-        self._node, self._keys, self._store, self._jobs, self._timers = node, keys, store, jobs, timers
+    def start(self, node: NodeControl, keys: Keys, store: Storage, slots: Slots, jobs: Jobs, timers: Timers) -> None:
+        """Take settings, the node's key, messages, schedules, and what runs beside a request."""
+        self._node, self._keys, self._store, self._slots = node, keys, store, slots
+        self._jobs, self._timers = jobs, timers
         self._locks = tuple(threading.Lock() for _ in range(_LOCKS))
 
     @key(deterministic=False)
@@ -128,8 +130,7 @@ class Push:
         sender = commitments.signed_id(definition)
         made: dict[str, Value] = {}
         if isinstance(results, Message):
-            found = entries(results.get("outbox"))
-            for number, (index, item) in enumerate(found):
+            for number, (index, item) in enumerate(entries(results.get("outbox"))):
                 if number >= run.fan_out:
                     made[index] = _failed(None, f"only the first {run.fan_out} messages of a slot are delivered")
                     break
@@ -169,17 +170,9 @@ class Push:
         if not lock.acquire(timeout=max(0.0, run.ctx.deadline - time.monotonic())):
             return _failed(name, "another push is delivering this message", 503)
         try:
-            known = self._store.named(mark)
-            if known is not None:
-                ident, _, number = known.partition(" ")
-                slot = int(number)
-            else:
-                run.messages -= 1
-                try:
-                    ident, slot = self._sent(letter, entry, target, run)
-                except HyperpyError as error:
-                    return _failed(name, error.message, error.status)
-                self._store.link(mark, f"{ident} {slot}")
+            ident, slot = self._posted(mark, letter, entry, target, run)
+        except HyperpyError as error:
+            return _failed(name, error.message, error.status)
         finally:
             lock.release()
         run.depth, run.level = run.depth - 1, run.level + 1
@@ -197,22 +190,57 @@ class Push:
             return self._slot(target, slot, shown, run)
         return run.ctx.step(target, Message({"path": "push", "slot": slot, "result-depth": shown}))
 
-    def _sent(self, letter: _Letter, entry: Message, target: Message, run: _Run) -> tuple[str, int]:
-        """Sign and schedule one message; return its ID and slot."""
+    def _posted(self, mark: str, letter: _Letter, entry: Message, target: Message, run: _Run) -> tuple[str, int]:
+        """Deliver a message, or see that it was delivered before; return its ID and slot.
+
+        The signed message is kept before it is sent, so that a node that stops in between can look for it.
+        """
+        known = self._store.named(mark)
+        before = Posted.read(known) if known is not None else None
+        if before is not None and before.slot is not None:
+            return before.ident, before.slot
+        slot = placed(before, target, self._slots, run.ctx) if before is not None else None
+        if before is not None and slot is not None:
+            made = Posted(before.ident, slot)
+        else:
+            run.messages -= 1
+            made = self._sent(mark, before, letter, entry, target, run)
+        self._store.link(mark, str(made))
+        assert made.slot is not None
+        return made.ident, made.slot
+
+    def _sent(
+        self, mark: str, before: Posted | None, letter: _Letter, entry: Message, target: Message, run: _Run
+    ) -> Posted:
+        """Sign and schedule one message; ``before`` is one that was signed and came to nothing."""
         plain = augmented(entry, letter.definition, letter.sender)
         reason: Value = b""
         for codec in ("httpsig@1.0", "ans104@1.0"):
-            message = signed(plain, target, self._keys, always=run.always, codec=codec)
-            self._store.write(message)
+            if before is not None and before.codec == "ans104@1.0" != codec:
+                continue
+            message = self._kept(before) if before is not None and before.codec == codec else None
+            if message is None:
+                message = signed(plain, target, self._keys, always=run.always, codec=codec)
+                self._store.write(message)
+                head = self._slots.head(commitments.signed_id(_definition(target))).slot
+                self._store.link(mark, str(Posted(commitments.signed_id(message), None, codec, head)))
             request = Message({"path": "schedule", "method": "POST", "body": message}).with_private(pushed=True)
             made = run.ctx.step(target, request)
-            found = made.value
-            if made.status == "ok" and isinstance(found, Message) and isinstance(found.get("slot"), int):
-                return commitments.signed_id(message), _whole(found, "slot", 0)
-            reason = found
-            if not isinstance(found, Message) or found.get("status") != 422:
+            answer = made.value
+            if made.status == "ok" and isinstance(answer, Message) and isinstance(answer.get("slot"), int):
+                return Posted(commitments.signed_id(message), _whole(answer, "slot", 0))
+            reason = answer
+            if not isinstance(answer, Message) or answer.get("status") != 422:
                 break
         raise DeviceError(f"the target's scheduler did not take the message{_why(reason)}")
+
+    def _kept(self, before: Posted) -> Message | None:
+        """Return the message as it was signed before, if the store still holds it."""
+        try:
+            kept = self._store.read(before.ident)
+        except MessageNotFound:
+            return None
+        return kept if isinstance(kept, Message) and commitments.signed_id(kept) == before.ident else None
 
 
 def _scheduled(process: Message, request: Message, ctx: Context) -> Result:

@@ -12,7 +12,7 @@ from hyperpy.devices.push.outgoing import augmented, entries, lowered, signed, t
 
 from hyperpy import Message, commitments, device, key
 from hyperpy.commitments import http_form
-from hyperpy.errors import Forbidden, InvalidSignature, SizeError
+from hyperpy.errors import Busy, Forbidden, InvalidSignature, SizeError
 from hyperpy.http.client import request_form
 from hyperpy.http.server import Server
 from hyperpy.http.wire import RawReply
@@ -164,6 +164,89 @@ def test_pushing_again_delivers_nothing_again(here: Place) -> None:
         again = here.get(first, f"push&slot={slot}")
         assert commitments.unsigned_id(again) == commitments.unsigned_id(one)
     assert here.slots.head(second).slot == 1
+
+
+class Stopped(BaseException):
+    """The node ends here."""
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, here: Place, name: str, when: Callable[[str], bool]) -> None:
+    """Have the node end at a write of the mark of a delivery that looks so."""
+    store = here.node._lend["store"]
+    real = store.link
+
+    def link(one: str, ref: str) -> None:
+        if one.startswith("pushed/") and when(ref):
+            monkeypatch.undo()
+            raise Stopped(name)
+        real(one, ref)
+
+    monkeypatch.setattr(store, "link", link)
+
+
+@pytest.mark.parametrize("words", [2, 3], ids=["behind the target's slot", "before anything was sent"])
+def test_a_node_that_stops_in_the_middle_delivers_once(
+    here: Place, monkeypatch: pytest.MonkeyPatch, words: int
+) -> None:
+    first, second = spawn(here, "1"), spawn(here, "2")
+    slot = send(here, first, outbox={"1": {"target": second, "action": "pay"}})
+    send(here, second, action="other")
+    stop_at(monkeypatch, here, "mark", lambda ref: len(ref.split()) == words)
+    assert here.get(first, f"push&slot={slot}")["status"] == 500
+    assert here.slots.head(second).slot == (2 if words == 2 else 1)
+    send(here, second, action="more")
+    tree = here.get(first, f"push&slot={slot}")
+    assert child(tree, "1", "slot") == (2 if words == 2 else 3)
+    assert here.slots.head(second).slot == 3
+    got = here.get(second, "now/got")
+    assert [got[str(number)] for number in range(1, 5)].count(b"pay") == 1
+    mail = here.slots.read(second, child(tree, "1", "slot"))
+    assert mail is not None
+    assert isinstance(mail["body"], Message)
+    assert child(tree, "1", "id") == commitments.signed_id(mail["body"]).encode()
+
+
+def test_mail_that_its_scheduler_did_not_take_is_the_same_mail_later(
+    here: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = spawn(here, "1"), spawn(here, "2")
+    slot = send(here, first, outbox={"1": {"target": second, "action": "pay"}})
+
+    def busy(*args: Any, **more: Any) -> Message:
+        raise Busy("too many")
+
+    monkeypatch.setattr(type(here.slots), "append", busy)
+    assert child(here.get(first, f"push&slot={slot}"), "1", "status") == 503
+    (mark,) = here.node._lend["store"].names("pushed/").values()
+    monkeypatch.undo()
+    tree = here.get(first, f"push&slot={slot}")
+    assert child(tree, "1", "id") == mark.split()[0].encode()
+    assert here.slots.head(second).slot == 1
+
+
+def test_a_node_that_stops_delivers_once_to_a_schedule_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    with place(Mailer, flags={"rate-limit.requests": 0, "http.sign": True}) as there:
+        server = Server(there.node, "127.0.0.1", 0)
+        server.start()
+        try:
+            at = f"{there.node.address}?hint={server.url}"
+            target = spawn(there, "2", scheduler=at)
+            with place(Mailer, name="other", flags={"relay.peers": [server.url]}) as here:
+                here.node._lend["store"].write(there.node._lend["store"].read(target))
+                first = spawn(here, "1")
+                slot = send(here, first, outbox={"1": {"target": target, "action": "pay"}})
+                stop_at(monkeypatch, here, "mark", lambda ref: len(ref.split()) == 2)
+                assert here.get(first, f"push&slot={slot}")["status"] == 500
+                assert there.slots.head(target).slot == 1
+                assert child(here.get(first, f"push&slot={slot}"), "1", "slot") == 1
+                assert there.slots.head(target).slot == 1
+                again = send(here, first, outbox={"1": {"target": target, "action": "pay"}})
+                stop_at(monkeypatch, here, "mark", lambda ref: len(ref.split()) == 2)
+                here.get(first, f"push&slot={again}")
+                server.stop()
+                assert child(here.get(first, f"push&slot={again}"), "1", "response") == b"error", "nobody can tell"
+        finally:
+            server.stop()
 
 
 def test_a_slot_that_failed_is_told_to_who_pushes(here: Place) -> None:
