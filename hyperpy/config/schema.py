@@ -184,7 +184,9 @@ class Cron:
     """Who may have paths resolved later, and how often."""
 
     tasks: int = _setting(1000, "Timed tasks at a time; a tenth is kept for the operator.", least=1)
-    per_caller: int = _setting(16, "Timed tasks at a time of one client address; the operator is exempt.", least=0)
+    per_caller: int = _setting(
+        16, "Timed tasks, and pushes for later, at a time of one client address; the operator is exempt.", least=0
+    )
     min_interval: float = _setting(0.1, "Shortest interval in seconds; for the operator 0.01.", least=0.01)
 
 
