@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from hyperpy import Message, commitments
+from hyperpy.trail import Trail
 from tests.devices.lua_code import AOS
 from tests.devices.parts import Place, copy, place
 
@@ -107,6 +109,11 @@ def test_a_slot_learns_nothing_of_the_node(here: Place, ask: str) -> None:
     assert (state["ok"], state["said"]) == (b"true", b"error")
     assert b"is not deterministic" in state.text("value").encode()
     assert here.node.timers.count() == 0
+    record = Trail(here.node.store).by_slot(process, 1)
+    assert record is not None
+    again = here.node.resolver.rerun(record, time.monotonic() + 30)
+    assert again.hashpath == record.hashpath_after
+    assert again.value["value"] == state["value"]  # type: ignore[index,call-overload]
     with place(name="other") as other:
         for slot in (0, 1):
             assignment = here.slots.read(process, slot)
