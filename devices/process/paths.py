@@ -16,10 +16,8 @@ _SIMPLE: Final = re.compile(rb"[A-Za-z0-9_.-]{1,200}")
 _RESERVED: Final = frozenset(
     (
         # a device's life, and what shows or replaces the whole state
-        b"init normalize snapshot restore terminate import functions info stop start keys set set-path get remove path "
-        b"id commit commitments committers committed verify index encode decode transform patches all device resolve "
-        # what a process itself answers
-        b"as now push schedule slot next process "
+        b"init normalize snapshot restore terminate import functions info keys set set-path get remove path "
+        b"id commit commitments committers committed verify index encode decode transform patches all device process "
         # what a guest of WebAssembly asks of wasi@1.0
         b"stdout path-open fd-read fd-write clock-time-get random-get"
     ).split()

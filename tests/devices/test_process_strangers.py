@@ -81,6 +81,15 @@ def test_a_reserved_path_computes(here: Place, path: str, stacked: bool) -> None
     assert here.value(process, "now/count") == 10
 
 
+@pytest.mark.parametrize("name", ["start", "next", "load", "transfer_all"])
+def test_a_path_names_what_the_modules_defined(here: Place, name: str) -> None:
+    process = here.spawn(
+        "lua@5.3a", **module(CODE + f"function {name}(base) base.by = '{name}' return base end".encode())
+    )
+    here.send(process, path=name)
+    assert here.value(process, "now/by") == name.encode()
+
+
 def test_a_path_is_no_key_of_the_state(here: Place) -> None:
     process = here.spawn("lua@5.3a", **module(CODE))
     here.send(process, by="5")
