@@ -204,7 +204,8 @@ class Resolver:
         only = normalise.says(control, "only-if-cached")
         if only and not found.spec.deterministic:
             raise _not_cached()
-        wanted = now.address and chain.lookup and chain.given is None and not normalise.says(control, "no-cache")
+        cached = chain.lookup and not chain.strict and chain.given is None
+        wanted = now.address and cached and not normalise.says(control, "no-cache")
         if not only and (not wanted or not found.spec.deterministic):
             return self._compute(now)
         key = self.cache.result_key(now.base, now.request, found.device.implementation)

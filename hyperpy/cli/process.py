@@ -32,7 +32,7 @@ def register(app: typer.Typer) -> None:
     """Add the verbs of this file."""
     group = typer.Typer(no_args_is_help=True, help="Run processes on a node: spawn, send, read, follow.")
     for name, verb in (("spawn", spawn), ("send", send), ("state", state), ("log", log), ("watch", watch)):
-        group.command(name)(verb)
+        group.command(name, context_settings={"ignore_unknown_options": True})(verb)  # an ID may begin with "-"
     app.add_typer(group, name="process")
 
 
