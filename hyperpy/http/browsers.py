@@ -17,11 +17,17 @@ ORDERS: Final = frozenset(
     {"set-cookie", "set-cookie2", "content-encoding", "refresh", "clear-site-data", "strict-transport-security"}
     | {"content-security-policy", "content-security-policy-report-only", "service-worker-allowed", "alt-svc", "nel"}
     | {"www-authenticate", "proxy-authenticate", "access-control-allow-credentials", "report-to", "reporting-endpoints"}
+    | {"x-accel-redirect", "x-accel-buffering", "x-accel-expires", "x-accel-limit-rate", "x-accel-charset"}
+    | {"x-sendfile", "x-lighttpd-send-file", "surrogate-control", "speculation-rules", "set-login"}
 )
-"""Keys that would be orders as headers."""
+"""Keys that would be orders as headers, to a browser or to a proxy in front of this node."""
 _INERT: Final = (b"application/json", b"text/plain", b"application/octet-stream", b"multipart/form-data", b"text/css")
 """Content types that no browser takes for a page; text without a type may be taken for one."""
 _INERT_KINDS: Final = (b"image/", b"audio/", b"video/", b"font/")
+_TYPE = re.compile(
+    rb"([a-z0-9][a-z0-9.+-]*/[a-z0-9][a-z0-9.+-]*)(?:[ \t]*;[ \t]*[a-z0-9-]+=[a-z0-9._:+-]+)*[ \t]*", re.IGNORECASE
+)
+"""One content type and its parameters: of a list, browsers take the last."""
 _SANDBOX: Final = (b"content-security-policy", b"sandbox allow-scripts allow-popups")
 """A page may run, but in an origin of its own, without this node's cookies."""
 _LOCAL = re.compile(rb"/(?![/\\])[!-\[\]-~]*")
@@ -45,7 +51,7 @@ def guarded(made: RawReply, asked: Headers) -> RawReply:
 
 def _wants_page(asked: Headers) -> bool:
     return any(
-        (name == b"accept" and b"text/html" in value) or (name == b"sec-fetch-mode" and value == b"navigate")
+        (name == b"accept" and b"text/html" in value.lower()) or (name == b"sec-fetch-mode" and value == b"navigate")
         for name, value in asked
     )
 
@@ -59,6 +65,7 @@ def _without_redirect(pair: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
 def _is_inert(headers: list[tuple[bytes, bytes]]) -> bool:
     for name, text in headers:
         if name == b"content-type":
-            kind = text.partition(b";")[0].strip().lower()
+            found = _TYPE.fullmatch(text)
+            kind = found[1].lower() if found else b""
             return kind in _INERT or (kind.startswith(_INERT_KINDS) and not kind.endswith(b"xml"))
     return False

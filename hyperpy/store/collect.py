@@ -94,6 +94,7 @@ def _collect(store: LmdbStore, goal: int, progress: Progress) -> Collected:
             doomed, at = _oldest(store, (store.used - goal) * share, at, going, progress)
             gone.update(key[:1] for key in _remove(store, doomed, progress))
             share *= _MORE
+    store.crowded = store.used > int(store.quota * _LOW)
     return Collected(
         records=gone[_P["trail"]],
         messages=gone[_P["messages"]],

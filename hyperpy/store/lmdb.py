@@ -78,6 +78,8 @@ class LmdbStore:
         self.folder = Path(folder)
         self.readonly = readonly
         self.quota = quota
+        self.crowded = False
+        """Whether the last collection had to leave more than its aim: what is needed fills the store."""
         self.durable = durable
         self.collections = 0
         self.collecting = False

@@ -71,8 +71,13 @@ def test_a_browser_is_led_about_within_the_node(server: Any) -> None:
     assert answer.headers["location"] == "/~meta@1.0/info"
 
 
-@pytest.mark.parametrize("kind", ["text/html", "TEXT/HTML; charset=utf-8", "image/svg+xml", "text/xml", "x", None])
-@pytest.mark.parametrize("asked", [BROWSER, {"sec-fetch-mode": "navigate"}])
+_PAGES = ["text/html", "TEXT/HTML; charset=utf-8", "image/svg+xml", "text/xml", "x", None]
+_LISTS = ["image/png,text/html", "text/plain;,text/html", "image/,text/html", "text/css;x=a,text/html"]
+"""Of a list a browser takes the last type."""
+
+
+@pytest.mark.parametrize("kind", _PAGES + _LISTS)
+@pytest.mark.parametrize("asked", [BROWSER, {"sec-fetch-mode": "navigate"}, {"accept": "TEXT/HTML"}])
 def test_a_page_gets_an_origin_of_its_own(server: Any, kind: str | None, asked: dict[str, str]) -> None:
     query = f"content-type={kind}&" if kind else ""
     for more in ("", "&accept=*/*"):
@@ -95,3 +100,10 @@ def test_our_client_reads_a_page_in_its_sandbox(server: Any) -> None:
         reply = client.get(SET, {"content-type": "text/html", "body": "<p>", "accept": "text/html"})
         assert client.signers(reply)
         assert "content-security-policy" not in reply
+
+
+def test_no_order_to_a_proxy_in_front(server: Any) -> None:
+    for name in ("x-accel-redirect", "x-sendfile"):
+        answer = httpx2.get(f"{server.url}{SET}?{name}=/inside", headers=BROWSER)
+        assert answer.status_code == 200
+        assert name not in answer.headers

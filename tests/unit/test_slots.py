@@ -28,6 +28,7 @@ from hyperpy.errors import (
 from hyperpy.keys import RsaKey
 from hyperpy.message import Message
 from hyperpy.slots import Slots
+from hyperpy.store.collect import collect
 from hyperpy.store.lmdb import LmdbStore
 from hyperpy.store.memory import MemoryStore
 
@@ -477,3 +478,23 @@ def test_a_snapshot_makes_its_batch_durable(place: Place) -> None:
     assert batch.durable
     batch.commit(place.store)
     assert [table for table in ("heads",) for _ in place.store.scan(table)] == ["heads"]
+
+
+def test_schedules_leave_room_for_what_may_go(tmp_path: Path, key: RsaKey) -> None:
+    made = Place(LmdbStore(tmp_path, quota=4_000_000))
+    try:
+        for number in range(60):
+            if made.store.used > made.store.quota:
+                collect(made.store)
+            if made.store.crowded:
+                break
+            made.add(build=builder(key, data=bytes([number]) * 150_000))
+        with pytest.raises(StoreError, match="nothing more is scheduled"):
+            made.add(build=builder(key))
+        for number in range(50):
+            batch = Batch()
+            made.cache.put(Message({"n": number}), batch)
+            batch.commit(made.store)
+        assert made.slots.head(P).slot > 10
+    finally:
+        made.close()
