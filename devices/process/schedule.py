@@ -6,17 +6,15 @@ from typing import Final, NamedTuple
 
 from hyperpy import Message, commitments, hashpath
 from hyperpy.capabilities import Slots
+from hyperpy.commitments.assignments import FIELDS, LINKS
 from hyperpy.encoding import b64u, key_bytes, native, sha256
 from hyperpy.errors import CodecError, DeviceError, KeyNotFound
 from hyperpy.message import Link, as_text
 
 _SEARCHED: Final = 10_000
 _PAGE: Final = 256
-_LINKS: Final = frozenset({"base-hashpath", "hash-chain"})
 _NEEDED: Final = frozenset({"process", "slot", "type", "body"})
-_BLOCK: Final = frozenset({"block-height", "block-hash", "block-timestamp"})
-_FIELDS: Final = _NEEDED | _LINKS | _BLOCK | {"path", "data-protocol", "variant", "epoch", "timestamp"}
-"""What an assignment may hold (devices/02-scheduler, 4)."""
+"""What computing reads of an assignment."""
 
 
 class Mark(NamedTuple):
@@ -100,7 +98,7 @@ def check_assignment(process: str, assignment: Message, schedulers: tuple[str, .
     """
     check_signed(assignment, schedulers)
     fields = set(assignment)
-    if not fields <= _FIELDS or not fields >= _NEEDED or fields.isdisjoint(_LINKS):
+    if not fields <= FIELDS | LINKS or not fields >= _NEEDED or fields.isdisjoint(LINKS):
         raise CodecError("a message in the schedule has not the fields of an assignment")
     if assignment.get("process") != process.encode() or as_text(assignment["type"]).lower() != "assignment":
         raise CodecError("a message in the schedule is no assignment of this process")

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from hyperpy import Message, commitments, hashpath
 from hyperpy.capabilities import Head
+from hyperpy.commitments.assignments import FIELDS, LINKS
 from hyperpy.encoding import b64u, sha256
 from hyperpy.message import Value, as_text
 
@@ -14,15 +15,6 @@ VARIANT: Final = b"ao.N.1"
 ZERO_HASH: Final = b"A" * 43
 BLOCK: Final[dict[str, Value]] = {"block-height": 0, "block-hash": ZERO_HASH}
 """No Arweave gateway is asked: the block is always none."""
-
-LINKS: Final = frozenset({"base-hashpath", "hash-chain"})
-"""What links an assignment to those before it: newer nodes sign the first, older ones the second."""
-
-FIELDS: Final = frozenset(
-    {"path", "data-protocol", "variant", "process", "epoch", "slot", "block-height", "block-hash", "block-timestamp"}
-    | {"timestamp", "body", "type"}
-)
-"""What every assignment holds besides (devices/02-scheduler, 4; v0.9-final 3.1)."""
 
 _CODECS: Final = ("httpsig@1.0", "ans104@1.0")
 

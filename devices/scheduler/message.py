@@ -10,7 +10,7 @@ from hyperpy import Message, commitments
 from hyperpy.commitments import without_reply_signatures
 from hyperpy.commitments.signing import with_commitments
 from hyperpy.errors import HyperpyError, MessageError, MessageNotFound, SizeError
-from hyperpy.message import Atom, Link, Value, as_text, committed_list
+from hyperpy.message import Link, Value, as_text, committed_list
 
 MAX_BYTES: Final = 64 << 20
 MAX_PARTS: Final = 100_000
@@ -66,25 +66,18 @@ def admitted(message: Message, signers: Collection[str], *, unsigned: bool) -> M
         commitments.check(message)
         kept = commitments.only_committed(message)
         for name in signed:
-            _refuse_unfit(kept, kept.commitments[name])
+            _refuse_partial(kept, kept.commitments[name])
+            commitments.refuse_untyped(kept, kept.commitments[name])
     except HyperpyError as error:
         raise NotValid(error.message, hint=error.hint) from None
     return kept.with_private(**dict.fromkeys(kept.private)) if kept.private else kept
 
 
-def _refuse_unfit(message: Message, commitment: Message) -> None:
-    """Refuse a signature over more than is scheduled, or over typed values without their types."""
-    names = committed_list(commitment)
-    for name in names:
+def _refuse_partial(message: Message, commitment: Message) -> None:
+    """Refuse a signature over more than is scheduled."""
+    for name in committed_list(commitment):
         if name not in message and name != "ao-types":
             raise NotValid(f"not every signature covers {name[:64]!a}", hint="Let all signers sign the same keys.")
-    if "ao-types" in names or "dialect" in commitment or commitment.get("commitment-device") == b"ans104@1.0":
-        return
-    for name in names:
-        if isinstance(message.raw(name), (int, float, Atom)):
-            raise NotValid(
-                f"the signature covers {name[:64]!a} and not the type of its value", hint="Sign the key ao-types too."
-            )
 
 
 def loaded(message: Message, read: Callable[[str], Value]) -> Message:

@@ -18,7 +18,7 @@ signature, its committer from its key, and an unsigned one from the content.
 4. a signature or MAC that does not fit
 """
 
-from hyperpy.commitments.ambiguity import refuse_ambiguous
+from hyperpy.commitments.ambiguity import refuse_ambiguous, refuse_untyped
 from hyperpy.commitments.fields import committer_of
 from hyperpy.commitments.ids import (
     Committers,
@@ -57,6 +57,7 @@ __all__ = [
     "only_committed",
     "proven",
     "refuse_ambiguous",
+    "refuse_untyped",
     "signed_id",
     "unsigned_id",
     "unsigned_member",

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from hyperpy.codecs import httpsig
 from hyperpy.codecs.structured import MAX_DEPTH
 from hyperpy.commitments.ids import tabm_of
-from hyperpy.errors import MessageError, SizeError
-from hyperpy.message import Link, Message, Value
+from hyperpy.errors import InvalidSignature, MessageError, SizeError
+from hyperpy.message import Atom, Link, Message, Value, committed_list
 
 _NOT_TOP = frozenset({"signature", "signature-input", "ao-types", "ao-ids", "ao-body-key"})
 """Words of the codec: a reader of the signed text takes them for something else than a key."""
@@ -47,6 +47,25 @@ def refuse_ambiguous(msg: Message, names: Iterable[str] | None = None, bundle: b
                 raise _smuggles(key)
         elif bundle:
             _refuse_nested(value, 1)
+
+
+def refuse_untyped(message: Message, commitment: Message) -> None:
+    """Refuse a signature over typed values that leaves out ``ao-types``.
+
+    It fits the text ``1`` and the number 1 alike: whoever passes the message on could choose, and two
+    messages would have one signed ID. ANS-104 and the older dialects sign texts, and are compared as such.
+
+    Raises:
+        InvalidSignature: it is such a signature.
+    """
+    names = committed_list(commitment)
+    if "ao-types" in names or "dialect" in commitment or commitment.get("commitment-device") == b"ans104@1.0":
+        return
+    for name in names:
+        if isinstance(message.raw(name), (int, float, Atom)):
+            raise InvalidSignature(
+                f"the signature covers {name[:64]!a} and not the type of its value", hint="Sign the key ao-types too."
+            )
 
 
 def _refuse_nested(value: Value, depth: int) -> None:

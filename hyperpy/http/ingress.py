@@ -33,7 +33,7 @@ from hyperpy.http.form import (
 )
 from hyperpy.http.form import codec_of as _codec_of
 from hyperpy.http.secrets import Plan, is_credential, may_name_private, plan, scrub, scrub_value
-from hyperpy.message import Atom, Message, Value, committed_list
+from hyperpy.message import Message, Value
 
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _PORT = re.compile(rb":[0-9]*\Z")
@@ -274,23 +274,7 @@ def _verify(message: Message, private: Mapping[str, Any]) -> None:
     except InvalidSignature as error:
         raise InvalidSignature(f"Message is not valid. In it, {error.message}.", hint=error.hint) from None
     for name in claimed:
-        _check_types(message, message.commitments[name])
-
-
-def _check_types(message: Message, commitment: Message) -> None:
-    """Refuse a signature over typed values that leaves out ``ao-types``.
-
-    It fits the text ``1`` and the number 1 alike: whoever passes the message on could choose, and two
-    messages would have one signed ID. ANS-104 and the older dialects sign texts, and are compared as such.
-    """
-    names = committed_list(commitment)
-    if "ao-types" in names or "dialect" in commitment or commitment.get("commitment-device") == b"ans104@1.0":
-        return
-    for name in names:
-        if isinstance(message.raw(name), (int, float, Atom)):
-            raise InvalidSignature(
-                f"the signature covers {name[:64]!a} and not the type of its value", hint="Sign the key ao-types too."
-            )
+        commitments.refuse_untyped(message, message.commitments[name])
 
 
 def _texts(sent: Mapping[str, bytes]) -> dict[str, Value]:
