@@ -67,7 +67,7 @@ class Slots:
 
     def append(self, process: str, build: Callable[[Head], tuple[Message, Head]], *, deadline: float) -> Message:
         """See :meth:`hyperpy.capabilities.Slots.append`."""
-        if getattr(self._store, "crowded", False):  # a schedule is kept for good, so it must not take the last room
+        if self._store.crowded:  # a schedule is kept for good, so it must not take the last room
             raise StoreError(
                 "what must be kept fills this node's store: nothing more is scheduled here",
                 hint="The operator has to raise [store] quota.",

@@ -74,6 +74,8 @@ class Store(Protocol):
 
     collections: int
     """How often old entries were removed; see :mod:`hyperpy.store.collect`."""
+    crowded: bool
+    """Whether what must be kept fills the store: then nothing more of that kind is to be put."""
 
     def get(self, table: str, key: bytes) -> bytes | None:
         """Return the value, or None."""

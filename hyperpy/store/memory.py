@@ -21,6 +21,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self.collections = 0
+        self.crowded = False
         self._tables: dict[str, dict[bytes, bytes]] = {name: {} for name in TABLES}
         self._sorted: dict[str, list[bytes]] = {}  # tables that were scanned, kept in order from then on
         self._lock = threading.Lock()
