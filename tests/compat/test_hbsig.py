@@ -31,6 +31,7 @@ from hyperpy.errors import HyperpyError
 from hyperpy.http.wire import RawRequest, Wants, read, write
 from hyperpy.keys import RsaKey
 from hyperpy.message import Message
+from tests.compat.damage import changed, replaced
 
 MESSAGES = 200
 PATH = "/~message@1.0/set"
@@ -85,20 +86,11 @@ def _names(rng: random.Random, counts: tuple[int, ...] = (1, 2, 5, 12, 40)) -> l
     return [f"{rng.choice(words)}{number}" for number in range(rng.choice(counts))]
 
 
-def _changed(text: bytes, at: int = 0) -> bytes:
-    """Return the text with another byte at a place; printable text stays so, base64 stays base64."""
-    return text[:at] + (b"B" if text[at : at + 1] == b"A" else b"A") + text[at + 1 :]
-
-
 def _covered(headers: Iterable[tuple[bytes, bytes]]) -> list[int]:
     """Return the places of the headers that the first signature covers, empty ones left out."""
     lines = list(headers)
     names = re.findall(rb'"@?([^"]+)"', dict(lines)[b"signature-input"].partition(b")")[0])
     return [at for at, (name, text) in enumerate(lines) if name in names and text]
-
-
-def _with(headers: Iterable[tuple[bytes, bytes]], at: int, text: bytes) -> list[tuple[bytes, bytes]]:
-    return [(name, text if n == at else found) for n, (name, found) in enumerate(headers)]
 
 
 # -- ours, read by hbsig -----------------------------------------------------------------------
@@ -137,7 +129,7 @@ def test_ours_are_read(peer: Peer) -> None:
         reply = write(commit(Message({**_content(rng), "status": 200}), peer.key, tag=tag), Wants())
         assert peer.verify(reply.headers) == good, number
         at = rng.choice(_covered(reply.headers))
-        assert peer.verify(_with(reply.headers, at, _changed(reply.headers[at][1]))) == bad, number
+        assert peer.verify(replaced(reply.headers, at, changed(reply.headers[at][1]))) == bad, number
 
 
 @pytest.mark.timeout(120)
@@ -242,12 +234,12 @@ def test_theirs_are_read(peer: Peer) -> None:
         want = Message(fields)
         assert {key: found.get(key) for key in want} == dict(want), number
         at = rng.choice(_covered(raw.headers))
-        assert _refused(raw, _with(raw.headers, at, _changed(raw.headers[at][1])), raw.body), number
+        assert _refused(raw, replaced(raw.headers, at, changed(raw.headers[at][1])), raw.body), number
         at, text = next((n, text) for n, (name, text) in enumerate(raw.headers) if name == b"signature")
         where = text.index(b"=:") + 2 + rng.randrange(300)
-        assert _refused(raw, _with(raw.headers, at, _changed(text, where)), raw.body), number
+        assert _refused(raw, replaced(raw.headers, at, changed(text, where)), raw.body), number
         if raw.body:
-            assert _refused(raw, raw.headers, _changed(raw.body, rng.randrange(len(raw.body)))), number
+            assert _refused(raw, raw.headers, changed(raw.body, rng.randrange(len(raw.body)))), number
 
 
 @pytest.mark.parametrize("fields", REFUSED.values(), ids=REFUSED.keys())
@@ -295,7 +287,7 @@ def test_fields_named_like_parts_of_a_request(peer: Peer, name: str) -> None:
     found = read(raw).message
     assert (tuple(found.commitments), found[name]) == ((ident,), b"x")
     at = next(n for n, (header, _) in enumerate(raw.headers) if header == name.encode())
-    assert _refused(raw, _with(raw.headers, at, b"z"), raw.body)
+    assert _refused(raw, replaced(raw.headers, at, b"z"), raw.body)
 
 
 @pytest.mark.parametrize("empty", LOST.values(), ids=LOST.keys())

@@ -23,6 +23,7 @@ from hyperpy.errors import HyperpyError
 from hyperpy.http.wire import RawReply, RawRequest, Wants, read, write
 from hyperpy.keys import RsaKey
 from hyperpy.message import Message
+from tests.compat.damage import changed, replaced
 
 MESSAGES = 200
 URL = "http://localhost:8734/~message@1.0/set"
@@ -85,20 +86,11 @@ def _any(rng: random.Random, depth: int = 0) -> Any:
     return rng.randint(-9, 9)
 
 
-def _changed(text: bytes, at: int = 0) -> bytes:
-    """Return the text with another byte at a place; printable text stays so, base64 stays base64."""
-    return text[:at] + (b"B" if text[at : at + 1] == b"A" else b"A") + text[at + 1 :]
-
-
 def _covered(headers: Iterable[tuple[bytes, bytes]]) -> list[int]:
     """Return the places of the headers that the first signature covers, empty ones left out."""
     lines = list(headers)
     names = re.findall(rb'"([^"]+)"', dict(lines)[b"signature-input"].partition(b")")[0])
     return [at for at, (name, text) in enumerate(lines) if name in names and text]
-
-
-def _with(headers: Iterable[tuple[bytes, bytes]], at: int, text: bytes) -> list[tuple[bytes, bytes]]:
-    return [(name, text if n == at else found) for n, (name, found) in enumerate(headers)]
 
 
 @pytest.mark.timeout(120)
@@ -113,7 +105,7 @@ def test_ours_are_read(peer: Peer) -> None:
         reply = write(commit(Message({**items, "status": 200}), peer.key, tag=tag), Wants())
         assert peer.verify(reply) == {peer.key.keyid: True, "constant:ao": True}, number
         at = rng.choice(_covered(reply.headers))
-        broken = _with(reply.headers, at, _changed(reply.headers[at][1]))
+        broken = replaced(reply.headers, at, changed(reply.headers[at][1]))
         found = peer.verify(RawReply(reply.status, broken))
         assert found == {peer.key.keyid: False, "constant:ao": False}, number
 
@@ -177,12 +169,12 @@ def _check_theirs(
     want = Message(expected)
     assert {name: found.get(name) for name in want} == dict(want)
     at = rng.choice(_covered(raw.headers))
-    assert _refused(_with(raw.headers, at, _changed(raw.headers[at][1])), body)
+    assert _refused(replaced(raw.headers, at, changed(raw.headers[at][1])), body)
     at, text = next((n, text) for n, (name, text) in enumerate(raw.headers) if name == b"signature")
     where = text.index(b"=:") + 2 + rng.randrange(300)
-    assert _refused(_with(raw.headers, at, _changed(text, where)), body)
+    assert _refused(replaced(raw.headers, at, changed(text, where)), body)
     if body:
-        assert _refused(raw.headers, _changed(body, rng.randrange(len(body))))
+        assert _refused(raw.headers, changed(body, rng.randrange(len(body))))
 
 
 def test_derived_names_are_not_shared(peer: Peer) -> None:

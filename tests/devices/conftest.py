@@ -22,6 +22,7 @@ from hyperpy.storage import Storage
 from hyperpy.store.memory import MemoryStore
 from hyperpy.trail import Trail
 from hyperpy.watchdog import Watchdog
+from tests.devices.parts import Place, place
 
 
 class FakeNode:
@@ -109,6 +110,13 @@ def bench() -> Iterator[Bench]:
     made = Bench()
     yield made
     made.actors.stop()
+
+
+@pytest.fixture
+def here() -> Iterator[Place]:
+    """A node with processes, and no device beyond the bundled ones."""
+    with place() as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from hyperpy.errors import HyperpyError, MessageNotFound, ParameterError
 from hyperpy.keys import RsaKey
 from hyperpy.message import Atom, Link
 from hyperpy.testing import node
-from tests.devices.lua_bench import BASE, Bench, Ticket, code, plain
+from tests.devices.lua_parts import BASE, Bench, Ticket, code, plain
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ import pytest
 from hyperpy import Message
 from hyperpy.errors import DeviceTimeout
 from hyperpy.testing import node
-from tests.devices.lua_bench import BASE, Bench, Ticket, code, plain
 from tests.devices.lua_code import BOMBS, DEEP, ESCAPES, GREEDY, MODULE, RECURSION
+from tests.devices.lua_parts import BASE, Bench, Ticket, code, plain
 
 
 @pytest.fixture(scope="module")

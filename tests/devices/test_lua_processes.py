@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 from hyperpy import Message, commitments
 from hyperpy.trail import Trail
 from tests.devices.lua_code import AOS
+from tests.devices.lua_parts import module
 from tests.devices.parts import Place, copy, place
 
 COUNTER = b"""
@@ -33,16 +34,6 @@ EVALS = (
     "while true do pcall(load, 'x') end",
     "more(1) .. tostring(Handlers)",
 )
-
-
-@pytest.fixture
-def here() -> Iterator[Place]:
-    with place() as made:
-        yield made
-
-
-def module(text: bytes) -> dict[str, Any]:
-    return {"module": Message({"content-type": "application/lua", "body": text, "name": "test"})}
 
 
 def story(at: Place) -> str:

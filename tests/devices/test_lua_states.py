@@ -15,8 +15,8 @@ from hyperpy import Message
 from hyperpy.errors import Busy, DeviceError, DeviceTimeout, HyperpyError
 from hyperpy.lua import states
 from hyperpy.testing import node
-from tests.devices.lua_bench import BASE, SLOW, Bench, Ticket, code, plain
 from tests.devices.lua_code import AOS
+from tests.devices.lua_parts import BASE, SLOW, Bench, Ticket, code, plain
 
 
 @pytest.fixture(scope="module")

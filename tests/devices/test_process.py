@@ -17,13 +17,6 @@ from hyperpy.store.memory import MemoryStore
 from hyperpy.trail import Trail
 from tests.devices.parts import Count, Heap, Place, copy, place
 
-
-@pytest.fixture
-def here() -> object:
-    with place() as made:
-        yield made
-
-
 # -- states --------------------------------------------------------------------------------------
 
 

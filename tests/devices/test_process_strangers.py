@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hyperpy import Message
-from tests.devices.parts import Place, place
+from tests.devices.lua_parts import module
+from tests.devices.parts import Place
 from tests.devices.test_wasm_processes import image_of
 from tests.devices.wasm_images import FAC, wasm
 
@@ -28,16 +28,6 @@ TAKEN = [
     "get", "info", "id", "commit", "verify", "functions", "encode", "SNAPSHOT", "process", "device", "module",
     "a/b", "~message@1.0", "clock_time_get", "stdout", "patches", "all", "private", "execution-device", "at-slot",
 ]  # fmt: skip
-
-
-@pytest.fixture
-def here() -> Iterator[Place]:
-    with place() as made:
-        yield made
-
-
-def module(text: bytes) -> dict[str, Any]:
-    return {"module": Message({"content-type": "application/lua", "body": text, "name": "test"})}
 
 
 def test_a_message_chooses_neither_function_nor_parameters(here: Place) -> None:

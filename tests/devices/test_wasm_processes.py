@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from hyperpy import Message
 from tests.devices.parts import Place, place
 from tests.devices.wasm_images import BOMBS, FAC, STATE, answering, wasm
@@ -16,12 +14,6 @@ from tests.devices.wasm_images import BOMBS, FAC, STATE, answering, wasm
 def image_of(here: Place, image: bytes) -> str:
     ident: str = here.node._lend["store"].write(Message({"data": image}))
     return ident
-
-
-@pytest.fixture
-def here() -> Any:
-    with place() as made:
-        yield made
 
 
 def test_factorials_slot_by_slot(here: Place) -> None:

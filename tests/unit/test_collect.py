@@ -18,6 +18,7 @@ from hyperpy.message import Message
 from hyperpy.store import collect
 from hyperpy.store.lmdb import LmdbStore
 from hyperpy.trail import Record, Trail
+from tests.unit.steps import recorded
 
 
 @pytest.fixture
@@ -38,28 +39,8 @@ def signed(key: RsaKey, **items: object) -> Message:
 
 
 def step(store: LmdbStore, base: Message, n: int = 0, *, parent: bytes = b"") -> bytes:
-    """Record one step on a base as a resolver does, with a sub-step; return the record ID."""
-    cache, trail, batch = Cache(store), Trail(store), Batch()
-    request = Message({"path": "next", "n": n})
-    result = Message({"n": n + 1, "child": {"n": n}, "pad": os.urandom(100)})
-    cache.put(result, batch)
-    record = Record(
-        parent=parent,
-        base=cache.reference(base, batch),
-        request=cache.reference(request, batch),
-        result=commitments.unsigned_id(result),
-        status="ok",
-        device="test@1.0",
-        key="next",
-        implementation="i",
-        hashpath_before=commitments.hashpath_id(base),
-        hashpath_after=f"{commitments.hashpath_id(base)}/{commitments.hashpath_id(request)}",
-        origin=trail.put_origin(b"GET %d" % n, batch),
-    )
-    name = trail.append(record, batch)
-    cache.put_result(cache.result_key(base, request, "i"), result, "ok", name, batch)
-    batch.commit(store)
-    return name
+    """Record one step on a base; return the record's ID."""
+    return recorded(store, base, n, parent=parent)[1]
 
 
 def readable(store: LmdbStore, item: Message) -> bool:

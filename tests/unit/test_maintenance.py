@@ -20,7 +20,8 @@ from hyperpy.keys import RsaKey
 from hyperpy.message import Message
 from hyperpy.slots import Slots
 from hyperpy.store.lmdb import LmdbStore
-from hyperpy.trail import Record, Trail
+from hyperpy.trail import Trail
+from tests.unit.steps import recorded
 
 
 @pytest.fixture
@@ -36,28 +37,9 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> RsaKey:
 
 
 def step(store: LmdbStore, n: int, base: Message | None = None, *, size: int = 200) -> tuple[Message, Message, bytes]:
-    """Record one step as a resolver does; return base, result and record ID."""
-    cache, trail, batch = Cache(store), Trail(store), Batch()
+    """Record one step, on a base of its own unless one is given; return base, result and record ID."""
     base = base if base is not None else Message({"device": "test@1.0", "n": n, "pad": os.urandom(size)})
-    request = Message({"path": "next", "n": n})
-    result = Message({"n": n + 1, "child": {"n": n}, "pad": os.urandom(size)})
-    cache.put(result, batch)
-    record = Record(
-        base=cache.reference(base, batch),
-        request=cache.reference(request, batch),
-        result=commitments.unsigned_id(result),
-        status="ok",
-        device="test@1.0",
-        key="next",
-        implementation="i",
-        hashpath_before=commitments.hashpath_id(base),
-        hashpath_after=f"{commitments.hashpath_id(base)}/{commitments.hashpath_id(request)}",
-        origin=trail.put_origin(b"GET %d" % n, batch),
-    )
-    name = trail.append(record, batch)
-    cache.put_result(cache.result_key(base, request, "i"), result, "ok", name, batch)
-    batch.commit(store)
-    return base, result, name
+    return base, *recorded(store, base, n, size=size)
 
 
 def test_a_sound_store_has_no_findings(store: LmdbStore, key: RsaKey) -> None:

@@ -61,10 +61,14 @@ class Bench:
         return ref
 
 
+def module(text: bytes | str) -> dict[str, Any]:
+    """Return the key of a process or base whose module is the text."""
+    return {"module": Message({"content-type": "application/lua", "body": text, "name": "test"})}
+
+
 def code(text: bytes | str, **more: Any) -> Message:
     """Return a base whose module is the text."""
-    module = {"content-type": "application/lua", "body": text, "name": "test"}
-    return Message({"device": "lua@5.3a", "module": module, **more})
+    return Message({"device": "lua@5.3a", **module(text), **more})
 
 
 BASE = code(MODULE)
