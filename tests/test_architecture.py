@@ -12,12 +12,12 @@ ROOT = Path(__file__).resolve().parents[1]
 ROWS: tuple[tuple[str, ...], ...] = (
     ("errors", "encoding", "message"),
     ("codecs", "keys", "keys_ans104", "config"),
-    ("commitments", "path"),
+    ("commitments", "path", "verdicts"),
     ("hashpath", "store"),
-    ("sdk", "trail", "cache", "capabilities", "lua"),
-    ("actors", "registry", "dispatch", "watchdog", "metrics", "flights", "privacy"),
+    ("sdk", "trail", "cache", "capabilities", "slot_rules", "lua"),
+    ("actors", "registry", "dispatch", "watchdog", "metrics", "flights", "privacy", "receipt", "verify"),
     ("resolver", "context", "normalise", "recorder", "reply", "results", "http.wire", "http.client"),
-    ("settings", "storage", "maintenance", "housekeeping", "timers", "jobs", "slots", "node"),
+    ("settings", "storage", "maintenance", "housekeeping", "timers", "jobs", "slots", "audit", "node"),
     ("http.server", "client", "testing", "demo", "bench", "cli", "__main__"),
 )
 """Row by row, what a module may import: rows above it in this table, and its own row."""

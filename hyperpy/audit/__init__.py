@@ -1,0 +1,1 @@
+"""Audit: what was recorded is collected, made again, compared and reported (docs/audit.md)."""
