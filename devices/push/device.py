@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from hyperpy import Context, Message, Result, commitments, device, key
@@ -13,11 +13,12 @@ from hyperpy.encoding import b64u, sha256
 from hyperpy.errors import DeviceError, HyperpyError, MessageNotFound, ParameterError
 from hyperpy.message import Value, as_text
 
+from .marks import Desk, Marks, mark_of
 from .outgoing import augmented, entries, evaluated, lowered, signed, target_of
 from .posted import Posted, placed
 
 _PROCESS: Final = {"device": b"process@1.0"}
-_MARK: Final = "pushed/"
+_TOO_FAR: Final = "the push goes too far: this message was not delivered"
 _LOCKS: Final = 64
 _LEVELS: Final = 24
 """Deliveries inside one another that an answer shows: a reply may not be nested more than 64 deep."""
@@ -31,19 +32,25 @@ class _Run:
     depth: int
     fan_out: int
     messages: int
+    most: int
     always: bool
+    marks: Marks
     level: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class _Letter:
-    """One entry of an outbox on its way."""
+    """One entry of an outbox on its way, and what became of it before."""
 
     sender: str
     slot: int
     index: str
     definition: Message
-    entry: Message = field(default_factory=Message)
+    before: Posted | None
+
+    @property
+    def mark(self) -> str:
+        return mark_of(self.sender, self.slot, self.index)
 
 
 @device("push@1.0", needs=("node", "keys", "store", "slots", "jobs", "timers"), excludes=("set", "keys"))
@@ -51,13 +58,15 @@ class Push:
     """Computes a slot, schedules every message of its outbox on the target, and pushes those in turn.
 
     An entry is delivered once, wherever the node stopped in between: pushing a slot again answers with what
-    was delivered then, and delivers only what failed.
+    was delivered then, and delivers only what failed. One message leads to at most ``push-messages`` others,
+    however often it, or what came of it, is pushed.
     """
 
     def start(self, node: NodeControl, keys: Keys, store: Storage, slots: Slots, jobs: Jobs, timers: Timers) -> None:
         """Take settings, the node's key, messages, schedules, and what runs beside a request."""
         self._node, self._keys, self._store, self._slots = node, keys, store, slots
         self._jobs, self._timers = jobs, timers
+        self._desk = Desk(store)
         self._locks = tuple(threading.Lock() for _ in range(_LOCKS))
 
     @key(deterministic=False)
@@ -83,17 +92,22 @@ class Push:
             ident = commitments.signed_id(body)
         if later:
             return self._detached(process, slot, group)
-        answer = self._slot(process, slot, _whole(request, "result-depth", 1), self._run(request, ctx))
+        run = self._run(process, slot, request, ctx)
+        try:
+            answer = self._slot(process, slot, _whole(request, "result-depth", 1), run)
+        finally:
+            run.marks.save()
         if answer.status == "ok" and ident is not None and isinstance(answer.value, Message):
             return Result("ok", answer.value.with_private(**{"pushed-id": ident}))
         return answer
 
-    def _run(self, request: Message, ctx: Context) -> _Run:
+    def _run(self, process: Message, slot: int, request: Message, ctx: Context) -> _Run:
         depth, fan_out, messages = (
             int(as_text(self._node.setting(f"push-{name}", 1))) for name in ("depth", "fan-out", "messages")
         )
         always = self._node.setting("push-always-sign", True) in (True, b"true")
-        return _Run(ctx, min(depth, _whole(request, "max-depth", depth)), fan_out, messages, always)
+        marks = self._desk.marks(commitments.signed_id(self._proven(process)), slot)
+        return _Run(ctx, min(depth, _whole(request, "max-depth", depth)), fan_out, messages, messages, always, marks)
 
     def _admitted(self, process: Message, request: Message) -> str:
         """Return whom a task counts for, before anything is scheduled; raise TooManyRequests if they have enough.
@@ -134,7 +148,8 @@ class Push:
                 if number >= run.fan_out:
                     made[index] = _failed(None, f"only the first {run.fan_out} messages of a slot are delivered")
                     break
-                made[index] = self._entry(_Letter(sender, slot, index, definition), item, shown, run)
+                before = run.marks.known(mark_of(sender, slot, index))
+                made[index] = self._entry(_Letter(sender, slot, index, definition, before), item, shown, run)
             if run.level >= _LEVELS:
                 made = {"not-shown": len(made)} if made else {}
             if shown > 0:
@@ -147,12 +162,15 @@ class Push:
             entry = lowered(item)
             if not isinstance(entry, Message) or target_of(entry) is None:
                 return _without_target(letter.index, entry)
+            before = letter.before
+            if run.depth <= 0 or (before is None and (run.messages <= 0 or run.marks.purse.spent >= run.most)):
+                return _failed(target_of(entry), _TOO_FAR, 508)
+            if before is not None and before.target and (before.slot is not None or self._kept(before) is not None):
+                return self._delivered(letter, entry, before.target, shown, run)
             entry = evaluated(entry, letter.index, letter.sender, self._jobs)
             name = target_of(entry)
             if name is None:
                 return _without_target(letter.index, entry)
-            if run.depth <= 0 or run.messages <= 0:
-                return _failed(name, "the push goes too far: this message was not delivered", 508)
             return self._delivered(letter, entry, name, shown, run)
         except HyperpyError as error:
             return _failed(None, error.message, error.status)
@@ -165,16 +183,18 @@ class Push:
         if not isinstance(target, Message):
             return _failed(name, "Could not access target process!", 404)
         target = _as_process(target)
-        mark = f"{_MARK}{letter.sender}/{letter.slot}/{b64u(sha256(letter.index.encode('utf-8', 'surrogateescape')))}"
-        lock = self._locks[hash(mark) % _LOCKS]
+        lock = self._locks[hash(letter.mark) % _LOCKS]
         if not lock.acquire(timeout=max(0.0, run.ctx.deadline - time.monotonic())):
             return _failed(name, "another push is delivering this message", 503)
         try:
-            ident, slot = self._posted(mark, letter, entry, target, run)
+            posted = self._posted(letter, entry, target, name, run)
         except HyperpyError as error:
             return _failed(name, error.message, error.status)
         finally:
             lock.release()
+        if posted is None:
+            return _failed(name, _TOO_FAR, 508)
+        ident, slot = posted
         run.depth, run.level = run.depth - 1, run.level + 1
         try:
             answer = self._next(target, slot, shown - 1, run)
@@ -188,47 +208,54 @@ class Push:
         """Push the slot that a message got on its target."""
         if target.get("push-device", b"push@1.0") == b"push@1.0":
             return self._slot(target, slot, shown, run)
+        run.marks.save()
         return run.ctx.step(target, Message({"path": "push", "slot": slot, "result-depth": shown}))
 
-    def _posted(self, mark: str, letter: _Letter, entry: Message, target: Message, run: _Run) -> tuple[str, int]:
-        """Deliver a message, or see that it was delivered before; return its ID and slot.
+    def _posted(self, letter: _Letter, entry: Message, target: Message, name: str, run: _Run) -> tuple[str, int] | None:
+        """Deliver a message, or see that it was delivered before; return its ID and slot, None if it is one too many.
 
         The signed message is kept before it is sent, so that a node that stops in between can look for it.
         """
-        known = self._store.named(mark)
-        before = Posted.read(known) if known is not None else None
+        before = run.marks.known(letter.mark)
         if before is not None and before.slot is not None:
             return before.ident, before.slot
         slot = placed(before, target, self._slots, run.ctx) if before is not None else None
         if before is not None and slot is not None:
-            made = Posted(before.ident, slot)
+            made = Posted(before.ident, slot, target=name)
         else:
             run.messages -= 1
-            made = self._sent(mark, before, letter, entry, target, run)
-        self._store.link(mark, str(made))
+            if run.messages < 0 or not run.marks.purse.take(run.most):
+                return None
+            try:
+                made = self._sent(before, letter, entry, target, name, run)
+            except HyperpyError:
+                run.marks.purse.give_back()
+                raise
         assert made.slot is not None
+        run.marks.delivered(letter.mark, made, commitments.signed_id(_definition(target)))
         return made.ident, made.slot
 
     def _sent(
-        self, mark: str, before: Posted | None, letter: _Letter, entry: Message, target: Message, run: _Run
+        self, before: Posted | None, letter: _Letter, entry: Message, target: Message, name: str, run: _Run
     ) -> Posted:
         """Sign and schedule one message; ``before`` is one that was signed and came to nothing."""
-        plain = augmented(entry, letter.definition, letter.sender)
+        kept = self._kept(before) if before is not None else None
+        plain = Message.make(dict(kept.raw_items())) if kept else augmented(entry, letter.definition, letter.sender)
         reason: Value = b""
         for codec in ("httpsig@1.0", "ans104@1.0"):
             if before is not None and before.codec == "ans104@1.0" != codec:
                 continue
-            message = self._kept(before) if before is not None and before.codec == codec else None
+            message = kept if before is not None and before.codec == codec else None
             if message is None:
                 message = signed(plain, target, self._keys, always=run.always, codec=codec)
                 self._store.write(message)
                 head = self._slots.head(commitments.signed_id(_definition(target))).slot
-                self._store.link(mark, str(Posted(commitments.signed_id(message), None, codec, head)))
+                run.marks.sending(letter.mark, Posted(commitments.signed_id(message), None, codec, head, name))
             request = Message({"path": "schedule", "method": "POST", "body": message}).with_private(pushed=True)
             made = run.ctx.step(target, request)
             answer = made.value
             if made.status == "ok" and isinstance(answer, Message) and isinstance(answer.get("slot"), int):
-                return Posted(commitments.signed_id(message), _whole(answer, "slot", 0))
+                return Posted(commitments.signed_id(message), _whole(answer, "slot", 0), target=name)
             reason = answer
             if not isinstance(answer, Message) or answer.get("status") != 422:
                 break

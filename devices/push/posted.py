@@ -23,22 +23,26 @@ class Posted(NamedTuple):
         slot: its slot; None until that is known.
         codec: the device that signed it.
         head: the last slot of the target's schedule before, where this node keeps that; -1 otherwise.
+        target: the process it went to; empty in marks of older versions.
     """
 
     ident: str
     slot: int | None = None
     codec: str = ""
     head: int = -1
+    target: str = ""
 
     @classmethod
     def read(cls, text: str) -> Posted:
         """Return what :meth:`__str__` made."""
         ident, _, rest = text.partition(" ")
-        codec, _, head = rest.rpartition(" ")
-        return cls(ident, None, codec, int(head)) if codec else cls(ident, int(rest))
+        codec, _, last = rest.rpartition(" ")
+        number, _, target = last.partition("/")
+        return cls(ident, None, codec, int(number), target) if codec else cls(ident, int(number), target=target)
 
     def __str__(self) -> str:
-        return f"{self.ident} {self.codec} {self.head}" if self.slot is None else f"{self.ident} {self.slot}"
+        words = f"{self.codec} {self.head}" if self.slot is None else str(self.slot)
+        return f"{self.ident} {words}" + (f"/{self.target}" if self.target else "")
 
 
 def placed(posted: Posted, target: Message, slots: Slots, ctx: Context) -> int | None:

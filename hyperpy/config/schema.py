@@ -175,7 +175,7 @@ class Push:
 
     depth: int = _setting(32, "Messages sent because of messages sent, one inside another.", least=0, most=1000)
     fan_out: int = _setting(256, "Messages of one slot that are delivered.", least=1)
-    messages: int = _setting(1000, "Messages delivered by one push in all.", least=1)
+    messages: int = _setting(1000, "Messages that one message leads to through push, however often it is pushed.", least=1)
     always_sign: bool = _setting(True, "Sign with the node's key what no authority of the target signs here.")
 
 

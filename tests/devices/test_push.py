@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -173,15 +173,15 @@ class Stopped(BaseException):
 def stop_at(monkeypatch: pytest.MonkeyPatch, here: Place, name: str, when: Callable[[str], bool]) -> None:
     """Have the node end at a write of the mark of a delivery that looks so."""
     store = here.node._lend["store"]
-    real = store.link
+    real = store.link_all
 
-    def link(one: str, ref: str) -> None:
-        if one.startswith("pushed/") and when(ref):
+    def link_all(names: Mapping[str, str]) -> None:
+        if any(one.startswith("pushed/") and when(ref) for one, ref in names.items()):
             monkeypatch.undo()
             raise Stopped(name)
-        real(one, ref)
+        real(names)
 
-    monkeypatch.setattr(store, "link", link)
+    monkeypatch.setattr(store, "link_all", link_all)
 
 
 @pytest.mark.parametrize("words", [2, 3], ids=["behind the target's slot", "before anything was sent"])
