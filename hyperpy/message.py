@@ -375,6 +375,17 @@ def as_text(item: Value, name: str = "value") -> str:
     raise MessageError(f"'{name}' must be text, not a {type(item).__name__}")
 
 
+def texts(item: Value | None) -> list[str]:
+    """Return the texts of a list, of a list as a map, or of one text such as ``A, B`` or ``"A", "B"``."""
+    if isinstance(item, Message):
+        item = tuple(item[name] for name in number_keys(item))
+    if isinstance(item, tuple):
+        return [as_text(one) for one in item if isinstance(one, (bytes, Atom))]
+    if not isinstance(item, (bytes, Atom)):
+        return []
+    return [part for text in as_text(item).replace('"', "").split(",") if (part := text.strip())]
+
+
 def _same_items(left: Mapping[str, Value], right: Mapping[str, Value]) -> bool:
     if left.keys() != right.keys():
         return False

@@ -23,7 +23,7 @@ from hyperpy.config import Config
 from hyperpy.encoding import key_bytes, key_text
 from hyperpy.errors import ConfigError, Forbidden, HyperpyError, ParameterError
 from hyperpy.http.wire import Ingress
-from hyperpy.message import Link, Message, Value, as_text, committed_list, same, value
+from hyperpy.message import Link, Message, Value, as_text, committed_list, same, texts, value
 from hyperpy.registry import Registry
 from hyperpy.store.base import Store
 
@@ -263,8 +263,7 @@ class Settings(Mapping[str, Any]):
 
     def peers(self) -> Sequence[str]:
         """Return the peers that relay and push may reach."""
-        listed = self.setting("relay-peers", ())
-        return [as_text(item) for item in (listed if isinstance(listed, tuple) else (listed,))]
+        return texts(self.setting("relay-peers"))
 
     # -- hooks -----------------------------------------------------------------------------
 
@@ -313,12 +312,9 @@ def _is_sound(item: Value) -> bool:
 
 
 def _signers(values: Mapping[str, Value]) -> set[str]:
-    """Return the schedulers and authorities that settings list."""
-    known: set[str] = set()
-    for name in ("scheduler", "authority", "schedulers", "authorities"):
-        listed = values.get(name, ())
-        known.update(as_text(item) for item in (listed if isinstance(listed, tuple) else (listed,)))
-    return known
+    """Return the addresses of the schedulers and authorities that settings list, in any form of a list."""
+    named = ("scheduler", "authority", "schedulers", "authorities")
+    return {text.partition("?")[0] for name in named for text in texts(values.get(name))}
 
 
 def _word(item: Value) -> str | None:

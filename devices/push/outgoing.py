@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import Final
 
 from hyperpy import Message, commitments
 from hyperpy.capabilities import Jobs, Keys
 from hyperpy.encoding import number_keys
 from hyperpy.errors import Forbidden, HyperpyError, SizeError
-from hyperpy.message import Link, Value, as_text, list_to_map
+from hyperpy.message import Link, Value, as_text, list_to_map, texts
 
 MAX_DEPTH: Final = 64
 _TARGET: Final = re.compile(r"/?([A-Za-z0-9_-]{43})(?:[~/?&].*)?", re.DOTALL)
@@ -116,15 +116,6 @@ def signed(message: Message, target: Message, keys: Keys, *, always: bool, codec
 def _wanted(target: Message) -> Collection[str] | None:
     policy = target.get("policy")
     if isinstance(policy, Message) and "accept-committers" in policy:
-        return set(_texts(policy.get("accept-committers")))
+        return set(texts(policy.get("accept-committers")))
     authority = target.get("authority")
-    return None if authority is None else set(_texts(authority))
-
-
-def _texts(found: Value | None) -> Iterator[str]:
-    if isinstance(found, Message):
-        found = tuple(found[name] for name in number_keys(found))
-    if isinstance(found, tuple):
-        yield from (as_text(one) for one in found if isinstance(one, bytes))
-    elif isinstance(found, bytes):
-        yield from (text.strip() for text in as_text(found).replace('"', "").split(","))
+    return None if authority is None else set(texts(authority))

@@ -188,11 +188,27 @@ def test_reply_signers() -> None:
     assert "C" in settings.reply_signers()
 
 
+@pytest.mark.parametrize(
+    "listed",
+    [b"B, C", b'"B", "C"', b"B,C,", [b"B", b"C"], {"1": b"B", "2": b"C"}, b"B?hint=http://x:1, C"],
+    ids=["comma", "structured field", "no space", "list", "map", "hints"],
+)
+def test_reply_signers_in_every_form_of_a_list(listed: Any) -> None:
+    settings = made()
+    settings.put("authority", listed)
+    assert settings.reply_signers() == {wallet().address, "B", "C"}
+    settings.put("scheduler", f"A, {wallet().address}")
+    with pytest.raises(ConfigError, match="sign-on-request"):
+        settings.change(order({"sign-on-request": True}))
+
+
 def test_peers_follow_the_settings() -> None:
     settings = made(**{"relay.peers": ["http://a:1"]})
     assert list(settings.peers()) == ["http://a:1"]
     settings.put("relay-peers", "http://b:1")
     assert list(settings.peers()) == ["http://b:1"]
+    settings.put("relay-peers", "http://b:1, http://c:1")
+    assert list(settings.peers()) == ["http://b:1", "http://c:1"]
 
 
 def test_readers() -> None:
