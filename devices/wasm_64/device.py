@@ -11,7 +11,7 @@ from hyperpy import Context, Message, device, key
 from hyperpy.capabilities import Storage
 from hyperpy.codecs import wasm_convert
 from hyperpy.encoding import b64u
-from hyperpy.errors import DeviceError, HyperpyError, KeyNotFound, MessageNotFound, ParameterError, SizeError
+from hyperpy.errors import DeviceError, KeyNotFound, MessageError, MessageNotFound, ParameterError, SizeError
 from hyperpy.message import Link, Value, as_text, list_to_map
 
 from .engine import Compiled, Import, LegacyExceptions, load
@@ -299,13 +299,17 @@ def _importer(current: list[Message], ctx: Context) -> Callable[[Live], Callable
 
 
 def _resolved(state: Message, request: Message, ctx: Context) -> Message:
-    """Resolve an import; an error that every node meets alike is the call's result."""
+    """Resolve an import; an error that every node meets alike is the call's result.
+
+    Raises:
+        HyperpyError: another node may have the answer, a device or a message for one.
+    """
     try:
         found = ctx.resolve(state, request)
-    except HyperpyError as error:
-        if error.status in (400, 404) and not isinstance(error, (SizeError, MessageNotFound)):
-            raise Failure(f"import {request.text('module')}.{request.text('func')}: {error.message}") from None
+    except SizeError:
         raise
+    except (MessageError, KeyNotFound) as error:
+        raise Failure(f"import {request.text('module')}.{request.text('func')}: {error.message}") from None
     if not isinstance(found, Message):
         raise Failure(f"import {request.text('module')}.{request.text('func')} returned no message")
     return found

@@ -18,6 +18,7 @@ from hyperpy.commitments import unsigned_id
 from hyperpy.errors import (
     CodecError,
     DeviceError,
+    DeviceNotFound,
     DeviceReentered,
     HyperpyError,
     MessageNotFound,
@@ -161,6 +162,14 @@ def test_an_import_that_fails_is_the_calls_result() -> None:
         assert isinstance(made, Message)
         assert output(made) == (b"error", b"import my_lib.fail: no luck")
         assert output(n.node.resolve(made, call("first")))[1] == (0,)  # type: ignore[arg-type]
+
+
+def test_a_device_that_this_node_does_not_have_is_no_result() -> None:
+    """Another node may have it: what is kept as a result must be the same everywhere."""
+    with node(MyLib) as n:
+        start = base(wasm(POW), stdlib={"my_lib": {"device": "my-lib@9.9"}})
+        with pytest.raises(DeviceNotFound, match=r"my-lib@9\.9"):
+            n.node.resolve(n.node.resolve(start, "init"), call("pow", 3, 4))  # type: ignore[arg-type]
 
 
 def test_there_is_no_snapshot_while_a_call_is_in_progress() -> None:

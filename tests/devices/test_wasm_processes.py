@@ -8,7 +8,7 @@ from typing import Any
 
 from hyperpy import Message
 from tests.devices.parts import Place, place
-from tests.devices.wasm_images import BOMBS, FAC, STATE, answering, wasm
+from tests.devices.wasm_images import BOMBS, FAC, POW, STATE, MyLib, answering, wasm
 
 
 def image_of(here: Place, image: bytes) -> str:
@@ -108,6 +108,19 @@ def test_an_unknown_module_is_a_404_that_names_it(here: Place) -> None:
         assert reply["status"] == 404
         assert missing in str(reply)
         assert here.slots.state(process, 0) is None
+
+
+def test_a_slot_that_needs_a_device_from_elsewhere_has_no_result_here(tmp_path: Path) -> None:
+    with place(store=tmp_path / "s") as here:
+        stdlib = {"my_lib": {"device": "my-lib@1.0"}}
+        process = here.spawn("wasm-64@1.0", image=image_of(here, wasm(POW)), stdlib=stdlib)
+        here.send(process, function="pow", parameters=[3, 4])
+        reply = here.get(process, "compute=1")
+        assert reply["status"] == 404
+        assert "my-lib@1.0" in str(reply)
+        assert here.slots.state(process, 1) is None
+    with place(MyLib, store=tmp_path / "s") as there:
+        assert there.value(process, "compute=1/results/output/1") == 81, "the same slot, where the device is"
 
 
 def test_a_stack_that_the_process_names_itself(tmp_path: Path) -> None:
