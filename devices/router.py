@@ -71,11 +71,9 @@ class Router:
     @key(deterministic=False)
     def route(self, base: Message, request: Message, ctx: Context) -> Value | Result:
         """Return where the path in ``route-path`` leads: a node, or the route with all nodes and their ``uri``."""
-        path = _path(base, request)
-        found = self._found(base, path, request, ctx)
+        found, path, ordered = self._way(base, request, ctx)
         if found is None:
             return Result("error", b"no_matches")
-        ordered = _preferred(found, path, ctx)
         if "nodes" in found and _strategy(found) == "All":
             return found | {"nodes": tuple(_with_uri(node, path) for node in ordered)}
         chosen = ordered[: max(1, _number(found.get("choose", 1), "choose"))]
@@ -86,11 +84,8 @@ class Router:
     @key(deterministic=False)
     def order(self, base: Message, request: Message, ctx: Context) -> Value | Result:
         """List the URLs of all nodes for the path in ``route-path``, the one to try first in front."""
-        path = _path(base, request)
-        found = self._found(base, path, request, ctx)
-        if found is None:
-            return Result("error", b"no_matches")
-        return tuple(_uri(node, path).encode() for node in _preferred(found, path, ctx))
+        found, path, ordered = self._way(base, request, ctx)
+        return tuple(_uri(node, path).encode() for node in ordered) if found else Result("error", b"no_matches")
 
     @key(deterministic=False)
     def register(self, request: Message) -> Result | bytes:
@@ -133,6 +128,12 @@ class Router:
         proxy = Message(inner) | {"user-message": Message.make(dict(source.raw_items()), source.commitments)}
         call = {"path": "call", "target": "proxy-message", "proxy-message": proxy, "relay-retry": readonly}
         return request | {"body": (Message(relay), Message(call))}
+
+    def _way(self, base: Message, request: Message, ctx: Context) -> tuple[Message | None, str, list[Value]]:
+        """Return the route of the path in ``route-path``, the path, and the nodes, the one to try first in front."""
+        path = _path(base, request)
+        found = self._found(base, path, request, ctx)
+        return found, path, _preferred(found, path, ctx) if found is not None else []
 
     def _found(
         self, base: Message, path: str, request: Message, ctx: Context, *, hooked: bool = False
