@@ -242,6 +242,32 @@ class UpstreamError(HyperpyError):
     advice = "Check that the peer runs and is reachable."
 
 
+class AttestationError(HyperpyError):
+    """Evidence of a trusted execution environment is refused.
+
+    ``code`` is one of :data:`hyperpy.attest.codes.CODES`, stable for programs.
+    """
+
+    status = 403
+    advice = "See docs/attestation.md for what this code means."
+
+    def __init__(self, code: str, message: str, *, hint: str | None = None) -> None:
+        super().__init__(f"{code}: {message}", hint=hint)
+        self.code = code
+
+
+class EvidenceError(AttestationError):
+    """The evidence is malformed, or its own signature does not hold."""
+
+
+class EndorsementError(AttestationError):
+    """Certificates, collateral or reference values do not vouch for the evidence."""
+
+
+class AppraisalError(AttestationError):
+    """The evidence is genuine, but a policy, the binding or its freshness refuses it."""
+
+
 class ConfigError(HyperpyError):
     """A setting is wrong."""
 

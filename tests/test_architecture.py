@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROWS: tuple[tuple[str, ...], ...] = (
     ("errors", "encoding", "message"),
     ("codecs", "keys", "keys_ans104", "config"),
-    ("commitments", "path", "verdicts"),
+    ("commitments", "path", "attest", "verdicts"),
     ("hashpath", "store"),
     ("sdk", "trail", "cache", "capabilities", "slot_rules", "lua"),
     ("actors", "registry", "dispatch", "watchdog", "metrics", "flights", "privacy", "receipt", "verify"),

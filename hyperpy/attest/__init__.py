@@ -1,0 +1,1 @@
+"""Verifies evidence of trusted execution environments: pure functions, no network, the clock an argument."""

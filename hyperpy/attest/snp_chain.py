@@ -1,0 +1,207 @@
+"""Is an SEV-SNP report genuine? (tee-attestation 2.5, 2.6; numbers are repeated beside the code)
+
+    1, 2  form, version, reserved bytes, signing key        :func:`hyperpy.attest.snp.parse`
+    3     the chip's certificate is there, and of the kind that the report names
+    4     chain: pinned root (ARK), intermediate (ASK or ASVK), chip key (VCEK or VLEK), PSS exactly as AMD's
+    5     every certificate is valid at ``now``
+    6     revocation list of the root, where one is given
+    7     product of the chip's certificate = of the root = of the report's CPUID
+    8     hardware ID of the certificate = chip ID of the report (VCEK)
+    9     TCB of the certificate = reported TCB, component by component
+    10    signature of the report
+
+Whether to accept a genuine report is a policy's affair: :mod:`hyperpy.attest.snp_policy`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, Final
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from hyperpy.attest import der, roots, snp
+from hyperpy.attest.codes import refusal, require
+from hyperpy.attest.crl import Crl
+from hyperpy.attest.primitives import ORDER_P384, ecdsa, is_curve, public_key, rsa_pss_sha384
+
+_PSS: Final = (
+    bytes.fromhex(
+        "304106092a864886f70d01010a3034a00f300d06096086480165030402020500"
+        "a11c301a06092a864886f70d010108300d06096086480165030402020500a203020130"
+    ),
+    bytes.fromhex(
+        "304606092a864886f70d01010a3039a00f300d06096086480165030402020500"
+        "a11c301a06092a864886f70d010108300d06096086480165030402020500a203020130a303020101"
+    ),
+)
+"""RSASSA-PSS with SHA-384, MGF1 with SHA-384, salt 48; the default trailer left out or written."""
+_ARC: Final = "1.3.6.1.4.1.3704.1."
+_SPL: Final = {"bootloader": "3.1", "tee": "3.2", "snp": "3.3", "microcode": "3.8", "fmc": "3.9"}
+_NAMES: Final = {"vcek": ("SEV-VCEK", "SEV-{}"), "vlek": ("SEV-VLEK", "SEV-VLEK-{}")}
+
+
+@dataclass(frozen=True, slots=True)
+class Endorsement:
+    """What vouches for a report: the chip's certificate and its chain, DER; issuer first, root last.
+
+    ``crl`` is the root's revocation list, DER, or None.
+    """
+
+    vek: bytes
+    chain: tuple[bytes, ...]
+    crl: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Genuine:
+    """A report that is genuine, and what its endorsement adds.
+
+    Attributes:
+        csp: who runs the platform, where a VLEK signed.
+        not_after: when the first of the certificates ends.
+        revocation: ``checked`` or ``unknown``.
+    """
+
+    report: snp.Report
+    product: str
+    csp: str | None
+    not_after: datetime
+    revocation: str
+
+    def claims(self) -> Mapping[str, Any]:
+        """Return what is known, by name."""
+        return {**self.report.claims(self.product), "csp_id": self.csp}
+
+
+@dataclass(frozen=True, slots=True)
+class _Vek:
+    """A chip's certificate whose chain holds."""
+
+    product: str
+    key: bytes
+    certificates: tuple[der.Certificate, ...]
+
+
+def verify(raw: bytes, endorsement: Endorsement | None, now: datetime) -> Genuine:
+    """Return a report that is genuine.
+
+    Args:
+        now: UTC; the clock of the verification.
+
+    Raises:
+        AttestationError: the first check that fails, by its code.
+    """
+    report = snp.parse(raw)  # 1, 2
+    if endorsement is None:
+        raise refusal("endorsement/missing", "the certificate of the chip is missing")
+    kind = report.signing_key
+    vek = _chained(endorsement.vek, endorsement.chain, kind)  # 3, 4
+    for one in vek.certificates:  # 5
+        require(one.not_before <= now, "endorsement/not-yet-valid", f"{one.subject_name} is not valid yet")
+        require(now <= one.not_after, "endorsement/expired", f"{one.subject_name} has expired")
+    revocation = _revocation(endorsement.crl, vek, now)  # 6
+    leaf = vek.certificates[0]
+    _check_product(report, leaf, vek.product)  # 7
+    if kind == "vcek":
+        _check_chip(report, leaf, vek.product)  # 8
+    _check_tcb(report, leaf, vek.product)  # 9
+    in_range = 0 < report.r < ORDER_P384 and 0 < report.s < ORDER_P384  # 10
+    genuine = in_range and ecdsa(public_key(vek.key), report.r, report.s, raw[: snp.SIGNED], hashes.SHA384())
+    require(genuine, "signature/invalid", "the report's signature does not verify")
+    csp = _ia5(leaf, "5") if kind == "vlek" else None
+    return Genuine(report, vek.product, csp, min(one.not_after for one in vek.certificates), revocation)
+
+
+@lru_cache(64)
+def _chained(vek: bytes, chain: Sequence[bytes], kind: str) -> _Vek:
+    """Return a chip's certificate once its chain holds, whatever the time."""
+    leaf = der.certificate(vek)
+    name, issuer_name = _NAMES[kind]
+    require(leaf.subject_name == name, "endorsement/key-type-mismatch", f"{leaf.subject_name} where {name} signed")
+    require(len(chain) == 2, "endorsement/chain-invalid", "the chain must be issuer and root")
+    product = roots.amd_product(chain[1])
+    if product is None:
+        raise refusal("endorsement/untrusted-root", "the chain ends in no root key of AMD's")
+    issuer, root = der.certificate(chain[0]), der.certificate(chain[1])
+    _check_signed(root, root)
+    require(issuer.subject_name == issuer_name.format(product), "endorsement/chain-invalid", "another issuer's chain")
+    _check_signed(issuer, root)
+    _check_signed(leaf, issuer)
+    require(is_curve(public_key(leaf.key), ec.SECP384R1), "endorsement/chain-invalid", "the chip's key is not P-384")
+    return _Vek(product, leaf.key, (leaf, issuer, root))
+
+
+def _check_signed(one: der.Certificate, issuer: der.Certificate) -> None:
+    linked = one.issuer == issuer.subject and one.algorithm in _PSS
+    if not linked or not rsa_pss_sha384(public_key(issuer.key), one.signature, one.signed):
+        raise refusal("endorsement/chain-invalid", f"{one.subject_name} is not signed by {issuer.subject_name}")
+
+
+def _revocation(data: bytes | None, vek: _Vek, now: datetime) -> str:
+    """Look the certificates up in the root's list; the chip's own have no serial number (2.5)."""
+    if data is None:
+        return "unknown"
+    listed = Crl.parse(data)
+    leaf, issuer, root = vek.certificates
+    signed = listed.issuer == root.subject and listed.algorithm in _PSS
+    if not signed or not rsa_pss_sha384(public_key(root.key), listed.signature, listed.signed):
+        raise refusal("endorsement/crl-stale", "the revocation list is not the root's")
+    require(listed.covers(now), "endorsement/crl-stale", "the revocation list is not valid at this time")
+    for one in (issuer, root, *((leaf,) if leaf.serial else ())):
+        require(one.serial not in listed.revoked, "endorsement/revoked", f"{one.subject_name} was revoked")
+    return "checked"
+
+
+def _check_product(report: snp.Report, leaf: der.Certificate, product: str) -> None:
+    said = _ia5(leaf, "2").partition("-")[0]
+    require(said == product, "endorsement/product-mismatch", f"a certificate of {said} under the root of {product}")
+    expected = report.product
+    if expected is None:  # version 2 does not say; a chip ID of 8 bytes is Turin's
+        expected = "Turin" if product == "Turin" or _short(report.chip_id) else product
+    require(expected == product, "endorsement/product-mismatch", f"a report of {expected} under the root of {product}")
+
+
+def _short(chip: bytes) -> bool:
+    return any(chip[:8]) and not any(chip[8:])
+
+
+def _check_chip(report: snp.Report, leaf: der.Certificate, product: str) -> None:
+    size = 8 if product == "Turin" else 64
+    known = leaf.extensions.get(f"{_ARC}4", b"")
+    if len(known) == size + 2 and known[:2] == bytes((der.OCTET_STRING, size)):
+        known = known[2:]
+    require(len(known) == size, "endorsement/chain-invalid", "the certificate names no hardware ID")
+    same = report.chip_id[:size] == known and not any(report.chip_id[size:])
+    require(same, "endorsement/hwid-mismatch", "the certificate is another chip's")
+
+
+def _check_tcb(report: snp.Report, leaf: der.Certificate, product: str) -> None:
+    require(
+        not snp.tcb_reserved(report.reported_tcb, product),
+        "evidence/reserved-nonzero",
+        "a byte of the reported TCB has no meaning",
+    )
+    for name, level in snp.tcb_parts(report.reported_tcb, product).items():
+        known = _level(leaf, _SPL[name])
+        require(known == level, "endorsement/tcb-mismatch", f"{name} is {level} in the report, {known} in the key")
+
+
+def _level(leaf: der.Certificate, suffix: str) -> int:
+    at = der.Reader(leaf.extensions.get(_ARC + suffix, b""))
+    found = der.integer(at.take(der.INTEGER))
+    at.finish()
+    require(0 <= found <= 255, "endorsement/chain-invalid", "a TCB component is no byte")
+    return found
+
+
+def _ia5(leaf: der.Certificate, suffix: str) -> str:
+    at = der.Reader(leaf.extensions.get(_ARC + suffix, b""))
+    found = at.take(der.IA5_STRING)
+    at.finish()
+    require(found.isascii(), "endorsement/chain-invalid", "a name in the certificate is no ASCII")
+    return found.decode("ascii", "replace")
