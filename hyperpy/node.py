@@ -21,7 +21,7 @@ from hyperpy.errors import ConfigError, DeviceTimeout, Forbidden, HyperpyError, 
 from hyperpy.housekeeping import Housekeeping
 from hyperpy.http.client import PeerClient
 from hyperpy.http.form import JSON, is_loopback
-from hyperpy.http.wire import ANS104, Ingress
+from hyperpy.http.wire import ANS104, Ingress, without_body_type
 from hyperpy.jobs import Jobs, Workers
 from hyperpy.keys import RsaKey
 from hyperpy.message import Message, Value
@@ -207,7 +207,7 @@ class Node:
             made = self._resolved(members, chain)
             if ingress.wants.codec == JSON:
                 made = results.with_raw(made, members)
-            made = self._hooked_response(request, made, chain)
+            made = without_body_type(self._hooked_response(request, made, chain), ingress.wants)
         except _Halted as halted:
             made = halted.reply
         except HyperpyError as error:

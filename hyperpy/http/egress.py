@@ -14,6 +14,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Collection
+from contextlib import suppress
 from typing import Final
 
 from hyperpy import commitments
@@ -70,6 +71,28 @@ def write(reply: Message, wants: Wants) -> RawReply:
             (b"set-cookie", line) for line in lines[:_MAX_COOKIES] if type(line) is bytes and _fits(line)
         )
     return _finished(made, wants)
+
+
+def without_body_type(reply: Message, wants: Wants) -> Message:
+    """Return a reply, not yet signed, without the content type that only described the request's body.
+
+    A request's headers are keys of its message, and what echoes the message has them all. The type of a
+    body that a codec turned into keys describes nothing there; that of another body is overwritten where
+    the reply has parts, and whoever signs it signs something that does not arrive.
+    """
+    kind = wants.body_type
+    if kind is None or reply.raw("content-type") != kind.text or "accept-bundle" not in reply or reply.commitments:
+        return reply
+    bare = reply.without("content-type")
+    if kind.decoded or (wants.codec_for(reply) == HTTPSIG and _has_parts(bare, wants.bundle)):
+        return bare
+    return reply
+
+
+def _has_parts(reply: Message, bundle: bool) -> bool:
+    with suppress(HyperpyError):
+        return any(name == b"content-type" for name, _ in http_message(reply, bundle=bundle)[0])
+    return False
 
 
 def without_cors(made: RawReply) -> RawReply:

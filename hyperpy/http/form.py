@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from hyperpy.config import Config
 from hyperpy.message import Message
@@ -40,6 +40,13 @@ class RawReply:
     body: bytes = b""
 
 
+class BodyType(NamedTuple):
+    """The content type that a request's body came with, and whether a codec read the body by it."""
+
+    text: bytes
+    decoded: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Wants:
     """What the caller wants the reply to look like (ao-core 10.4).
@@ -50,6 +57,7 @@ class Wants:
         bundle: nested messages inline.
         allow_headers: ``access-control-request-headers``, echoed.
         head: the method is HEAD: headers as for GET, no body.
+        body_type: where the request's ``content-type`` is a key of its message, though nobody signed it.
     """
 
     codec: str | None = None
@@ -57,6 +65,7 @@ class Wants:
     bundle: bool = False
     allow_headers: bytes | None = None
     head: bool = False
+    body_type: BodyType | None = None
 
     def codec_for(self, reply: Message) -> str:
         """Return the codec a reply is written in; one with a ``content-type`` is no document of ours."""

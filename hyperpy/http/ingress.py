@@ -25,6 +25,7 @@ from hyperpy.http.form import (
     FLAT,
     HTTPSIG,
     JSON,
+    BodyType,
     Headers,
     Ingress,
     RawRequest,
@@ -75,7 +76,7 @@ def read(raw: RawRequest, rules: Rules = DEFAULT_RULES) -> Ingress:
     else:
         sent = _headers(todo, raw, values)
         message, own = _decode(raw, sent, query, private, target, rules)
-    wants = _wants((own, query, message.raw_items(), sent), sent, raw.method)
+    wants = _wants((own, query, message.raw_items(), sent), sent, raw.method, _body_type(message, sent, query))
     kept = tuple([(raw.headers[at][0], values[at]) for at in todo.origin])
     method = raw.method.encode("ascii", "replace")
     body = raw.body if not raw.body or not _names_private(raw.body, query, sent) else b""
@@ -127,7 +128,9 @@ def _names_private(body: bytes, query: Mapping[str, Value], sent: Mapping[str, A
     return may_name_private(body)
 
 
-def _wants(sources: tuple[Mapping[str, Any], ...], sent: Mapping[str, Any], method: str) -> Wants:
+def _wants(
+    sources: tuple[Mapping[str, Any], ...], sent: Mapping[str, Any], method: str, body_type: BodyType | None
+) -> Wants:
     """Return the wishes of the caller; the first source that has one wins (http-clients.md 0, row 3)."""
 
     def wish(name: str) -> Any:
@@ -150,6 +153,7 @@ def _wants(sources: tuple[Mapping[str, Any], ...], sent: Mapping[str, Any], meth
         bundle=bundle is True or bundle == b"true",
         allow_headers=sent.get("access-control-request-headers"),
         head=method == "HEAD",
+        body_type=body_type,
     )
 
 
@@ -196,11 +200,7 @@ def _decode(
     rules: Rules,
 ) -> tuple[Message, Mapping[str, Any]]:
     """Return the verified message, and those of its keys that are no mere headers."""
-    named = query.get("codec-device", sent.get("codec-device"))
-    if isinstance(named, bytes):
-        codec = key_text(named)
-    else:
-        codec = _codec_of(key_text(sent.get("content-type", b""))) or HTTPSIG
+    codec = _codec(sent, query)
     if "content-digest" in sent:
         _check_digest(sent["content-digest"], raw.body, signed="signature-input" in sent)
     if codec == HTTPSIG:
@@ -232,6 +232,22 @@ def _decode(
         return kept, kept.raw_items()
     own = {**_texts(sent), **_host(sent, rules), **_loose(query, sent), **decoded.raw_items()}
     return Message.make(own, decoded.commitments), decoded.raw_items()
+
+
+def _codec(sent: Mapping[str, bytes], query: Mapping[str, Value]) -> str:
+    """Return the codec that a request names, by itself or by its content type (10.2.2)."""
+    named = query.get("codec-device", sent.get("codec-device"))
+    if isinstance(named, bytes):
+        return key_text(named)
+    return _codec_of(key_text(sent.get("content-type", b""))) or HTTPSIG
+
+
+def _body_type(message: Message, sent: Mapping[str, bytes], query: Mapping[str, Value]) -> BodyType | None:
+    """Return the content type that is a key of the message only because it came as a header with the body."""
+    kind = sent.get("content-type")
+    if kind is None or message.raw("content-type") is not kind or message.commitments:
+        return None
+    return BodyType(kind, _codec(sent, query) != HTTPSIG or _codec_of(key_text(kind)) == HTTPSIG)
 
 
 def _refuse_private(item: Value) -> None:
