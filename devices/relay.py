@@ -1,12 +1,17 @@
-"""relay@1.0: passes messages on to peers that the operator allowed, and to no others."""
+"""relay@1.0: passes messages on to peers that the operator allowed, and to no others (devices part 05).
+
+With ``commit-request`` this node signs what it sends: only where the operator turned that on, and only for
+the operator's own order, carried out once, or for a hook that the operator wrote.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 from hyperpy import Context, Message, Result, device, key
-from hyperpy.capabilities import Http, NodeControl
+from hyperpy.capabilities import Http, Keys, NodeControl
 from hyperpy.errors import Forbidden, HyperpyError, NotFound, ParameterError, UpstreamError
 from hyperpy.message import As, Value, as_text
 
@@ -15,13 +20,17 @@ _PAUSE = 10.0
 _MOST_PEERS = 16
 
 
-@device("relay@1.0", needs=("node", "http"), excludes=("set", "keys", "id"))
+@device("relay@1.0", needs=("node", "keys", "http"), excludes=("set", "keys", "id"))
 class Relay:
-    """Calls other nodes. Peers come from ``[relay] peers``; everything else is refused."""
+    """Calls other nodes. Peers come from ``[relay] peers``; everything else is refused.
 
-    def start(self, node: NodeControl, http: Http) -> None:
-        """Take the settings and the way to peers."""
-        self._node, self._http = node, http
+    ``commit-request``, or ``relay-commit-request``, has the node sign what it sends: for the operator, who signs
+    every key of the order and its path, and with ``[relay] allow-commit-request`` alone.
+    """
+
+    def start(self, node: NodeControl, keys: Keys, http: Http) -> None:
+        """Take the settings, the node's key and the way to peers."""
+        self._node, self._keys, self._http = node, keys, http
         self._down: dict[str, float] = {}
 
     @key(deterministic=False)
@@ -29,11 +38,12 @@ class Relay:
         """Return the peer's reply; of several peers, that of the first one that can be reached."""
         calls, again = self._prepare(base, request, ctx)
         calls = self._allowed(calls)
+        sign = self._signs(base, request, ctx)
         if again and len(calls) == 1:
             calls = calls * 2  # a connection that was kept open may have ended
         for number, (peer, message) in enumerate(calls, 1):
             try:
-                reply = self._http.call(peer, message).without("set-cookie")
+                reply = self._http.call(*sign(peer, message)).without("set-cookie")
             except UpstreamError as error:
                 self._down[peer] = time.monotonic() + _PAUSE
                 if number == len(calls) or not (again or error.unsent):
@@ -50,7 +60,8 @@ class Relay:
     @key(deterministic=False)
     def cast(self, base: Message, request: Message, ctx: Context) -> bytes:
         """Send and do not wait for the reply."""
-        peer, message = self._allowed(self._prepare(base, request, ctx)[0])[0]
+        calls = self._allowed(self._prepare(base, request, ctx)[0])
+        peer, message = self._signs(base, request, ctx)(*calls[0])
 
         def send() -> None:
             try:
@@ -96,6 +107,31 @@ class Relay:
         calls = [(at, made | {"path": way}) for at, way in self._peers(peer, text, kept, ctx)]
         return calls, readonly if again is None else as_text(again) == "true"
 
+    def _signs(self, base: Message, request: Message, ctx: Context) -> Callable[[str, Message], tuple[str, Message]]:
+        """Return what makes a call one that is signed by this node, if that was asked for.
+
+        Raises:
+            Forbidden: the operator does not let anybody ask.
+        """
+        target = _target(base, request)
+        asked = _first((target, "commit-request"), *((one, name) for name in _COMMIT for one in (request, base)))
+        hook = base.private.get("relay-commit") is True
+        if not hook and (asked is None or as_text(asked) != "true"):
+            return lambda peer, message: (peer, message)
+        if as_text(self._node.setting("relay-allow-commit-request", False)) != "true":
+            raise Forbidden(
+                "relay_commit_request_not_allowed: this node signs nothing that relay sends",
+                hint="The operator may set [relay] allow-commit-request = true.",
+            )
+        sign = self._keys.sign if hook else ctx.sign
+
+        def signed(peer: str, message: Message) -> tuple[str, Message]:
+            at, prefix = _split(peer)
+            way = prefix.rstrip("/") + message.text("path") if at is not None else message.text("path")
+            return at or peer, sign(message | {"path": way})
+
+        return signed
+
     def _peers(self, peer: Value | None, path: str, kept: dict[str, Value], ctx: Context) -> list[tuple[str, str]]:
         """Return peers and paths: the named peer or peers, that of an absolute URL, or those of a route."""
         if peer is not None:
@@ -132,6 +168,7 @@ class Relay:
         return sorted(found, key=lambda one: self._down.get(one[0], 0.0) > now)
 
 
+_COMMIT = ("relay-commit-request", "commit-request")
 _OWN = frozenset(
     {
         "path",
@@ -146,7 +183,7 @@ _OWN = frozenset(
         "accept-bundle",
         "device",
     }
-    | {"relay-path", "relay-method", "relay-body", "relay-device", "target", "user-agent", "content-length"}
+    | {*_COMMIT, "relay-path", "relay-method", "relay-body", "relay-device", "target", "user-agent", "content-length"}
 )
 
 

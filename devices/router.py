@@ -125,9 +125,11 @@ class Router:
         readonly = source.get("method", b"GET") in (b"GET", b"HEAD")
         relay = {"device": "relay@1.0", "relay-device": "apply@1.0", "method": "POST", "peer": peers}
         inner = {"device": "apply@1.0", "path": "user-path", "source": "user-message", "user-path": path}
+        sign = hooked and base.get("commit-request") in (True, b"true")
+        first = Message(relay).with_private(**{"relay-commit": sign})  # it is the operator who names this hook
         proxy = Message(inner) | {"user-message": Message.make(dict(source.raw_items()), source.commitments)}
         call = {"path": "call", "target": "proxy-message", "proxy-message": proxy, "relay-retry": readonly}
-        return request | {"body": (Message(relay), Message(call))}
+        return request | {"body": (first, Message(call))}
 
     def _way(self, base: Message, request: Message, ctx: Context) -> tuple[Message | None, str, list[Value]]:
         """Return the route of the path in ``route-path``, the path, and the nodes, the one to try first in front."""

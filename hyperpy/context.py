@@ -63,9 +63,22 @@ class Order:
 
 
 def is_commit(member: Value) -> bool:
-    """Say whether a member of a path asks for ``commit``, in plain words."""
+    """Say whether a member of a path asks for a signature, in plain words.
+
+    That is ``commit``, or a ``call`` or ``cast`` of relay@1.0 with ``commit-request``.
+    """
     asked = member.message if isinstance(member, As) else member
-    return (asked.raw("path") if isinstance(asked, Message) else asked) == b"commit"
+    if not isinstance(asked, Message):
+        return asked == b"commit"
+    name = asked.raw("path")
+    return name == b"commit" or (name in (b"call", b"cast") and any(asked.raw(one) in _YES for one in COMMIT_REQUEST))
+
+
+COMMIT_REQUEST = ("relay-commit-request", "commit-request")
+"""Keys of a request that has relay@1.0 sign what it sends."""
+SIGNING = frozenset({"commit", "call", "cast"})
+"""Names of the keys that such a member may mean."""
+_YES = (True, b"true")
 
 
 @dataclass(slots=True)

@@ -29,7 +29,7 @@ from hyperpy import hashpath, normalise, path
 from hyperpy.actors import ActorSystem
 from hyperpy.cache import Cache
 from hyperpy.commitments import unsigned_id
-from hyperpy.context import Chain, Frame, Services, Step, device_error
+from hyperpy.context import SIGNING, Chain, Frame, Services, Step, device_error
 from hyperpy.dispatch import find
 from hyperpy.encoding import is_id, key_text
 from hyperpy.errors import (
@@ -143,7 +143,7 @@ class Resolver:
         """Resolve one request on one base.
 
         Args:
-            ordered: the request is a ``commit`` that the chain's order names.
+            ordered: the request asks for a signature, and the chain's order names it.
 
         Raises:
             HyperpyError: the key, device or message is missing, or the device failed. The error
@@ -177,7 +177,7 @@ class Resolver:
             now = Step(base, made, found, frame, address=address)
             if frame.substeps and frame.depth == 0:  # of sub-paths in the request; their results are in it now
                 now.before, frame.substeps, frame.oracles = frame.substeps, [], []
-            now.inner.ordered = ordered and found.name == "commit"
+            now.inner.ordered = ordered and found.name in SIGNING
             if address is None and control is None:
                 return self._compute(now)
             return self._cached(now, control)

@@ -105,6 +105,9 @@ class Relay:
     """Who this node talks to."""
 
     peers: list[str] = _setting([], "Peers, as scheme://host:port, that relay and push may reach.", wire="relay-peers")
+    allow_commit_request: bool = _setting(
+        False, "Let the operator have relay sign what it sends (`commit-request`).", wire="relay-allow-commit-request"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +178,9 @@ class Push:
 
     depth: int = _setting(32, "Messages sent because of messages sent, one inside another.", least=0, most=1000)
     fan_out: int = _setting(256, "Messages of one slot that are delivered.", least=1)
-    messages: int = _setting(1000, "Messages that one message leads to through push, however often it is pushed.", least=1)
+    messages: int = _setting(
+        1000, "Messages that one message leads to through push, however often it is pushed.", least=1
+    )
     always_sign: bool = _setting(True, "Sign with the node's key what no authority of the target signs here.")
 
 
