@@ -45,7 +45,8 @@ _KEPT: Final = ("ao-types", "ao-result", "status", "ao-body-key", "content-type"
 """Headers that stay headers whatever their number: they say how to read the rest."""
 _DROPPED: Final = frozenset({"commitments", "signature", "signature-input"})
 _CONNECTION: Final = frozenset({b"close", b"keep-alive"})
-_BODILESS: Final = frozenset({204, 304})
+_BODILESS: Final = frozenset({204, 205, 304})
+"""Statuses of replies that hold no body (RFC 9110, 15)."""
 _MAX_COOKIES: Final = 50
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _CORS: Final = (
@@ -180,8 +181,8 @@ def _finished(made: RawReply, wants: Wants) -> RawReply:
     asked = wants.allow_headers
     if asked is not None and b"access-control-allow-headers" not in names and _fits(asked):
         made.headers.append((b"access-control-allow-headers", asked))
-    if made.status in _BODILESS:
-        made.body = b""
+    if made.status in _BODILESS and made.body:
+        made.status = 200  # the key says what it said: a body that is left out is one that does not verify
     return made
 
 

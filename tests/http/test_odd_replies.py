@@ -64,3 +64,39 @@ def test_a_content_type_that_parts_would_overwrite_is_a_400(server: Any) -> None
     linked = httpx2.get(server.url + SET + "&content-type=text&a=(~message@1.0&b=1)")
     assert linked.status_code == 200
     assert decode_reply(200, linked.headers.raw, linked.content)["content-type"] == b"text"
+
+
+@pytest.mark.parametrize("status", [100, 103, 199, 204, 205, 304])
+@pytest.mark.parametrize("more", ["&body=x", "&a=1%0a2", "&n=1&body=x&m=%0a"])
+@pytest.mark.parametrize("head", [{}, {"accept-bundle": "true"}])
+def test_a_status_without_a_body_does_not_cost_the_reply_its_body(
+    server: Any, status: int, more: str, head: dict[str, str]
+) -> None:
+    """HTTP has no body there (RFC 9110, 15): the key says the status, and the reply goes as 200."""
+    with httpx2.Client() as client:
+        answer = client.get(f"{server.url}{SET}&status+integer={status}{more}", headers=head)
+        assert (answer.status_code, answer.headers["status"]) == (200, str(status))
+        found = decode_reply(200, answer.headers.raw, answer.content)
+        assert found["status"] == status
+        assert found.commitments
+        assert found.get("body", b"x") == b"x"
+        assert len(answer.content) == int(answer.headers["content-length"]) > 0
+        assert client.get(server.url + "/~message@1.0&a=1/a").text == "1"
+
+
+@pytest.mark.parametrize("status", [204, 205, 304])
+def test_a_reply_without_a_body_has_its_status(server: Any, status: int) -> None:
+    with httpx2.Client() as client:
+        answer = client.get(f"{server.url}{SET}&status+integer={status}&a=1")
+        assert (answer.status_code, answer.content) == (status, b"")
+        found = decode_reply(status, answer.headers.raw, answer.content)
+        assert (found["a"], found["status"]) == (b"1", status)
+        assert found.commitments
+        assert client.get(server.url + "/~message@1.0&a=1/a").text == "1"
+
+
+def test_a_status_without_a_body_is_said_in_json_too(server: Any) -> None:
+    answer = httpx2.get(f"{server.url}{SET}&status+integer=204&a=1", headers={"accept": "application/json"})
+    assert (answer.status_code, answer.json()["status"], answer.json()["a"]) == (200, 204, "1")
+    head = httpx2.head(f"{server.url}{SET}&status+integer=204&body=x")
+    assert (head.status_code, head.headers["status"], head.content) == (200, "204", b"")
