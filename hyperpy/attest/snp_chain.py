@@ -22,11 +22,10 @@ from functools import lru_cache
 from typing import Any, Final
 
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, padding
 
-from hyperpy.attest import der, roots, snp
+from hyperpy.attest import certs, der, roots, snp
 from hyperpy.attest.codes import refusal, require
-from hyperpy.attest.crl import Crl
 from hyperpy.attest.primitives import ORDER_P384, ecdsa, is_curve, public_key, rsa_pss_sha384
 
 _PSS: Final = (
@@ -146,15 +145,22 @@ def _revocation(data: bytes | None, vek: _Vek, now: datetime) -> str:
     """Look the certificates up in the root's list; the chip's own have no serial number (2.5)."""
     if data is None:
         return "unknown"
-    listed = Crl.parse(data)
+    listed = certs.revocations(data)
     leaf, issuer, root = vek.certificates
-    signed = listed.issuer == root.subject and listed.algorithm in _PSS
-    if not signed or not rsa_pss_sha384(public_key(root.key), listed.signature, listed.signed):
+    signed = listed.issuer.public_bytes() == root.subject and _pss(listed.signature_algorithm_parameters)
+    if not signed or not rsa_pss_sha384(public_key(root.key), listed.signature, listed.tbs_certlist_bytes):
         raise refusal("endorsement/crl-stale", "the revocation list is not the root's")
-    require(listed.covers(now), "endorsement/crl-stale", "the revocation list is not valid at this time")
+    end = listed.next_update_utc
+    fresh = end is not None and listed.last_update_utc <= now <= end
+    require(fresh, "endorsement/crl-stale", "the revocation list is not valid at this time")
     for one in (issuer, root, *((leaf,) if leaf.serial else ())):
-        require(one.serial not in listed.revoked, "endorsement/revoked", f"{one.subject_name} was revoked")
+        found = listed.get_revoked_certificate_by_serial_number(one.serial)
+        require(found is None, "endorsement/revoked", f"{one.subject_name} was revoked")
     return "checked"
+
+
+def _pss(parameters: object) -> bool:
+    return isinstance(parameters, padding.PSS) and isinstance(parameters.mgf, padding.MGF1)
 
 
 def _check_product(report: snp.Report, leaf: der.Certificate, product: str) -> None:
