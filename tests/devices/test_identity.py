@@ -27,6 +27,8 @@ from hyperpy.errors import (
 )
 from hyperpy.keys import RsaKey
 from hyperpy.message import As
+from hyperpy.testing import node
+from tests.security.attack import ask
 
 AUTH = Message({"device": "http-auth@1.0"})
 COOKIE = Message({"device": "cookie@1.0"})
@@ -312,3 +314,14 @@ def test_cookies_as_provider_are_finalized(bench: Any) -> None:
 def test_a_hook_without_request(bench: Any) -> None:
     with pytest.raises(ParameterError, match="no 'request'"):
         bench.step(HOOK, {"path": "request"})
+
+
+@pytest.mark.parametrize("target", ["/~message@1.0/committers?!", "/~message@1.0/committers?a=1&!"])
+def test_a_mark_in_the_query_asks_for_a_signature(target: str) -> None:
+    """The form ``/x?!`` (devices part 10): without credentials it is a 401, with them the request is signed."""
+    with node() as n:
+        assert ask(n, "GET", target)["status"] == 401
+        reply = ask(n, "GET", target, {"authorization": USER})
+        assert reply["status"] == 200
+        assert len(reply.text("1")) == 43
+        assert "!" not in reply
