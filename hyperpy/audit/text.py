@@ -124,6 +124,10 @@ def _summary(report: Report) -> list[str]:
         f"all {_count(total, 'step')}" if len(report.steps) == total else f"{len(report.steps):,} of {total:,} steps"
     )
     lines = [f"  of      {shown(report.ref)}", f"  checked {checked}" + (f": {kinds}" if kinds else "")]
+    first = report.first_fault
+    if first is not None and first.verdict is not report.verdict:
+        at = next(number for number, step in enumerate(report.steps, 1) if step is first)
+        lines.append(f"  first   step {at} {first.verdict.value}: {title(first)}")
     if report.attested_by:
         lines.append("  signed  " + ", ".join(shown(one, 60) for one in report.attested_by[:8]))
     if report.sample:
