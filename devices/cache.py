@@ -27,7 +27,7 @@ class CacheDevice:
         self._store = store
         self._node = node
 
-    @key(deterministic=False)
+    @key(deterministic=False, reads=True)
     def read(self, request: Message, ctx: Context) -> Value:
         """Return the message whose ID, or name made by ``link``, stands in ``read`` (or ``target``).
 

@@ -19,7 +19,7 @@ class Faff:
         """Take the settings."""
         self._node = node
 
-    @key(deterministic=False)
+    @key(deterministic=False, reads=True)
     def estimate(self, request: Message) -> Value:
         """Return 0 for a ``request`` of friends, else ``infinity``."""
         asked = request.get("request")
@@ -32,7 +32,7 @@ class Faff:
             return 0
         return b"infinity"
 
-    @key(deterministic=False)
+    @key(deterministic=False, reads=True)
     def price(self, request: Message) -> Value:
         """Return what was estimated."""
         return self.estimate(request)

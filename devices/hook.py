@@ -17,7 +17,7 @@ class Hook:
         """Take the node's settings."""
         self._node = node
 
-    @key(deterministic=False)
+    @key(deterministic=False, reads=True)
     def find(self, request: Message, target: str = "body") -> list[Any]:
         """List the handlers of the hook whose name stands in the request under ``target``."""
         return list(self._node.hooks(as_text(request[target], target)))

@@ -65,7 +65,7 @@ class HttpAuth:
         """Return the message with a MAC by the caller's secret."""
         return commitments.commit(base, None, device=_DEVICE, secret=self._required(request))
 
-    @key(deterministic=False)
+    @key(deterministic=False, reads=True)
     def verify(self, base: Message, request: Message) -> bool:
         """Say whether the caller's secret made a MAC of the message that fits."""
         secret = self._required(request)

@@ -17,7 +17,7 @@ class Hyperbuddy:
         """Take the node's counters."""
         self._metrics = metrics
 
-    @key(deterministic=False)
+    @key(deterministic=False, reads=True)
     def metrics(self) -> Message:
         """Return all metrics in the Prometheus text format."""
         return Message({"content-type": "text/plain; version=0.0.4; charset=utf-8", "body": self._metrics.render()})

@@ -20,7 +20,7 @@ class LocalName:
         self._node = node
         self._store = store
 
-    @default(deterministic=False)
+    @default(deterministic=False, reads=True)
     def find(self, key: str) -> Value:
         """Return the value registered under the name."""
         ref = self._store.named(_NAMES + key.strip("/"))
@@ -28,7 +28,7 @@ class LocalName:
             raise KeyNotFound(f"nothing is registered under the name '{key[:100]}'")
         return self._store.read(ref)
 
-    @key(deterministic=False)
+    @key(deterministic=False, reads=True)
     def lookup(self, request: Message) -> Value:
         """Return the value registered under the name in ``key``."""
         return self.find(request.text("key", ""))

@@ -69,7 +69,7 @@ class Location:
             self._keep(address, record)
         return record
 
-    @default(deterministic=False)
+    @default(deterministic=False, reads=True)
     def address(self, key: str, base: Message, ctx: Context) -> Message:
         """Return the record of the address that is asked for as a key."""
         found = self._read(key)

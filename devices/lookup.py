@@ -14,7 +14,7 @@ from hyperpy.sdk import Context
 class Lookup:
     """The store of this node, read by ID."""
 
-    @key(deterministic=False)
+    @key(deterministic=False, reads=True)
     def read(self, request: Message, target: str, ctx: Context) -> Value:
         """Return the message with the ID ``target``; 404 if this node does not hold it.
 

@@ -118,7 +118,7 @@ class MessageDevice:
         names = items if isinstance(items, tuple) else (items,)
         return base | {as_text(name, "item"): UNSET for name in names}
 
-    @key(deterministic=False)
+    @key(deterministic=False, reads=True)
     def index(self, base: Message, ctx: Context) -> Value:
         """Return the page a person sees of this message, made by the node's index device."""
         return ctx.resolve(As(str(ctx.config.get("default-index", "hyperbuddy@1.0")), base), "index")

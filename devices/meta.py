@@ -26,7 +26,7 @@ class Meta:
             return Result("error", Message({"status": 400, "body": error.message}))
         return Message({"body": f"Node message updated. History: {count} updates.", "history-length": count})
 
-    @key(deterministic=False)
+    @key(deterministic=False, reads=True)
     def build(self) -> Message:
         """Return the name and version of the software."""
         return self._node.build()

@@ -21,7 +21,7 @@ class Name:
         """Take the settings."""
         self._node = node
 
-    @default(deterministic=False)
+    @default(deterministic=False, reads=True)
     def find(self, key: str, ctx: Context, load: bool = True) -> Value:
         """Return the message that the name stands for; with ``load=false`` what the resolver says."""
         resolvers = value(self._node.setting("name-resolvers", ()))

@@ -121,7 +121,7 @@ class P4:
 
         return self._at_ledger(base, settle, ctx) or request
 
-    @key(deterministic=False)
+    @key(deterministic=False, reads=True)
     def balance(self, request: Message, ctx: Context) -> Value | Result:
         """Return the caller's balance, or that of ``target``, at the ledger of the request hook."""
         hook = self._hook()

@@ -62,13 +62,13 @@ class Router:
             return ctx.step(registrar, request | ({"path": path} if path is not None else {}))
         return self._add(request, ctx)
 
-    @key(deterministic=False)
+    @key(deterministic=False, reads=True)
     def match(self, base: Message, request: Message, ctx: Context) -> Value | Result:
         """Return the first route whose template fits the path in ``route-path``, with its ``reference``."""
         found = self._found(base, _path(base, request), request, ctx)
         return found if found is not None else Result("error", b"no_matching_route")
 
-    @key(deterministic=False)
+    @key(deterministic=False, reads=True)
     def route(self, base: Message, request: Message, ctx: Context) -> Value | Result:
         """Return where the path in ``route-path`` leads: a node, or the route with all nodes and their ``uri``."""
         found, path, ordered = self._way(base, request, ctx)
@@ -81,7 +81,7 @@ class Router:
             return _answer(chosen[0], path)
         return found | {"nodes": tuple(_with_uri(node, path) for node in chosen)}
 
-    @key(deterministic=False)
+    @key(deterministic=False, reads=True)
     def order(self, base: Message, request: Message, ctx: Context) -> Value | Result:
         """List the URLs of all nodes for the path in ``route-path``, the one to try first in front."""
         found, path, ordered = self._way(base, request, ctx)

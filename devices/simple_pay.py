@@ -73,7 +73,7 @@ class SimplePay:
         """Take the settings, the store and the actors."""
         self._node, self._store, self._workers = node, store, workers
 
-    @key(deterministic=False)
+    @key(deterministic=False, reads=True)
     def estimate(self, request: Message, ctx: Context) -> int:
         """Return what ``request`` will cost: nothing for the operator, a route's price, or one per message."""
         asked = _inner(request)
@@ -84,12 +84,12 @@ class SimplePay:
             return offered
         return _count(asked, 0) * _amount(self._node.setting("simple-pay-price", 1), "simple-pay-price")
 
-    @key(deterministic=False)
+    @key(deterministic=False, reads=True)
     def price(self, request: Message, ctx: Context) -> int:
         """Return what ``request`` costs: what was estimated."""
         return self.estimate(request, ctx)
 
-    @key(deterministic=False)
+    @key(deterministic=False, reads=True)
     def balance(self, request: Message, ctx: Context) -> int:
         """Return the balance of the first signer of ``request``, else of the caller, else of ``target``."""
         asked = request.get("request")

@@ -18,12 +18,12 @@ class Whois:
         """Take the node's settings and the way to its peers."""
         self._node, self._http = node, http
 
-    @key(deterministic=False)
+    @key(deterministic=False, reads=True)
     def echo(self, request: Message) -> Any:
         """Return the caller's address as this node sees it, or ``unknown``."""
         return request.get("ao-peer", b"unknown")
 
-    @key(deterministic=False)
+    @key(deterministic=False, reads=True)
     def node(self) -> str:
         """Return this node's host, asking the bootstrap node once if it does not know."""
         known = self._node.setting("host")

@@ -254,7 +254,7 @@ class Resolver:
             if not isinstance(error, _PASSING):
                 self._fail(now, error)
             raise
-        if not now.found.spec.deterministic:
+        if not now.found.spec.deterministic and not now.found.spec.reads:
             chain.note(result)
         if self.step_hook is not None and now.frame.depth == 0:  # 7
             result = self.step_hook(now.base, now.request, result)

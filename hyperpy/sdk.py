@@ -130,6 +130,7 @@ class KeySpec:
     deterministic: bool
     reentrant: bool
     doc: str
+    reads: bool = False
     role: Literal["key", "handler", "default"] = "key"
 
     @property
@@ -193,7 +194,9 @@ def _mark(function: F, **marks: Any) -> F:
 @overload
 def key(function: F, /) -> F: ...
 @overload
-def key(*, name: str | None = None, deterministic: bool = True, reentrant: bool = False) -> Callable[[F], F]: ...
+def key(
+    *, name: str | None = None, deterministic: bool = True, reentrant: bool = False, reads: bool = False
+) -> Callable[[F], F]: ...
 def key(
     function: Callable[..., Any] | None = None,
     /,
@@ -201,6 +204,7 @@ def key(
     name: str | None = None,
     deterministic: bool = True,
     reentrant: bool = False,
+    reads: bool = False,
 ) -> Any:
     """Export a method as a key.
 
@@ -209,10 +213,12 @@ def key(
         deterministic: False lets the key use ``ctx.now`` and the like, and marks its steps as
             "attested, not recomputed" in replays.
         reentrant: True lets a call chain come back into the same actor.
+        reads: True says of a key that is not deterministic that it only looks: a request that fails behind it
+            had no effect through it, and costs nothing (docs/payments.md).
     """
 
     def mark(target: F) -> F:
-        return _mark(target, role="key", name=name, deterministic=deterministic, reentrant=reentrant)
+        return _mark(target, role="key", name=name, deterministic=deterministic, reentrant=reentrant, reads=reads)
 
     return mark(function) if function is not None else mark
 
@@ -235,14 +241,19 @@ def handler(
 @overload
 def default(function: F, /) -> F: ...
 @overload
-def default(*, deterministic: bool = True, reentrant: bool = False) -> Callable[[F], F]: ...
+def default(*, deterministic: bool = True, reentrant: bool = False, reads: bool = False) -> Callable[[F], F]: ...
 def default(
-    function: Callable[..., Any] | None = None, /, *, deterministic: bool = True, reentrant: bool = False
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    deterministic: bool = True,
+    reentrant: bool = False,
+    reads: bool = False,
 ) -> Any:
     """Let a method answer the keys that the device has no ``@key`` for; it may take ``key``."""
 
     def mark(target: F) -> F:
-        return _mark(target, role="default", name=None, deterministic=deterministic, reentrant=reentrant)
+        return _mark(target, role="default", name=None, deterministic=deterministic, reentrant=reentrant, reads=reads)
 
     return mark(function) if function is not None else mark
 
@@ -351,6 +362,7 @@ def _key_spec(attribute: str, function: Callable[..., Any], marks: dict[str, Any
         deterministic=marks["deterministic"],
         reentrant=marks["reentrant"],
         doc=inspect.getdoc(function) or "",
+        reads=marks.get("reads", False),
         role=marks["role"],
     )
 

@@ -48,7 +48,7 @@ class Process:
         """Do what the scheduler's ``schedule`` does: add a message (POST), or list assignments (GET)."""
         return self._as(base, request, ctx, "scheduler")
 
-    @key(deterministic=False)
+    @key(deterministic=False, reads=True)
     def slot(self, base: Message, request: Message, ctx: Context) -> Result:
         """Return where the schedule ends: ``current``, and who keeps it."""
         return self._as(base, request, ctx, "scheduler")

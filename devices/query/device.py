@@ -48,24 +48,24 @@ class Query:
         self._node, self._store = node, store
         self._turn = threading.Lock()
 
-    @default(deterministic=False)
+    @default(deterministic=False, reads=True)
     def all(self, request: Message, ctx: Context) -> Value | Result:
         """Search for all keys of the request."""
         wanted = {name: request.raw(name) for name in request if name not in _OWN | _CARRIED}
         return self._answer(_excluded(wanted, request), request, ctx)
 
-    @key(name="all", deterministic=False)
+    @key(name="all", deterministic=False, reads=True)
     def all_keys(self, request: Message, ctx: Context) -> Value | Result:
         """Search for all keys of the request."""
         return self.all(request, ctx)
 
-    @key(deterministic=False)
+    @key(deterministic=False, reads=True)
     def base(self, base: Message, request: Message, ctx: Context) -> Value | Result:
         """Search for all keys of the base."""
         wanted = {name: base.raw(name) for name in base if name not in _OWN | _CARRIED | {"device"}}
         return self._answer(_excluded(wanted, request), request, ctx)
 
-    @key(deterministic=False)
+    @key(deterministic=False, reads=True)
     def only(self, base: Message, request: Message, ctx: Context) -> Value | Result:
         """Search for the keys that ``only`` lists, or for the pairs in it."""
         named = request.get("only", base.get("only"))
@@ -78,7 +78,7 @@ class Query:
             raise ParameterError(f"only: there is no value for {', '.join(missing)[:100] or 'any key'}", name="only")
         return self._answer(wanted, request, ctx)
 
-    @key(deterministic=False)
+    @key(deterministic=False, reads=True)
     def graphql(self, request: Message, ctx: Context) -> Message:
         """Answer a GraphQL query (``query``, ``variables``): ``transactions``, ``transaction`` and ``message``."""
         text, variables = _asked(request)
@@ -89,7 +89,7 @@ class Query:
         body = json.dumps({"data": data}, ensure_ascii=False, separators=(",", ":"))
         return Message({"content-type": "application/json", "body": body.encode("utf-8", "replace")})
 
-    @key(deterministic=False)
+    @key(deterministic=False, reads=True)
     def has_results(self, base: Message, request: Message) -> bool:
         """Say whether the answer of ``graphql`` in ``body`` has edges."""
         found = request.get("body", base.get("body"))

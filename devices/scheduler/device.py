@@ -62,7 +62,7 @@ class Scheduler:
         """Do what ``schedule`` does."""
         return self.schedule(base, request, ctx)
 
-    @key(deterministic=False)
+    @key(deterministic=False, reads=True)
     def slot(self, base: Message, request: Message, ctx: Context) -> Result:
         """Return the newest slot of a process, and who signs for it."""
         process, at = self._server(base, request, None)
@@ -79,7 +79,7 @@ class Scheduler:
         }
         return Result("ok", Message(made))
 
-    @key(deterministic=False)
+    @key(deterministic=False, reads=True)
     def status(self) -> Message:
         """Return this node's address and the processes it schedules, 10,000 at most."""
         listed = list(self._slots.processes(_LISTED))
@@ -128,7 +128,7 @@ class Scheduler:
         """Return the base."""
         return base
 
-    @key(deterministic=False)
+    @key(deterministic=False, reads=True)
     def verify_schedule(self, base: Message, request: Message, ctx: Context) -> Message:
         """Check a schedule: this node's own, or the one given as ``body`` (a schedule as GET answers it).
 

@@ -255,6 +255,20 @@ def test_what_took_effect_is_paid_whatever_comes_after_it() -> None:
         assert balance(n) == 25, "where nothing took effect nothing is paid"
 
 
+@pytest.mark.parametrize(
+    "path", ["/~whois@1.0/echo", "/~query@1.0/boolean-of-nothing?note=x&return=count", "/~hook@1.0/find?body=start"]
+)
+def test_what_only_looked_is_no_effect(path: str) -> None:
+    """A failed request is not paid for because a key of its path read the clock, the node or the store."""
+    head, mark, query = path.partition("?")
+    with charged(funds=40) as n:
+        assert call(n, ALICE, path)["status"] == 200
+        paid = 40 - balance(n)
+        assert paid > 0
+        assert call(n, ALICE, f"{head}/absent{mark}{query}")["status"] == 404
+        assert balance(n) == 40 - paid
+
+
 def test_what_seemed_free_and_was_not_is_paid() -> None:
     """Both hooks judge alike: what was set aside for a path that hides work is charged."""
     with charged(funds=20, price=1) as n:
