@@ -51,10 +51,12 @@ class Order:
         members: the very messages of the asked path that say ``commit``; None: whatever the path holds,
             where this process itself asks.
         use: called before the first signature; raises Forbidden where the order was used up before.
+        undo: makes it as good as new, where nothing of what it did remains.
     """
 
     members: tuple[Value, ...] | None
     use: Callable[[], None] = lambda: None
+    undo: Callable[[], None] = lambda: None
     used: bool = False
 
     def names(self, member: Value) -> bool:
@@ -101,7 +103,9 @@ class Chain:
         readers: addresses whose results may be read by ID or hashpath; None is everybody's.
         given: oracle inputs to be injected instead of running keys that are not deterministic;
             None when serving.
-        effects: whether a key that is not deterministic has answered in time: it may have changed something.
+        effects: whether a key that is not deterministic, and does more than look, has answered in time: it
+            may have changed something.
+        begun: whether one was begun at all, other than an ordered ``commit``, which only makes a signature.
     """
 
     deadline: float
@@ -120,6 +124,7 @@ class Chain:
     hashpaths: bool = True
     strict: bool = False
     effects: bool = False
+    begun: bool = False
 
     def note(self, result: Result) -> None:
         """Note what a key that is not deterministic answered; an error, or an answer too late, is no effect."""

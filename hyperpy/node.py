@@ -21,7 +21,7 @@ from hyperpy.errors import ConfigError, DeviceTimeout, Forbidden, HyperpyError, 
 from hyperpy.housekeeping import Housekeeping
 from hyperpy.http.client import PeerClient
 from hyperpy.http.form import JSON, is_loopback
-from hyperpy.http.wire import ANS104, Ingress, without_body_type
+from hyperpy.http.wire import ANS104, Ingress, refusal, without_body_type
 from hyperpy.jobs import Jobs, Workers
 from hyperpy.keys import RsaKey
 from hyperpy.message import Message, Value
@@ -207,6 +207,7 @@ class Node:
             made = self._resolved(members, chain)
             if ingress.wants.codec == JSON:
                 made = results.with_raw(made, members)
+            made = self._carried_out(made, chain, ingress)
             made = without_body_type(self._hooked_response(request, made, chain), ingress.wants)
         except _Halted as halted:
             made = halted.reply
@@ -231,10 +232,27 @@ class Node:
         found = self.settings.signing_order(request)
         if found is None:
             return members, request
-        request, use = found
+        request, use, undo = found
         members = results.with_slots(path.parse(request, limits=self._limits))
-        chain.order = Order(tuple(filter(is_commit, members)), use)
+        chain.order = Order(tuple(filter(is_commit, members)), use, undo)
         return members, request
+
+    def _carried_out(self, made: Message, chain: Chain, ingress: Ingress) -> Message:
+        """Return a reply, or the error that costs it what was ordered; if just a signature was, the order is unused."""
+        if chain.order is None or not chain.order.used:
+            return made
+        if "error" not in made.private:
+            try:
+                error = refusal(self._signed(without_body_type(made, ingress.wants), ingress), ingress.wants)
+            except HyperpyError as failed:
+                error = failed
+            if error is None:
+                return made
+            made = reply.of_error(error)
+        if not chain.begun and chain.batch is not None:
+            chain.batch.clear()
+            chain.order.undo()
+        return made
 
     def _resolved(self, members: Sequence[Value], chain: Chain) -> Message:
         """Return the reply of a sequence, that of its error included."""

@@ -241,6 +241,8 @@ class Resolver:
                 raise NotDeterministic(f"{name} is not deterministic, and a process's state must be", hint=_ALIKE)
             if chain.given is not None:
                 return self._inject(now)
+            if not (now.inner.ordered and now.found.name == "commit" and now.found.device.spec.name == "message@1.0"):
+                chain.begun = True
         try:
             result = self._execute(now)
         except KeyNotFound as error:

@@ -195,8 +195,8 @@ class Settings(Mapping[str, Any]):
         """
         return bool(self._orders(request.private.get("order")))
 
-    def signing_order(self, request: Message) -> tuple[Message, Callable[[], None]] | None:
-        """Return what the operator signed, if it may have this node sign something, and what uses it up.
+    def signing_order(self, request: Message) -> tuple[Message, Callable[[], None], Callable[[], None]] | None:
+        """Return what the operator signed, if it may have this node sign something, what uses it up, what undoes that.
 
         The operator's signature must cover every key but those that the node itself adds, which are left
         out with everything that others committed to; and every commitment inside must hold.
@@ -212,7 +212,7 @@ class Settings(Mapping[str, Any]):
         items = {name: item for name, item in request.raw_items().items() if name in names}
         if not all(map(_is_sound, items.values())):
             return None
-        return Message.make(items, whole, request.private), lambda: self._use(whole)
+        return Message.make(items, whole, request.private), lambda: self._use(whole), lambda: self._undo(whole)
 
     def _use(self, signatures: Collection[str]) -> None:
         """Note durably that signatures were an order.
@@ -222,6 +222,11 @@ class Settings(Mapping[str, Any]):
         """
         with self._lock:
             self._store.write([("config", name, b"") for name in self._unused(signatures)], durable=True)
+
+    def _undo(self, signatures: Collection[str]) -> None:
+        """Forget that signatures, which were used just now, were an order: nothing of what they did remains."""
+        with self._lock:
+            self._store.write([], [("config", _ORDER + key_bytes(name)) for name in signatures], durable=True)
 
     def _unused(self, signatures: Collection[str]) -> list[bytes]:
         names = [_ORDER + key_bytes(name) for name in signatures]

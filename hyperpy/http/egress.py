@@ -74,6 +74,15 @@ def write(reply: Message, wants: Wants) -> RawReply:
     return _finished(made, wants)
 
 
+def refusal(reply: Message, wants: Wants) -> HyperpyError | None:
+    """Return the error that :func:`write` would answer with instead of this reply, if it would."""
+    try:
+        _written(reply, wants, None)
+    except HyperpyError as error:
+        return error
+    return None
+
+
 def without_body_type(reply: Message, wants: Wants) -> Message:
     """Return a reply, not yet signed, without the content type that only described the request's body.
 

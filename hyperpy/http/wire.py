@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from hyperpy.http.egress import answer_at_edge, without_body_type, without_cors, write, write_error
+from hyperpy.http.egress import (
+    answer_at_edge,
+    refusal,
+    without_body_type,
+    without_cors,
+    write,
+    write_error,
+)
 from hyperpy.http.form import ANS104, DEFAULT_RULES, Ingress, RawReply, RawRequest, Rules, Wants, codec_of
 from hyperpy.http.ingress import read
 
@@ -17,6 +24,7 @@ __all__ = [
     "answer_at_edge",
     "codec_of",
     "read",
+    "refusal",
     "without_body_type",
     "without_cors",
     "write",

@@ -75,6 +75,11 @@ class Batch:
         """Have something called once everything is committed."""
         self._after.append(done)
 
+    def clear(self) -> None:
+        """Forget everything that was collected."""
+        with self._lock:
+            self._pending, self._relied, self._learnt, self._after = {}, {}, [], []
+
     def commit(self, store: Store) -> None:
         """Write everything: at most one synced transaction, then one of the rest; then be empty.
 

@@ -233,3 +233,69 @@ def test_a_hook_that_changes_the_path_gets_no_signature() -> None:
         reply = send(n, an_order(), COMMIT)
         assert reply["status"] == 403
         assert not statements(n, reply)
+
+
+# -- orders whose signature never arrives ----------------------------------------------------------------
+
+
+@device("outside@1.0")
+class Outside:
+    """Does something that stays done."""
+
+    def __init__(self) -> None:
+        self.done = 0
+
+    @key(deterministic=False)
+    def act(self, base: Message) -> Message:
+        """Count, and answer with the base."""
+        self.done += 1
+        return base
+
+
+WIDE = {f"{n:05d}".ljust(60, "x"): "1" for n in range(5000)}
+"""More keys than HTTP headers can name."""
+
+
+def json_of(n: TestNode, made: Message, target: str) -> Message:
+    return ask(n, "POST", target, {**JSON, "require-codec": "application/json"}, json.encode(made))
+
+
+@pytest.mark.parametrize(
+    ("path", "items", "status"),
+    [
+        (COMMIT, WIDE, 413),  # a reply that HTTP cannot carry
+        (COMMIT + "/nowhere", {"note": "hello"}, 404),  # a later step that fails
+    ],
+)
+def test_an_order_whose_signature_was_lost_is_as_good_as_new(path: str, items: dict[str, str], status: int) -> None:
+    made = sign({"path": path, "method": "POST", **items}, operator())
+    with node() as n:
+        for _ in range(2):
+            reply = posted(n, made, "json", path)
+            assert reply["status"] == status
+            assert not statements(n, reply)
+            assert not kept(n), "a signature that nobody got is in the store"
+        reply = json_of(n, made, path)
+        if status == 413:  # the same order, in a form that can carry what is signed
+            assert (reply["status"], len(statements(n, reply))) == (200, 1)
+            assert text(json_of(n, made, path)) == "this order was carried out before"
+
+
+def test_an_order_that_did_more_than_sign_is_used_up() -> None:
+    """What was begun may have had its effect, also outside of this node."""
+    path = COMMIT + "/act~outside@1.0/nowhere"
+    made = sign({"path": path, "method": "POST", "note": "hello"}, operator())
+    with node(Outside) as n:
+        first = posted(n, made, "json", path)
+        assert first["status"] == 404
+        again = posted(n, made, "json", path)
+        assert (again["status"], text(again)) == (403, "this order was carried out before")
+
+
+def test_settings_that_changed_stay_counted() -> None:
+    path = "/~meta@1.0/info/nowhere"
+    made = sign({"path": path, "method": "POST", "motto": "one"}, operator())
+    with node() as n:
+        assert posted(n, made, "json", path)["status"] == 404
+        assert n.node.settings.setting("motto") == b"one"
+        assert text(posted(n, made, "json", path)) == "this order was carried out before"
