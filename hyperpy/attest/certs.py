@@ -15,9 +15,10 @@ from typing import Final
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from hyperpy.attest.codes import refusal, require
+from hyperpy.attest.roots import Anchor
 from hyperpy.encoding import b64, b64u_decode, sha256
 from hyperpy.errors import AttestationError, CodecError
 
@@ -43,7 +44,7 @@ def from_pem(text: bytes, *, padded: bool = False) -> list[bytes]:
     if padded and text.endswith(b"\0"):
         text = text[:-1]
     found: list[bytes] = []
-    rows = iter(text.replace(b"\r\n", b"\n").removesuffix(b"\n").split(b"\n"))
+    rows = iter(text.replace(b"\r\n", b"\n").removesuffix(b"\n").removesuffix(b"\n").split(b"\n"))
     for row in rows:
         if row != _BEGIN or len(found) == MAX_CHAIN:
             raise _chain("a PEM text holds something else, or too many certificates")
@@ -86,12 +87,14 @@ def certificate(der: bytes) -> x509.Certificate:
     return found
 
 
-def chain(certificates: Iterable[bytes], pin: bytes, leaf: x509.Certificate | None = None) -> list[x509.Certificate]:
+def chain(
+    certificates: Iterable[bytes], anchor: Anchor, leaf: x509.Certificate | None = None
+) -> list[x509.Certificate]:
     """Return the one path from the leaf to the pinned root, in any order given; every signature holds.
 
     Args:
-        certificates: DER; the root among them only if its digest is ``pin``.
-        pin: SHA-256 of the root's DER.
+        certificates: DER, the root among them.
+        anchor: the root; an older certificate of its very key will do, since that key signed it whole.
         leaf: where to begin; default the one certificate that issued no other.
 
     Raises:
@@ -99,14 +102,15 @@ def chain(certificates: Iterable[bytes], pin: bytes, leaf: x509.Certificate | No
     """
     given = list(dict.fromkeys(certificates))
     require(len(given) <= MAX_CHAIN, "endorsement/chain-invalid", "the chain is too long")
-    root = next((certificate(one) for one in given if sha256(one) == pin), None)
-    others = [certificate(one) for one in given if sha256(one) != pin]
+    others = [certificate(one) for one in given]
+    root = next((one for one, der in zip(others, given, strict=True) if _is_root(one, der, anchor)), None)
     if root is None:
         selfmade = any(one.issuer == one.subject for one in others)
         raise refusal(
             "endorsement/untrusted-root" if selfmade else "endorsement/chain-invalid",
             "the chain does not end in the vendor's root",
         )
+    others.remove(root)
     if leaf is None:
         leaves = [one for one in others if not any(one.subject == other.issuer for other in others)]
         require(len(leaves) == 1, "endorsement/chain-invalid", "the chain has no single beginning")
@@ -124,6 +128,15 @@ def chain(certificates: Iterable[bytes], pin: bytes, leaf: x509.Certificate | No
         _check_issued(one, issuer)
     _check_issued(root, root)
     return path
+
+
+def _is_root(one: x509.Certificate, der: bytes, anchor: Anchor) -> bool:
+    if sha256(der) == anchor.pin:
+        return True
+    if not anchor.point or one.issuer != one.subject:
+        return False
+    point = one.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return point.endswith(anchor.point)  # its signature on itself is checked as every other
 
 
 def _check_issued(one: x509.Certificate, issuer: x509.Certificate) -> None:

@@ -6,6 +6,7 @@ root at run time: no setting, no message, no environment variable.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 from hyperpy.encoding import sha256
@@ -17,16 +18,31 @@ AMD: Final = {
 }
 """AMD root keys (ARK) by product."""
 
-INTEL: Final = bytes.fromhex("44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3")
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """A vendor's root: SHA-256 of its DER; and its public key (X9.62 point), where older certificates of it count."""
+
+    pin: bytes
+    point: bytes = b""
+
+
+INTEL: Final = Anchor(
+    bytes.fromhex("44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3"),
+    bytes.fromhex(
+        "040ba9c4c0c0c86193a3fe23d6b02cda10a8bbd4e88e48b4458561a36e705525f5"
+        "67918e2edc88e40d860bd0cc4ee26aacc988e505a953558c453f6b0904ae7394"
+    ),
+)
 """Intel SGX Root CA, for SGX and TDX."""
 
-AWS: Final = bytes.fromhex("641a0321a3e244efe456463195d606317ed7cdcc3c1756e09893f3c68f79bb5b")
+AWS: Final = Anchor(bytes.fromhex("641a0321a3e244efe456463195d606317ed7cdcc3c1756e09893f3c68f79bb5b"))
 """AWS Nitro Enclaves root G1."""
 
-NVIDIA_DEVICE: Final = bytes.fromhex("102bf659d5419614c9d8e6aecebc80454eb26b1df6a769ac720b9a690b167b48")
+NVIDIA_DEVICE: Final = Anchor(bytes.fromhex("102bf659d5419614c9d8e6aecebc80454eb26b1df6a769ac720b9a690b167b48"))
 """NVIDIA Device Identity CA."""
 
-NVIDIA_RIM: Final = bytes.fromhex("12977b5115acb0381179279fffeb5a8c4d264971ebb32298023a465fa41df5d1")
+NVIDIA_RIM: Final = Anchor(bytes.fromhex("12977b5115acb0381179279fffeb5a8c4d264971ebb32298023a465fa41df5d1"))
 """NVIDIA CoRIM signing Root CA."""
 
 
