@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from functools import lru_cache
 from itertools import pairwise
 from typing import Final
 
@@ -74,6 +75,7 @@ def _plain_base64(lines: Sequence[bytes]) -> bytes:
     return found
 
 
+@lru_cache(256)
 def certificate(der: bytes) -> x509.Certificate:
     """Return a certificate; raise EndorsementError ``endorsement/chain-invalid`` if the bytes are none."""
     require(len(der) <= MAX_CERTIFICATE, "evidence/too-large", "a certificate is too long")
@@ -139,7 +141,9 @@ def _is_root(one: x509.Certificate, der: bytes, anchor: Anchor) -> bool:
     return point.endswith(anchor.point)  # its signature on itself is checked as every other
 
 
+@lru_cache(256)
 def _check_issued(one: x509.Certificate, issuer: x509.Certificate) -> None:
+    """Raise unless a certificate is signed by its issuer. What holds once holds always: validity is not looked at."""
     try:
         constraints = issuer.extensions.get_extension_for_class(x509.BasicConstraints).value
         usage = issuer.extensions.get_extension_for_class(x509.KeyUsage).value
