@@ -14,6 +14,7 @@ import select
 import sys
 import threading
 from collections import OrderedDict
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ GARBAGE = 8 * 1024 * 1024
 MOST = 64
 """Interpreters kept; the longest unused goes first, and is made again when it is asked for."""
 _MEMORY = msgpack.packb([b"memory", b"memory limit exceeded"], use_bin_type=True)
-FILES = ("limits", "order", "codec", "patterns", "strings", "snapshot", "base")
+FILES = ("limits", "order", "codec", "patterns", "strings", "guards", "snapshot", "base")
 
 
 class Engine:
@@ -53,10 +54,11 @@ class Engine:
             max_memory=1 << 40,
         )
         start = self.runtime.execute(
-            b"local S = { G = _G } local load = load S.host_ask, S.host_log = ... "
+            b"local S = { G = _G } local load = load S.host_ask, S.host_log, S.host_guard = ... "
             b"return S, function(code) load(code, '=hyperpy', 'b')(S) end",
             host.ask,
             host.log,
+            host.guard,
         )
         self.state, load = start
         for part in parts:
@@ -93,10 +95,11 @@ class Engine:
 class Host:
     """The pipe to the host, and the interpreters kept for it."""
 
-    def __init__(self, lua: Any, parts: list[bytes]) -> None:
+    def __init__(self, lua: Any, parts: list[bytes], guards: Any) -> None:
         self._lua = lua
         self._parts = parts
         self._engines: OrderedDict[int, Engine] = OrderedDict()
+        self._guards = guards
         self._packer = msgpack.Packer(use_bin_type=True)
 
     def read(self) -> list[Any]:
@@ -127,6 +130,13 @@ class Host:
                     reply: bytes | None = frame[1]
                     return reply
                 self.serve(frame)
+        except BaseException:
+            os._exit(4)
+
+    def guard(self, code: bytes) -> Any:
+        """Return compiled code with guards, or None and why there is none. Never raises."""
+        try:
+            return self._guards.guarded(code)
         except BaseException:
             os._exit(4)
 
@@ -261,11 +271,21 @@ def compiled(lua: Any) -> list[bytes]:
     return [make((folder / f"{name}.lua").read_bytes(), b"=hyperpy") for name in FILES]
 
 
+def beside(name: str) -> Any:
+    """Return the module in the file of that name beside this one."""
+    spec = spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    made = module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
 def main() -> None:
     """Serve until the host goes away."""
     from lupa import lua53  # type: ignore[import-untyped]
 
-    host = Host(lua53, compiled(lua53))
+    host = Host(lua53, compiled(lua53), beside("guards").Guards())
     threading.Thread(target=_end_with_host, daemon=True).start()
     for kind, value in (
         (resource.RLIMIT_AS, ADDRESS_SPACE),

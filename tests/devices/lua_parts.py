@@ -75,7 +75,8 @@ BASE = code(MODULE)
 
 
 SLOW = b"""
-function run() local a, b = ('x'):rep(8 << 20), ('x'):rep((8 << 20) - 1) .. 'x' while a == b do end end"""
+function run() local t = {} for i = 1, 12000 do t[i << 40] = true end while true do local _ = t[1 << 60] end end"""
+"""Keys that all share one place of a table: work that no instruction shows."""
 
 
 def plain(message: Message) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from hyperpy import Message
 from hyperpy.errors import DeviceTimeout
 from hyperpy.testing import node
 from tests.devices.lua_code import BOMBS, DEEP, ESCAPES, GREEDY, MODULE, RECURSION
-from tests.devices.lua_parts import BASE, Bench, Ticket, code, plain
+from tests.devices.lua_parts import BASE, SLOW, Bench, Ticket, code, plain
 
 
 @pytest.fixture(scope="module")
@@ -141,11 +141,8 @@ def test_many_callers_share_the_children(lua: Bench) -> None:
 
 def test_processor_time_is_no_result(lua: Bench) -> None:
     """Work that no instruction shows runs into the deadline: the caller may try again."""
-    slow = code(
-        b"function run() local a, b = ('x'):rep(8 << 20), ('x'):rep((8 << 20) - 1) .. 'x' while a == b do end end"
-    )
     with pytest.raises(DeviceTimeout):
-        lua.step(slow, "run", deadline_s=1.0)
+        lua.step(code(SLOW), "run", deadline_s=1.0)
     assert lua.get(BASE, "number") == 42
 
 
@@ -181,7 +178,6 @@ def test_the_length_of_texts_counts_where_the_library_compares(lua: Bench, name:
 
 def test_a_caller_is_served_while_all_children_are_held_up() -> None:
     """Bombs that no instruction shows hold every usual child until their deadline; one more is started."""
-    slow = b"function run() local a, b = ('x'):rep(8 << 20), ('x'):rep((8 << 20) - 1) .. 'x' while a == b do end end"
     with node() as at:
         bench = Bench(at)
         assert bench.get(BASE, "number") == 42
@@ -190,7 +186,7 @@ def test_a_caller_is_served_while_all_children_are_held_up() -> None:
 
         def bomb() -> None:
             try:
-                bench.step(code(slow), "run", deadline_s=25.0)
+                bench.step(code(SLOW), "run", deadline_s=25.0)
             except DeviceTimeout as error:
                 ended.append(error)
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from lupa import lua53
 
 from hyperpy.lua import child
+from hyperpy.lua.guards import Guards
 from hyperpy.lua.values import Exchange
 from hyperpy.message import Message, Value, same, value
 
@@ -41,10 +42,15 @@ class Silent:
         """Fail."""
         raise AssertionError(kind)
 
+    def guard(self, code: bytes) -> Any:
+        """Return compiled code with guards."""
+        return GUARDS.guarded(code)
+
     def log(self, text: bytes) -> None:
         """Forget."""
 
 
+GUARDS = Guards()
 PARTS = child.compiled(lua53)
 
 

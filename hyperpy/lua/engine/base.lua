@@ -6,7 +6,7 @@ local raw_load, raw_xpcall, raw_pcall, getinfo, getlocal = S.raw_load, S.raw_xpc
 local sub, find, gmatch, concat, format = S.raw_sub, S.raw_find, S.raw_gmatch, S.raw_concat, S.raw_format
 local unpack, sort = S.raw_unpack, S.raw_sort
 local MAX_TRACE, MAX_LOGS = 32, 100
-local INSTRUCTIONS = 30000000
+local INSTRUCTIONS = 60000000
 local ASKING = 10000 -- what a question to the node costs
 
 -- Code --------------------------------------------------------------------------------------------
@@ -43,8 +43,8 @@ end
 
 -- Text only: a binary chunk could do anything.
 local function compile(text, name, ...)
-  charge(2 * #text + occurrences(text, "goto") * (1.0 * occurrences(text, "::")))
-  local made, why = raw_load(text, name, "t", ...)
+  charge(1000 + 10 * #text + occurrences(text, "goto") * (1.0 * occurrences(text, "::")))
+  local made, why = S.compile(text, name, ...)
   if made ~= nil then S.register(text, name) end
   return made, why
 end
@@ -57,6 +57,7 @@ function G.load(chunk, name, mode, ...)
       local part = chunk()
       if part == nil or part == "" then break end
       if type(part) ~= "string" then return nil, "reader function must return a string" end
+      charge(20 + #part // 4)
       n = n + 1
       parts[n] = part
     end

@@ -5,9 +5,16 @@ local G, charge = S.G, S.charge
 local type, error, rawget, rawnext, select = type, error, rawget, next, select
 local getmetatable, raw_tostring, math_type = debug.getmetatable, tostring, math.type
 local format, sort, tonumber, tointeger = string.format, table.sort, tonumber, math.tointeger
-local sub, gsub, pack, unpack, concat = string.sub, string.gsub, string.pack, string.unpack, table.concat
+local sub, gsub, find, pack, unpack, concat = string.sub, string.gsub, string.find, string.pack, string.unpack, table.concat
 
 -- Keys of a table in order -------------------------------------------------------------------
+
+-- What reading a text from end to end costs. Texts with NULs are compared piece by piece.
+local function order_cost(s)
+  if #s > 15 and find(s, "\0", 1, true) then return #s end
+  return #s // 16
+end
+S.order_cost = order_cost
 
 -- Sorting distinct keys of one type gives one result, whatever the algorithm.
 local function append(keys, n, list)
@@ -17,7 +24,7 @@ local function append(keys, n, list)
     local levels = 1
     while m >> levels > 0 do levels = levels + 1 end
     local sizes = m
-    for i = 1, type(list[1]) == "string" and m or 0 do sizes = sizes + #list[i] // 64 end
+    for i = 1, type(list[1]) == "string" and m or 0 do sizes = sizes + order_cost(list[i]) end
     charge(sizes * levels)
     sort(list)
   end
@@ -209,6 +216,7 @@ local function draw()
 end
 
 local function whole(v, i)
+  S.digits(v)
   local n = tonumber(v)
   n = n and tointeger(n)
   if n == nil then error("bad argument #" .. i .. " to 'random' (number has no integer representation)", 3) end
@@ -239,10 +247,13 @@ function math.random(...)
 end
 
 function math.randomseed(v)
+  S.digits(v)
   local n = tonumber(v)
   if n == nil then error("bad argument #1 to 'randomseed' (number expected)", 2) end
   seed = tointeger(n) or (unpack("<i8", pack("<d", n)))
 end
+
+S.own_math = { [math.random] = true, [math.randomseed] = true }
 
 -- The clock shows the time of the message that is being worked on ---------------------------------
 
@@ -285,6 +296,7 @@ local function field(t, name, default)
   local v = t[name]
   if v == nil then v = default end
   if v == nil then error("field '" .. name .. "' missing in date table", 3) end
+  S.digits(v)
   local n = tointeger(tonumber(v) or 0.5)
   if n == nil then error("field '" .. name .. "' is not an integer", 3) end
   if n < -(1 << 31) or n >= 1 << 31 then error("field '" .. name .. "' is out-of-bound", 3) end
@@ -340,6 +352,7 @@ function own.date(spec, t)
   if spec == nil then spec = "%c" end
   if type(spec) ~= "string" then error("bad argument #1 to 'date' (string expected)", 2) end
   charge(#spec)
+  S.digits(t)
   local at = t == nil and now or tointeger(tonumber(t) or 0.5)
   if at == nil then error("bad argument #2 to 'date' (number has no integer representation)", 2) end
   if at < -(1 << 40) or at > 1 << 40 then error("time out-of-bounds", 2) end
@@ -349,7 +362,11 @@ function own.date(spec, t)
   return strftime(spec, d)
 end
 
-function own.difftime(a, b) return a * 1.0 - (b or 0) end
+function own.difftime(a, b)
+  S.digits(a)
+  S.digits(b)
+  return a * 1.0 - (b or 0)
+end
 function own.clock() return 0.0 end
 
 for name in rawnext, os do os[name] = nil end

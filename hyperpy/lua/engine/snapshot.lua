@@ -59,7 +59,7 @@ end
 -- Returns the functions of a text, each as what string.dump gives for it.
 local function protos(chunk)
   if chunk.protos == nil then
-    local f = raw_load(chunk.text, chunk.name, "t")
+    local f = S.compile(chunk.text, chunk.name)
     if f == nil then error("a text does not compile", 0) end
     local d = dump(f)
     local at = HEADER + 2

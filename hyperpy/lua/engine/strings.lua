@@ -25,8 +25,14 @@ local function text(v, i, name)
   error("bad argument #" .. i .. " to '" .. name .. "' (string expected, got " .. (v == nil and "no value" or kind) .. ")", 3)
 end
 
+-- What reading the number in a text costs.
+local function digits(v)
+  if type(v) == "string" and #v > 7 then charge(#v // 8) end
+end
+
 local function integer(v, default, i, name)
   if v == nil then return default end
+  digits(v)
   local n = tonumber(v)
   n = n and tointeger(n)
   if n == nil then
@@ -34,6 +40,20 @@ local function integer(v, default, i, name)
     error("bad argument #" .. i .. " to '" .. name .. "' (" .. got .. ")", 3)
   end
   return n
+end
+
+S.integer, S.digits = integer, digits
+
+local function sizes(...)
+  local sum, list = 0, { ... }
+  for i = 1, select("#", ...) do sum = sum + size_of(list[i]) end
+  return sum
+end
+
+-- What reading the numbers in texts costs.
+local function all_digits(...)
+  local list = { ... }
+  for i = 1, select("#", ...) do digits(list[i]) end
 end
 
 -- Costs that follow from the size of the arguments -------------------------------------------------
@@ -47,6 +67,8 @@ for _, name in rawnext, { "lower", "upper", "reverse" } do
 end
 
 function string.sub(...)
+  local _, i, j = ...
+  if type(i) == "string" or type(j) == "string" then all_digits(i, j) end
   local made = sub(...)
   charge(#made // 64)
   return made
@@ -57,23 +79,23 @@ local function counted(...)
   return ...
 end
 
-function string.byte(...) return counted(byte(...)) end
+function string.byte(...)
+  local _, i, j = ...
+  if type(i) == "string" or type(j) == "string" then all_digits(i, j) end
+  return counted(byte(...))
+end
 
 function string.char(...)
   charge(select("#", ...) // 4)
+  all_digits(...)
   return raw.char(...)
 end
 
 function string.rep(s, n, sep)
+  digits(n)
   local count = tonumber(n)
   if count and count > 0 then charge((size_of(s) + size_of(sep)) * (count + 0.0) / 64) end
   return raw.rep(s, n, sep)
-end
-
-local function sizes(...)
-  local sum = 0
-  for i = 1, select("#", ...) do sum = sum + size_of((select(i, ...))) end
-  return sum
 end
 
 function string.pack(...)
@@ -90,6 +112,7 @@ end
 
 function string.unpack(f, s, ...)
   charge(size_of(f) + size_of(s) // 64)
+  digits((...))
   return raw.unpack(f, s, ...)
 end
 
@@ -106,7 +129,7 @@ function string.format(spec, ...)
         args[i] = tostring(v)
         v = args[i]
       end
-      charge(size_of(v) // (what == "q" and 4 or 32))
+      charge(size_of(v) // (what == "s" and 32 or what == "q" and 4 or 8))
     end
   end
   return raw.format(spec, unpack(args, 1, n))
@@ -305,6 +328,7 @@ end
 function table.insert(list, ...)
   local count = select("#", ...)
   if count == 2 and type(list) == "table" then
+    digits((...))
     local at = tonumber((...))
     local after = at and #list - at or 0
     if after > 0 then charge(after) end
@@ -314,6 +338,7 @@ end
 
 function table.remove(list, ...)
   if select("#", ...) > 0 and type(list) == "table" then
+    digits((...))
     local at = tonumber((...))
     local after = at and #list - at or 0
     if after > 0 then charge(after) end
@@ -322,6 +347,7 @@ function table.remove(list, ...)
 end
 
 function table.move(a, f, e, t, b)
+  all_digits(f, e, t)
   local first, last = tonumber(f), tonumber(e)
   if first and last and last > first then charge(last - first + 0.0) end
   if b == nil then return t_raw.move(a, f, e, t) end
@@ -335,19 +361,19 @@ end
 
 local function less(a, b) return a < b end
 
--- What comparing the longest two of these texts costs, beyond an instruction.
+-- What comparing the costliest two of these texts costs, beyond an instruction.
 local function compared(list, n)
   local first, second = 0, 0
   for i = 1, n do
     local v = list[i]
-    local size = type(v) == "string" and #v or 0
+    local size = type(v) == "string" and S.order_cost(v) or 0
     if size > first then
       first, second = size, first
     elseif size > second then
       second = size
     end
   end
-  return second // 64
+  return second
 end
 
 -- A merge sort: the C library's picks pivots at random.
@@ -396,25 +422,28 @@ for _, name in rawnext, { "len", "codepoint", "offset" } do
   local f = u_raw[name]
   utf8[name] = function(...)
     charge(size_of((...)) // 4)
+    all_digits(select(2, ...))
     return f(...)
   end
 end
 
 function utf8.char(...)
   charge(select("#", ...))
+  all_digits(...)
   return u_raw.char(...)
 end
 
 -- Other functions whose work follows from their arguments -----------------------------------------------
 
-local raw_tonumber = tonumber
+local raw_tonumber, raw_select = tonumber, select
 function G.tonumber(...)
-  charge(size_of((...)) // 16)
+  charge(size_of((...)) // 8)
+  all_digits(raw_select(2, ...))
   return raw_tonumber(...)
 end
 
-local raw_select = select
 function G.select(n, ...)
+  digits(n)
   charge(raw_select("#", ...) // 16)
   return raw_select(n, ...)
 end
