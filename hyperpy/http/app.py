@@ -21,7 +21,7 @@ from hyperpy.config import Config
 from hyperpy.context import device_error
 from hyperpy.errors import Busy, CodecError, DeviceTimeout, HyperpyError, SizeError
 from hyperpy.http.brief import is_brief
-from hyperpy.http.browsers import guarded
+from hyperpy.http.browsers import VARY, guarded
 from hyperpy.http.form import Ingress, RawReply, RawRequest, Rules, Wants
 from hyperpy.http.secrets import scrub_value
 from hyperpy.http.wire import answer_at_edge, read, without_cors, write, write_error
@@ -151,6 +151,7 @@ class App:
         finally:
             if body is not None:
                 body.release()
+        reply.headers.append(VARY)
         await _send(reply if self._cors else without_cors(reply), raw.method, send)
         if log.isEnabledFor(logging.INFO):
             path = scrub_value(raw.target)[0].partition(b"?")[0][:200].decode("ascii", "backslashreplace")

@@ -17,8 +17,14 @@ ORDERS: Final = frozenset(
     {"set-cookie", "set-cookie2", "content-encoding", "refresh", "clear-site-data", "strict-transport-security"}
     | {"content-security-policy", "content-security-policy-report-only", "service-worker-allowed", "alt-svc", "nel"}
     | {"www-authenticate", "proxy-authenticate", "access-control-allow-credentials", "report-to", "reporting-endpoints"}
+    | {"link", "vary", "x-content-type-options", "expect-ct", "public-key-pins", "accept-ch", "critical-ch"}
+    | {"secure-session-registration", "sec-session-registration", "secure-session-challenge", "sec-session-challenge"}
+    | {"attribution-reporting-register-source", "attribution-reporting-register-trigger", "shared-storage-write"}
+    | {"speculation-rules", "set-login", "no-vary-search", "use-as-dictionary", "activate-storage-access"}
     | {"x-accel-redirect", "x-accel-buffering", "x-accel-expires", "x-accel-limit-rate", "x-accel-charset"}
-    | {"x-sendfile", "x-lighttpd-send-file", "surrogate-control", "speculation-rules", "set-login"}
+    | {"x-sendfile", "x-sendfile2", "x-lighttpd-send-file", "x-lighttpd-send-tempfile", "x-reproxy-url"}
+    | {"x-reproxy-file", "x-litespeed-location", "x-litespeed-purge", "x-litespeed-cache-control"}
+    | {"surrogate-control", "cdn-cache-control"}
 )
 """Keys that would be orders as headers, to a browser or to a proxy in front of this node."""
 _INERT: Final = (b"application/json", b"text/plain", b"application/octet-stream", b"multipart/form-data", b"text/css")
@@ -30,6 +36,13 @@ _TYPE = re.compile(
 """One content type and its parameters: of a list, browsers take the last."""
 _SANDBOX: Final = (b"content-security-policy", b"sandbox allow-scripts allow-popups")
 """A page may run, but in an origin of its own, without this node's cookies."""
+_TYPED: Final = (b"x-content-type-options", b"nosniff")
+"""What is no page stays none, whatever its bytes look like."""
+VARY: Final = (
+    b"vary",
+    b"accept, accept-bundle, access-control-request-headers, authorization, cookie, require-codec, sec-fetch-mode",
+)
+"""The headers of a request that decide how one message is written, for whom, and whether in a sandbox."""
 _LOCAL = re.compile(rb"/(?![/\\])[!-\[\]-~]*")
 
 
@@ -42,6 +55,7 @@ def hidden_name(key: str) -> bytes:
 def guarded(made: RawReply, asked: Headers) -> RawReply:
     """Return a reply as a browser may have it, if the request's own headers look like one's; else as it is."""
     if _wants_page(asked):
+        made.headers.append(_TYPED)
         if not _is_inert(made.headers):
             made.headers.append(_SANDBOX)
         if 300 <= made.status < 400:

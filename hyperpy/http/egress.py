@@ -106,8 +106,17 @@ def _has_parts(reply: Message, bundle: bool) -> bool:
 
 
 def without_cors(made: RawReply) -> RawReply:
-    """Return a reply that lets no browser page of another origin read it (``[http] cors = false``)."""
-    headers = [pair for pair in made.headers if pair not in _CORS and pair[0] != b"access-control-allow-headers"]
+    """Return a reply that lets no browser page of another origin read it (``[http] cors = false``).
+
+    Neither the node nor the message may: keys of that kind do not travel under their own name.
+    """
+    signed = dict(made.headers).get(b"signature-input", b"")
+    headers = []
+    for name, text in made.headers:
+        if not name.startswith(b"access-control-"):
+            headers.append((name, text))
+        elif b'"%s"' % name in signed:
+            headers.append((hidden_name(key_text(name)), text))
     return RawReply(made.status, headers, made.body)
 
 

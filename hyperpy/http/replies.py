@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from hyperpy import commitments
-from hyperpy.codecs import ans104, httpsig, json, structured
+from hyperpy.codecs import ans104, httpsig, json, sfv, structured
 from hyperpy.encoding import key_bytes, key_text
 from hyperpy.errors import CodecError
 from hyperpy.http.form import ANS104, JSON
@@ -15,6 +15,7 @@ from hyperpy.message import Message
 _TRANSPORT: Final = frozenset(
     {"date", "server", "connection", "transfer-encoding", "content-length", "keep-alive", "vary", "alt-svc", "via"}
     | {"hint", "retry-after", "strict-transport-security", "content-encoding", "content-security-policy"}
+    | {"x-content-type-options"}
 )
 
 
@@ -29,6 +30,8 @@ def decode_reply(status: int, headers: Iterable[tuple[bytes, bytes]], body: byte
     for raw, value in headers:
         name = key_text(raw.lower())
         found[name] = found[name] + b", " + value if name in found else value
+    for name in [sfv.unescape_key(name) for name in found if name.startswith("%")]:
+        found.pop(name, None)  # HTTP's own: the message's key of that name is the escaped one
     codec = b"" if "signature-input" in found else found.get("codec-device", b"")  # signed, it is a key as others
     if codec == JSON.encode():
         decoded = json.decode(body)

@@ -107,3 +107,76 @@ def test_no_order_to_a_proxy_in_front(server: Any) -> None:
         answer = httpx2.get(f"{server.url}{SET}?{name}=/inside", headers=BROWSER)
         assert answer.status_code == 200
         assert name not in answer.headers
+
+
+_DEPENDS = {"accept", "accept-bundle", "access-control-request-headers", "authorization", "cookie", "require-codec"}
+
+
+@pytest.mark.parametrize("headers", [BROWSER, {"accept": "*/*"}, {"accept": "application/json"}])
+@pytest.mark.parametrize("path", [SET + "&a=1", "/~nope@1.0/x", "/~meta@1.0/info/address", "/", SET + "&vary=*"])
+def test_caches_are_told_what_a_reply_depends_on(server: Any, path: str, headers: dict[str, str]) -> None:
+    """Else one could hand a page that a program asked for, without a sandbox, to a browser."""
+    answer = httpx2.get(server.url + path, headers=headers)
+    assert set(answer.headers["vary"].split(", ")) == _DEPENDS | {"sec-fetch-mode"}
+    assert len([name for name, _ in answer.headers.raw if name.lower() == b"vary"]) == 1
+
+
+def test_whatever_the_list_names_makes_a_difference(server: Any) -> None:
+    def sent(**more: str) -> Any:
+        named = {name.replace("_", "-"): value for name, value in more.items()}
+        return httpx2.get(f"{server.url}{SET}&a=(~message@1.0&b=1)", headers={"accept": "*/*", **named})
+
+    plain = sent()
+    assert sent(accept="application/json").headers["content-type"] != plain.headers.get("content-type")
+    assert sent(accept_bundle="true").content != plain.content
+    assert sent(require_codec="json@1.0").content != plain.content
+    assert "content-security-policy" in sent(sec_fetch_mode="navigate").headers
+    asked = sent(access_control_request_headers="x-a").headers
+    assert asked["access-control-allow-headers"] == "x-a" not in plain.headers
+
+
+@pytest.mark.parametrize("more", ["", "&content-type=text&body=x"])
+@pytest.mark.parametrize("name", ["vary", "link", "x-content-type-options", "content-security-policy"])
+def test_a_key_named_like_a_header_of_ours_is_told_from_it(server: Any, name: str, more: str) -> None:
+    for headers in ({"accept": "*/*"}, BROWSER):
+        answer = httpx2.get(f"{server.url}{SET}&{name}=evil{more}", headers=headers)
+        assert "evil" not in answer.headers.get(name, "")
+        found = decode_reply(200, answer.headers.raw, answer.content)
+        assert (found[name], bool(found.commitments)) == (b"evil", True)
+
+
+def test_a_browser_guesses_no_types(server: Any) -> None:
+    for kind in ("text/plain", "image/png", "text/html"):
+        answer = httpx2.get(f"{server.url}{SET}?content-type={kind}&body=%3Cscript%3E", headers=BROWSER)
+        assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+STORED = {
+    "link": b"</~evil@1.0/x>; rel=preload",
+    "refresh": b"0; url=https://evil.example/",
+    "set-cookie": b"sid=evil",
+    "clear-site-data": b'"*"',
+    "strict-transport-security": b"max-age=31536000",
+    "alt-svc": b'h3="evil.example:443"',
+    "service-worker-allowed": b"/",
+    "access-control-allow-credentials": b"true",
+    "sec-session-registration": b'(ES256);path="/x"',
+    "secure-session-registration": b'(ES256);path="/x"',
+    "accept-ch": b"sec-ch-ua-model",
+    "x-litespeed-location": b"/inside",
+    "x-reproxy-url": b"http://127.0.0.1/",
+    "no-vary-search": b"params",
+    "www-authenticate": b"Basic",
+}
+
+
+@pytest.mark.parametrize("body", [{}, {"body": b"x"}, {"content-type": b"text/html", "body": b"<p>"}])
+@pytest.mark.parametrize("codec", [None, "json@1.0"])
+def test_a_stored_message_gives_no_orders(body: dict[str, bytes], codec: str | None) -> None:
+    """As a stranger may have put it: with all of them, under a signature of its own."""
+    made = commitments.commit(Message({**STORED, **body, "status": 200}), RsaKey.generate(2048))
+    sent = write(made, Wants(codec))
+    assert not {name.decode() for name, _ in sent.headers} & set(STORED)
+    found = decode_reply(200, sent.headers, sent.body)
+    assert {name: found[name] for name in STORED} == STORED
+    assert commitments.committers(found) == commitments.committers(made)

@@ -100,3 +100,12 @@ def _headers(app: App, method: str, path: str) -> list[bytes]:
     finally:
         app.close()
     return [name for name, _ in sent[0]["headers"]]
+
+
+@pytest.mark.parametrize("name", ["allow-origin", "allow-methods", "expose-headers", "allow-headers", "max-age", "new"])
+def test_no_message_opens_what_the_operator_closed(name: str) -> None:
+    with node(flags={"http.cors": False}) as n:
+        for value in ("evil", "*"):
+            names = _headers(App(n.node), "GET", f"/~message@1.0/set&access-control-{name}={value}")
+            assert not [one for one in names if one.startswith(b"access-control-")]
+            assert b"%61ccess-control-" + name.encode() in names, "what is signed still travels"
