@@ -112,8 +112,8 @@ for _, e in ipairs({"add", "sub", "mul", "div", "mod", "pow", "idiv", "band", "b
   "bnot", "lt", "le", "eq", "index", "newindex", "concat", "len"}) do mt["__" .. e] = logged(e) end
 local lt_only = setmetatable({}, {__lt = logged("only")})
 local named = setmetatable({}, {__name = "Named"})
-local values = {1, 2.5, -3, "4", "x", "0x10", true, false, {}, setmetatable({}, mt), setmetatable({}, mt), lt_only, named,
-  print, math.huge, 1 << 62, "", coroutine.create(print), ("y"):rep(100)}
+local values = {1, 2.5, -3, "4", "x", "0x10", true, false, {}, setmetatable({}, mt), setmetatable({}, mt), lt_only,
+  named, print, math.huge, 1 << 62, "", coroutine.create(print), ("y"):rep(100)}
 local OPS = {"<", "<=", ">", ">=", "==", "~=", "+", "-", "*", "/", "%", "^", "//", "&", "|", "~", "<<", ">>"}
 local function name(v) local s = type(v) return (s == "string" or s == "number") and tostring(v) or s end
 function run()
