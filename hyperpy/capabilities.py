@@ -87,12 +87,22 @@ class Timers(Protocol):
 
 
 class Keys(Protocol):
-    """``keys``: the node's own signing key."""
+    """``keys``: the node's own signing key, and those of schedulers that it holds too."""
 
     address: str
 
-    def sign(self, message: Message, **options: Any) -> Message:
-        """Return the message signed by the node; options as :func:`hyperpy.commitments.commit`."""
+    @property
+    def addresses(self) -> Sequence[str]:
+        """All addresses whose keys this node holds, its own first."""
+
+    def sign(self, message: Message, *, address: str = "", **options: Any) -> Message:
+        """Return the message signed by the node, or by the key of that ``address``.
+
+        Options as :func:`hyperpy.commitments.commit`.
+
+        Raises:
+            Forbidden: this node does not hold that key.
+        """
 
 
 class Http(Protocol):

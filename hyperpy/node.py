@@ -6,7 +6,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from hyperpy.resolver import Resolver
 from hyperpy.sdk import DeviceSpec, Result, hook_of
 from hyperpy.settings import Settings
 from hyperpy.slots import Slots
-from hyperpy.storage import Storage
+from hyperpy.storage import HeldKeys, Storage
 from hyperpy.store.base import Store
 from hyperpy.store.lmdb import LmdbStore
 from hyperpy.timers import Timers
@@ -52,6 +52,7 @@ class Node:
     Args:
         config: all settings.
         key: the wallet the node signs with.
+        schedulers: more wallets, for processes that name their addresses as schedulers or authorities.
         store: where messages, results and the trail are kept; the node closes it.
         operator: address that may change settings; its key is never loaded here.
         devices: files or classes beside the bundled and installed ones.
@@ -65,6 +66,7 @@ class Node:
         store: Store,
         operator: str,
         devices: Sequence[str | Path | type] = (),
+        schedulers: Sequence[RsaKey] = (),
     ) -> None:
         self.config = config
         self.address = key.address
@@ -88,7 +90,10 @@ class Node:
         limits = config.limits
         self._limits = path.Limits(size=limits.path, parts=limits.parts, depth=limits.nesting, keys=10 * limits.keys)
         self.registry = Registry(devices, override=config.devices.override, start=self._start_device)
-        self.settings = Settings(config, store, address=key.address, operator=operator, devices=self.registry)
+        held = {one.address: one for one in schedulers if one.address != key.address}
+        self.settings = Settings(
+            config, store, address=key.address, operator=operator, devices=self.registry, held=tuple(held)
+        )
         self.peers = PeerClient(allowed=self.settings.peers)
         services = Services(fetch=self.peers.call, sign=self.sign, config=self.settings)
         self.resolver = Resolver(
@@ -109,7 +114,7 @@ class Node:
         self._lend: dict[str, Any] = {
             "node": self.settings,
             "timers": self.timers,
-            "keys": _Keys(key.address, self.sign),
+            "keys": HeldKeys(key.address, self.sign, held),
             "http": self.peers,
             "store": Storage(self.cache, store),
             "metrics": self.metrics,
@@ -445,14 +450,6 @@ class _Halted(HyperpyError):
         self.reply = made
 
 
-class _Keys:
-    """The ``keys`` capability."""
-
-    def __init__(self, address: str, sign: Callable[..., Message]) -> None:
-        self.address = address
-        self.sign = sign
-
-
 _INFO = re.compile(r"/*~meta@1\.0/info(/[a-z0-9-]+)?/?([?&].*)?", re.DOTALL)
 
 
@@ -478,10 +475,11 @@ def open_node(config: Config, *, readonly: bool = False) -> Node:
     """
     wallet = Path(config.meta.wallet)
     key = RsaKey.load(wallet) if wallet.exists() else RsaKey.create(wallet)
+    more = [RsaKey.load(file) for file in config.scheduler.wallets]
     operator = config.meta.operator or _operator_address(wallet.with_name("operator.json"))
     store = LmdbStore(Path(config.store.dir), durable=config.store.durable, quota=config.store.quota, readonly=readonly)
     try:
-        return Node(config, key=key, store=store, operator=operator, devices=config.devices.files)
+        return Node(config, key=key, store=store, operator=operator, devices=config.devices.files, schedulers=more)
     except BaseException:
         store.close()
         raise

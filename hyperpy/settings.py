@@ -46,13 +46,16 @@ _AUTH = Message({"device": "auth-hook@1.0", "path": "request", "secret-provider"
 class Settings(Mapping[str, Any]):
     """Implements the ``node`` capability; as a mapping it is what ``ctx.config`` shows."""
 
-    def __init__(self, config: Config, store: Store, *, address: str, operator: str, devices: Registry) -> None:
-        if operator == address:
+    def __init__(
+        self, config: Config, store: Store, *, address: str, operator: str, devices: Registry, held: Sequence[str] = ()
+    ) -> None:
+        self.address = address
+        self._held = frozenset({address, *held})
+        if operator in self._held:
             raise ConfigError(
                 "the operator's address is the node's own",
                 hint="Use another key: whoever can make the node sign a message would be the operator.",
             )
-        self.address = address
         self.operator = operator
         self._store = store
         self._devices = devices
@@ -65,6 +68,9 @@ class Settings(Mapping[str, Any]):
             if not key.startswith(_ORDER):
                 self._values[key_text(key)] = canonical.decode(data)
         self.operator = as_text(self._values["operator"])
+        self._identities = {"default": {"address": address}} | {
+            f"scheduler-{number}": {"address": one} for number, one in enumerate(held, 1)
+        }
         self._check_signing(self._values)
         self._info: tuple[Mapping[str, Value], Message] | None = None  # and the values it was made from
 
@@ -88,7 +94,7 @@ class Settings(Mapping[str, Any]):
         public = {k: v for k, v in values.items() if k != "history"}
         made = Message(
             public
-            | {"address": self.address, "identities": {"default": {"address": self.address}}}
+            | {"address": self.address, "identities": self._identities}
             | {"devices": list(self._devices.names())}
         )
         self._info = (values, made)
@@ -136,7 +142,7 @@ class Settings(Mapping[str, Any]):
         covered = {name for one in signatures.values() for name in committed_list(one)} - _NOT_SETTINGS
         signed, asked = order.raw_items(), request.raw_items()
         changes = {k: asked[k] for k in covered if k in asked and k in signed and same(asked[k], signed[k])}
-        if "operator" in changes and as_text(changes["operator"]) == self.address:
+        if "operator" in changes and as_text(changes["operator"]) in self._held:
             raise ConfigError("the operator's address is the node's own", hint="Use another key.")
         for name, item in changes.items():
             self._check_change(name, item)
@@ -167,7 +173,7 @@ class Settings(Mapping[str, Any]):
 
     def _check_signing(self, values: Mapping[str, Value]) -> None:
         """Raise ConfigError where anybody could have assignments signed."""
-        if as_text(values.get("sign-on-request", False)).lower() == "true" and self.address in _signers(values):
+        if as_text(values.get("sign-on-request", False)).lower() == "true" and self._held & _signers(values):
             raise ConfigError(
                 "[http] sign-on-request is on and this node's address is a scheduler or authority",
                 hint="Whoever asks could sign assignments. Turn it off.",
@@ -236,7 +242,7 @@ class Settings(Mapping[str, Any]):
 
     def _orders(self, order: Any) -> Mapping[str, Message]:
         """Return the operator's commitments that make a verified request an order, by ID."""
-        if not isinstance(order, Message) or self.operator == self.address:
+        if not isinstance(order, Message) or self.operator in self._held:
             return {}
         return {
             name: one
@@ -264,7 +270,7 @@ class Settings(Mapping[str, Any]):
 
     def reply_signers(self) -> frozenset[str]:
         """Return the addresses whose signature over a ``status`` is only a reply's (design 5, b)."""
-        return frozenset({self.address} | _signers(self._values))
+        return self._held | _signers(self._values)
 
     def peers(self) -> Sequence[str]:
         """Return the peers that relay and push may reach."""

@@ -1,15 +1,18 @@
-"""The ``store`` capability: messages and durable names, for devices that keep them."""
+"""The capabilities ``store`` (messages and durable names, for devices that keep them) and ``keys``."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+from hyperpy import commitments
 from hyperpy.cache import Batch, Cache
 from hyperpy.capabilities import Matches
 from hyperpy.codecs import canonical
 from hyperpy.encoding import b64u, b64u_decode, key_bytes, key_text
-from hyperpy.errors import CodecError, SizeError
+from hyperpy.errors import CodecError, Forbidden, SizeError
+from hyperpy.keys import RsaKey
 from hyperpy.message import As, Link, Message, Resolve, Value, as_text
 from hyperpy.store.base import Store
 
@@ -67,6 +70,33 @@ class Storage:
     def names(self, prefix: str = "") -> Mapping[str, str]:
         """Return all names with a prefix, and their IDs."""
         return {key_text(k): key_text(v) for k, v in self._store.scan("names", key_bytes(prefix))}
+
+
+class HeldKeys:
+    """The ``keys`` capability.
+
+    Args:
+        sign: signs with the node's own key.
+        more: other keys by address, for processes that name these as schedulers or authorities.
+    """
+
+    def __init__(self, address: str, sign: Callable[..., Message], more: Mapping[str, RsaKey]) -> None:
+        self.address = address
+        self._own, self._more = sign, more
+
+    @property
+    def addresses(self) -> Sequence[str]:
+        """See :class:`hyperpy.capabilities.Keys`."""
+        return (self.address, *self._more)
+
+    def sign(self, message: Message, *, address: str = "", **options: Any) -> Message:
+        """See :meth:`hyperpy.capabilities.Keys.sign`."""
+        if address in ("", self.address):
+            return self._own(message, **options)
+        key = self._more.get(address)
+        if key is None:
+            raise Forbidden(f"this node does not hold the key of {address}", hint="Name it in [scheduler] wallets.")
+        return commitments.commit(message, key, **options)
 
 
 _MAPS = frozenset(bytes([first]) for first in (*range(0x80, 0x90), 0xDE, 0xDF))

@@ -108,9 +108,13 @@ def signed(message: Message, target: Message, keys: Keys, *, always: bool, codec
         Forbidden: this node holds none of them and does not sign regardless.
     """
     wanted = _wanted(target)
-    if wanted is not None and keys.address not in wanted and "default" not in wanted and not always:
+    named = () if wanted is None else [keys.address if one == "default" else one for one in wanted]
+    held = [one for one in keys.addresses if one in named]
+    if wanted is not None and not held and not always:
         raise Forbidden("Application of security policy failed: No identities matching authority were found.")
-    return keys.sign(message, device=codec)
+    for address in held[: None if codec == "httpsig@1.0" else 1] or [keys.address]:
+        message = keys.sign(message, address=address, device=codec)
+    return message
 
 
 def _wanted(target: Message) -> Collection[str] | None:

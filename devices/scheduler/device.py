@@ -194,8 +194,8 @@ class Scheduler:
 
     def _build(self, process: str, known: _Process, head: Head, body: Message, ctx: Context) -> tuple[Message, Head]:
         def sign(made: Message) -> Message:
-            for _ in self._held(known.references):
-                made = self._keys.sign(made, device=known.codec)
+            for address in self._held(known.references)[: None if known.codec == "httpsig@1.0" else 1]:
+                made = self._keys.sign(made, address=address, device=known.codec)
             return made
 
         return assignment.assigned(process, head, body, int(ctx.now() * 1000), sign, known.algorithm)
@@ -278,9 +278,9 @@ class Scheduler:
         return found if isinstance(found, Message) else Message()
 
     def _held(self, references: tuple[targets.Reference, ...]) -> tuple[str, ...]:
-        """Return the addresses of those schedulers whose key this node holds, the last first."""
-        own = (self._keys.address, targets.DEFAULT)
-        return (self._keys.address,) if any(one.address in own for one in references) else ()
+        """Return the addresses of those schedulers whose key this node holds, in the process's order."""
+        named = (self._keys.address if one.address == targets.DEFAULT else one.address for one in references)
+        return tuple(dict.fromkeys(one for one in named if one in self._keys.addresses))
 
     # -- elsewhere -------------------------------------------------------------------------
 

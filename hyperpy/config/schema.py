@@ -138,6 +138,9 @@ class Cache:
 class Scheduler:
     """Whose schedules count, and what is scheduled."""
 
+    wallets: list[str] = _setting(
+        [], "More wallet files (JWK, RSA): schedulers and authorities that this node signs for.", public=False
+    )
     unsigned: bool = _setting(
         False, "Schedule messages that nobody signed. For development only.", wire="scheduler-unsigned"
     )

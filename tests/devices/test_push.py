@@ -481,14 +481,15 @@ def test_a_path_of_a_process_has_nobodys_rights(here: Place) -> None:
 
 
 class _Keys:
-    """Stands for the node's key."""
+    """Stands for the node's keys."""
 
-    def __init__(self, signer: RsaKey) -> None:
-        self.address = signer.address
-        self._signer = signer
+    def __init__(self, *signers: RsaKey) -> None:
+        self._signers = {one.address: one for one in signers}
+        self.addresses = tuple(self._signers)
+        self.address = self.addresses[0]
 
-    def sign(self, message: Message, **options: Any) -> Message:
-        return commitments.commit(message, self._signer, **options)
+    def sign(self, message: Message, *, address: str = "", **options: Any) -> Message:
+        return commitments.commit(message, self._signers[address or self.address], **options)
 
 
 @pytest.mark.parametrize(
