@@ -17,18 +17,24 @@ from hyperpy.http.app import App, Bounds
 from hyperpy.http.server import Server
 from hyperpy.testing import node
 
+HANG_S = 60.0
+"""Seconds after which a test that waits gives up: far more than anything here takes."""
 BOUNDS = Bounds(body=1 << 20, deadline=20.0, threads=8, queue=400, idle=1.0, receive=4.0)
 
 
 @device("nap@1.0")
 class Nap:
-    """Sleeps; for tests of deadlines and queues."""
+    """Sleeps until a test wakes it; for tests of deadlines and queues."""
+
+    asleep = threading.Semaphore(0)
+    """Counts up for each call that has begun."""
+    morning = threading.Event()
 
     @key(deterministic=False)
-    def take(self, s: float) -> str:
-        """Sleep ``s`` seconds."""
-        time.sleep(s)
-        return "rested"
+    def take(self) -> str:
+        """Wait for the morning."""
+        self.asleep.release()
+        return "rested" if self.morning.wait(HANG_S) else "forgotten"
 
 
 class Uvicorn:
@@ -77,6 +83,15 @@ def start(request: pytest.FixtureRequest) -> Iterator[Start]:
             return made
 
         yield make
+
+
+@pytest.fixture
+def nap() -> Iterator[type[Nap]]:
+    """Return the device while it is night; at the end of the test everybody wakes."""
+    Nap.morning.clear()
+    Nap.asleep = threading.Semaphore(0)
+    yield Nap
+    Nap.morning.set()
 
 
 @pytest.fixture(scope="module")
