@@ -34,7 +34,9 @@ from hyperpy.errors import AttestationError
 
 MAX_BYTES: Final = 1 << 15
 _REQUEST, _SIGNATURE, _DIGEST = 37, 96, 48
-_FWID: Final = ("2.23.133.5.4.1", "2.23.133.5.4.1.1")
+_DICE: Final = ("2.23.133.5.4.1", "2.23.133.5.4.1.1")
+_SHA384: Final = bytes.fromhex("06096086480165030402020430")
+"""DER of the algorithm's name and of the beginning of a digest of 48 bytes."""
 _DRIVER, _VBIOS, _FIRMWARE, _FORMAT, _FLAG = 3, 6, 20, 34, 36
 _SWITCH: Final = "LS_10"
 _SERIAL: Final = x509.NameOID.SERIAL_NUMBER
@@ -81,7 +83,7 @@ class Genuine:
 
     Attributes:
         name: the attestation key's common name; ``serials``: the device's serial numbers.
-        firmware: firmware ID in the certificate; None where there is none.
+        firmware: last 48 bytes of the certificate's DICE extension (the firmware ID in its older form), or None.
         golden: what the golden values said; None if none were given.
         not_after: when the first of the certificates ends.
     """
@@ -147,12 +149,13 @@ def verify(raw: bytes, chain: bytes, nonce: bytes, now: datetime, golden: Sequen
     key = certs.ec_key(path[0], ec.SECP384R1)
     genuine = ecdsa_raw(key, report.signature, report.signed, hashes.SHA384())  # 4
     require(genuine, "signature/invalid", "the report's signature does not verify")
-    firmware = _firmware(path[0])
+    dice = _dice(path[0])
     own = report.opaque.get(_FIRMWARE)
-    if own is not None and firmware is not None and any(firmware):  # 5; some generations leave it zero
-        require(own == firmware, "endorsement/hwid-mismatch", "firmware IDs of certificate and report differ")
+    if own is not None and dice is not None:  # 5
+        require(own in _firmware_ids(dice), "endorsement/hwid-mismatch", "the certificate is for other firmware")
     require(hmac.compare_digest(report.nonce, nonce), "freshness/nonce-mismatch", "the report answers another nonce")
     name, serials = _names(path[0])
+    firmware = None if dice is None else dice[-_DIGEST:]
     end = min(one.not_valid_after_utc for one in path)
     made = Genuine(report, name, serials, firmware, None, end)
     if not golden:
@@ -226,11 +229,17 @@ def _opaque(data: bytes) -> dict[int, bytes]:
     return found
 
 
-def _firmware(leaf: x509.Certificate) -> bytes | None:
+def _dice(leaf: x509.Certificate) -> bytes | None:
+    """Return what TCG's DICE extension of a certificate holds, or None."""
     for one in leaf.extensions:
-        if one.oid.dotted_string in _FWID and isinstance(one.value, x509.UnrecognizedExtension):
-            return one.value.value[-_DIGEST:]
+        if one.oid.dotted_string in _DICE and isinstance(one.value, x509.UnrecognizedExtension):
+            return one.value.value
     return None
+
+
+def _firmware_ids(dice: bytes) -> frozenset[bytes]:
+    """Return the SHA-384 firmware IDs in a DICE extension: one in the older form, a list in the newer."""
+    return frozenset(part[:_DIGEST] for part in dice.split(_SHA384)[1:])
 
 
 def _names(leaf: x509.Certificate) -> tuple[str, tuple[str, ...]]:
