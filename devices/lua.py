@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any, Final
 
 import msgpack  # type: ignore[import-untyped]
@@ -15,7 +16,7 @@ import msgpack  # type: ignore[import-untyped]
 from hyperpy import Message, Result, commitments, default, device, key
 from hyperpy.encoding import is_id, key_text, number_keys, sha256
 from hyperpy.errors import DeviceError, MessageNotFound, NotFound, ParameterError
-from hyperpy.lua.outside import Outside
+from hyperpy.lua.outside import Outside, meter
 from hyperpy.lua.pool import Pool
 from hyperpy.lua.states import Answer, Boot, Call, Interpreters, State
 from hyperpy.lua.values import Exchange
@@ -130,8 +131,15 @@ class Lua:
         state = _state(base)
         if state is None:
             state = State(_boot(base, ctx))
-        outside = Outside(ctx, exchange, _allowed(base))
-        return self._interpreters().call(state, call, deadline=ctx.deadline, asked=outside.answer, logged=outside.log)
+        paying = meter(ctx)
+        if paying is not None:
+            call = replace(call, instructions=paying.left)
+        outside = Outside(ctx, exchange, _allowed(base), metered=ctx.strict and (call.own or paying is not None))
+        answer = self._interpreters().call(state, call, deadline=ctx.deadline, asked=outside.answer, logged=outside.log)
+        if paying is not None:
+            paying.left -= min(paying.left, answer.used)
+            paying.used += answer.used
+        return answer
 
 
 # -- what is called ------------------------------------------------------------------------------

@@ -120,15 +120,17 @@ class Host:
         except OSError:
             os._exit(0)
 
-    def ask(self, kind: bytes, request: bytes) -> bytes | None:
-        """Send what Lua asks for; None says that the call is given up. Never raises: Lua would see the error."""
+    def ask(self, kind: bytes, request: bytes, left: int) -> tuple[bytes | None, int]:
+        """Send what Lua asks for and the instructions left; return the answer and those that it took.
+
+        None says that the call is given up. Never raises: Lua would see the error.
+        """
         try:
-            self.write("ask", kind, request)
+            self.write("ask", kind, request, left)
             while True:
                 frame = self.read()
                 if frame[0] == "reply":
-                    reply: bytes | None = frame[1]
-                    return reply
+                    return frame[1], frame[2]
                 self.serve(frame)
         except BaseException:
             os._exit(4)
@@ -171,10 +173,11 @@ class Host:
         seconds: int,
         seed: int | None,
         own: bool,
+        instructions: int | None,
     ) -> tuple[Any, ...]:
         used = 0
         if setup is not None:
-            made, answer = self._made(setup, seconds, seed)
+            made, answer = self._made(setup, seconds, seed, instructions)
             if answer[0] != "ok":
                 return answer
             used = answer[2]
@@ -187,14 +190,18 @@ class Host:
             self._engines.popitem(last=False)
         if arguments is None:
             return "ok", b"\xdd\0\0\0\0", used
-        return self._guarded(engine, "call", name, arguments, seconds, seed, own)
+        left = None if instructions is None else max(0, instructions - used)
+        word, packed, more = self._guarded(engine, "call", name, arguments, seconds, seed, own, left)
+        return word, packed, used + more
 
-    def _made(self, setup: list[Any], seconds: int, seed: int | None) -> tuple[Engine, tuple[Any, ...]]:
+    def _made(
+        self, setup: list[Any], seconds: int, seed: int | None, instructions: int | None
+    ) -> tuple[Engine, tuple[Any, ...]]:
         modules, sandbox, snapshot = setup
         engine = Engine(self._lua, self._parts, self)
         engine.sealed(sandbox)
         if snapshot is None:
-            return engine, self._guarded(engine, "boot", modules, seconds, seed)
+            return engine, self._guarded(engine, "boot", modules, seconds, seed, instructions)
         _cpu_limit(STATE_CPU_S)
         found = engine.call("restore", snapshot)
         _cpu_limit(CPU_S)
@@ -216,7 +223,7 @@ class Host:
         try:
             word, packed, used = engine.call(name, *arguments)
         except self._lua.LuaError:  # memory ran out where the library itself works
-            word, packed, used = b"limit", _MEMORY, 0
+            word, packed, used = b"limit", _MEMORY, arguments[-1] or 0
         if word == b"ok" and engine.too_large():
             word, packed = b"limit", _MEMORY
         if word == b"limit" and self._total() > TOTAL_BYTES + CALL_BYTES:

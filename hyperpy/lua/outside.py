@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
 
 from hyperpy import path
 from hyperpy.errors import (
@@ -30,26 +32,56 @@ ALWAYS = frozenset({"structured@1.0"})
 """Devices that a list of allowed ones need not name."""
 
 
+@dataclass(slots=True)
+class Meter:
+    """The instructions that calls inside a question may take, and those that they took."""
+
+    left: int
+    used: int = 0
+
+
+_meter: ContextVar[Meter | None] = ContextVar("hyperpy-lua-meter", default=None)
+
+
+def meter(ctx: Context) -> Meter | None:
+    """Return what a call inside another one of the same slot counts on; None for one that counts alone."""
+    return _meter.get() if ctx.strict else None
+
+
 class Outside:
     """Answers the questions of one call.
 
     Args:
         allowed: names of the devices that may be used; None is all.
+        metered: whether the caller pays for the calls of Lua inside: where a process's state is made. Elsewhere
+            a cached result may answer, which takes nothing.
     """
 
-    def __init__(self, ctx: Context, exchange: Exchange, allowed: Collection[str] | None) -> None:
+    def __init__(
+        self, ctx: Context, exchange: Exchange, allowed: Collection[str] | None, *, metered: bool = False
+    ) -> None:
         self._ctx = ctx
+        self._metered = metered
         self._exchange = exchange
         self._allowed = None if allowed is None else ALWAYS.union(allowed)
 
-    def answer(self, kind: bytes, request: bytes) -> bytes:
-        """Return the packed status and value of what Lua asks for.
+    def answer(self, kind: bytes, request: bytes, left: int) -> tuple[bytes, int]:
+        """Return the packed status and value of what Lua asks for, and the instructions that it took.
 
         Raises:
             Busy, DeviceTimeout: these are no results, and Lua never sees them.
             MessageNotFound, DeviceNotFound, NotCached, StoreError, UpstreamError: while a process's state is
                 made, where another node might have the answer.
         """
+        made = Meter(left) if self._metered else None
+        token = _meter.set(made)
+        try:
+            reply = self._reply(kind, request)
+        finally:
+            _meter.reset(token)
+        return reply, made.used if made is not None else 0
+
+    def _reply(self, kind: bytes, request: bytes) -> bytes:
         try:
             status, value = self._answer(kind, self._exchange.unpack(request))
             return self._exchange.pack(status.encode(), value)

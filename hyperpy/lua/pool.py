@@ -33,8 +33,9 @@ CROWDED_S: Final = 0.5
 """How long a call waits for any child before one more is started for it, up to twice the usual number."""
 MAX_FRAME: Final = 256 * 1024 * 1024
 
-Asked = Callable[[bytes, bytes], bytes]
-"""Answers what Lua asks for: a kind and packed values."""
+Asked = Callable[[bytes, bytes, int], tuple[bytes, int]]
+"""Answers what Lua asks for: takes a kind, packed values and the instructions left; gives packed values and the
+instructions that they took."""
 Logged = Callable[[bytes], None]
 
 
@@ -114,13 +115,13 @@ class Child:
                 if answer[0] == "log":
                     logged(answer[1])
                     continue
-                reply = None
+                reply: tuple[bytes | None, int] = (None, 0)
                 if failure is None:
                     try:
-                        reply = asked(answer[1], answer[2])
+                        reply = asked(answer[1], answer[2], answer[3])
                     except HyperpyError as error:
                         failure = error
-                self._write(["reply", reply], deadline)
+                self._write(["reply", *reply], deadline)
         except BaseException:
             self.kill()
             raise

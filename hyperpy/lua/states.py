@@ -37,13 +37,17 @@ class Boot(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call: a global function, its packed parameters, and what time it is; ``own`` allows none of the library's."""
+    """One call: a global function, its packed parameters, and what time it is.
+
+    ``own`` allows none of the library's functions; ``instructions`` is the limit of a call inside another.
+    """
 
     name: bytes
     arguments: bytes | None
     seconds: int = 0
     seed: int | None = None
     own: bool = False
+    instructions: int | None = None
 
 
 class Answer(NamedTuple):
@@ -58,7 +62,7 @@ class Answer(NamedTuple):
 class _Entry(NamedTuple):
     before: _Entry | None
     call: Call
-    replies: tuple[bytes, ...]
+    replies: tuple[tuple[bytes, int], ...]
     calls: int
     size: int
     used: int
@@ -123,7 +127,7 @@ class Interpreters:
     def _call(self, state: State, call: Call, deadline: float, asked: Asked, logged: Logged) -> Answer:
         for attempt in range(1, _ATTEMPTS + 1):
             place = state.place
-            asks: list[bytes] = []
+            asks: list[tuple[bytes, int]] = []
             began = time.monotonic()
             try:
                 with self._pool.lend(place.child if place else None, deadline) as child:
@@ -177,7 +181,7 @@ class Interpreters:
         call: Call,
         deadline: float,
         asked: Asked,
-        asks: list[bytes],
+        asks: list[tuple[bytes, int]],
         logged: Logged,
     ) -> Answer:
         fresh = state.place is None and state.log is None and not state.frail
@@ -251,9 +255,9 @@ class Interpreters:
         return made
 
 
-def _after(state: State, call: Call, replies: tuple[bytes, ...], used: int, place: _Place) -> State:
+def _after(state: State, call: Call, replies: tuple[tuple[bytes, int], ...], used: int, place: _Place) -> State:
     before = state.log
-    size = len(call.arguments or b"") + sum(map(len, replies)) + 200
+    size = len(call.arguments or b"") + sum(len(reply) for reply, _ in replies) + 200
     log = _Entry(
         before,
         call,
@@ -268,20 +272,20 @@ def _after(state: State, call: Call, replies: tuple[bytes, ...], used: int, plac
 
 
 def _frame(place: _Place, setup: list[Any] | None, call: Call) -> list[Any]:
-    return ["run", place.number, setup, call.name, call.arguments, call.seconds, call.seed, call.own]
+    return ["run", place.number, setup, call.name, call.arguments, call.seconds, call.seed, call.own, call.instructions]
 
 
-def _recording(asked: Asked, replies: list[bytes]) -> Asked:
-    def ask(kind: bytes, request: bytes) -> bytes:
-        reply = asked(kind, request)
+def _recording(asked: Asked, replies: list[tuple[bytes, int]]) -> Asked:
+    def ask(kind: bytes, request: bytes, left: int) -> tuple[bytes, int]:
+        reply = asked(kind, request, left)
         replies.append(reply)
         return reply
 
     return ask
 
 
-def _repeating(replies: Iterator[bytes]) -> Asked:
-    def ask(kind: bytes, request: bytes) -> bytes:
+def _repeating(replies: Iterator[tuple[bytes, int]]) -> Asked:
+    def ask(kind: bytes, request: bytes, left: int) -> tuple[bytes, int]:
         found = next(replies, None)
         if found is None:
             raise Corrupt("the Lua state cannot be made again: it asks for more than it did")
@@ -290,7 +294,7 @@ def _repeating(replies: Iterator[bytes]) -> Asked:
     return ask
 
 
-def _refuse(kind: bytes, request: bytes) -> bytes:
+def _refuse(kind: bytes, request: bytes, left: int) -> tuple[bytes, int]:
     raise DeviceError("Lua asks at the wrong time")
 
 

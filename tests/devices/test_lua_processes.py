@@ -200,3 +200,52 @@ def test_many_processes_at_once(here: Place) -> None:
     for thread in threads:
         thread.join()
     assert found == dict.fromkeys(processes, 5)
+
+
+NESTED = b"""
+function work(base, req) local x = 0 for i = 1, 4000000 do x = i end return {x = x} end
+function deeper(base, req) return select(2, ao.resolve(base, {path = "work"})) end
+function run(base, req)
+  local said = {}
+  for i = 1, req.body.times do said[i] = select(2, ao.resolve(base, {path = req.body.what})).x or "no" end
+  base.said = #said
+  return base
+end
+"""
+
+
+@pytest.mark.parametrize("what", ["work", "deeper"])
+def test_a_slot_pays_for_the_lua_it_calls_through_the_node(here: Place, what: str) -> None:
+    """Four million rounds are within the limit five times, not nine times; also from a call inside a call."""
+    process = here.spawn("lua@5.3a", **module(NESTED))
+    for times in (5, 9, 1):
+        here.send(process, path="run", times=times, what=what)
+    assert here.value(process, "now/said") == 1
+    assert here.value(process, "compute=1/said") == 5
+    error = here.get(process, "compute=2/results")["error"]
+    assert (error["body"], error["limit"]) == (b"instruction limit exceeded", b"instructions")
+    with place(name="other") as other:
+        for slot in range(4):
+            assignment = here.slots.read(process, slot)
+            assert assignment is not None
+            copy(other, process, assignment)
+            assert other.get(process, f"compute={slot}")["status"] == 200
+            _killed(other, process)
+        assert other.states(process, 3) == here.states(process, 3)
+    record = Trail(here.node.store).by_slot(process, 2)
+    assert record is not None
+    assert here.node.resolver.rerun(record, time.monotonic() + 30).hashpath == record.hashpath_after
+
+
+def test_calls_inside_calls_do_not_multiply(here: Place) -> None:
+    process = here.spawn(
+        "lua@5.3a",
+        **module(b"""
+        function spin(base) while true do end end
+        function run(base) while true do ao.resolve(base, {path = "spin"}) end end
+        function inc(base) base.count = (base.count or 0) + 1 return base end"""),
+    )
+    here.send(process, path="run")
+    here.send(process, path="inc")
+    assert here.value(process, "now/count") == 1
+    assert here.get(process, "compute=1/results")["error"]["limit"] == b"instructions"

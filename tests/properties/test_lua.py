@@ -38,7 +38,7 @@ function load_it(text) local f = load(text) return f and f() end
 class Silent:
     """A host that is never asked."""
 
-    def ask(self, kind: bytes, request: bytes) -> bytes:
+    def ask(self, kind: bytes, request: bytes, left: int) -> tuple[bytes, int]:
         """Fail."""
         raise AssertionError(kind)
 

@@ -6,7 +6,7 @@ local raw_load, raw_xpcall, raw_pcall, getinfo, getlocal = S.raw_load, S.raw_xpc
 local sub, find, gmatch, concat, format = S.raw_sub, S.raw_find, S.raw_gmatch, S.raw_concat, S.raw_format
 local unpack, sort = S.raw_unpack, S.raw_sort
 local MAX_TRACE, MAX_LOGS = 32, 100
-local INSTRUCTIONS = 60000000
+local INSTRUCTIONS = 60000000 -- unless the call is inside another one, which pays for it
 local ASKING = 10000 -- what a question to the node costs
 
 -- Code --------------------------------------------------------------------------------------------
@@ -112,9 +112,9 @@ local function ask(kind, ...)
   charge(ASKING)
   local request = S.encode({ ... }, n)
   charge(#request // 16)
-  local reply = S.host_ask(kind, request)
+  local reply, spent = S.host_ask(kind, request, S.left())
   if reply == nil then stop("aborted") end
-  charge(#reply // 16)
+  charge(#reply // 16 + spent)
   return unpack(S.decode(reply), 1, 2)
 end
 
@@ -199,11 +199,12 @@ end
 local gather = S.trust(function(ok, ...) return ok, S.raw_select("#", ...), { ... } end)
 
 -- Runs f(...) within the limits; returns a word, its packed value and the instructions used.
-local guarded = S.trust(function(f, ...)
+local guarded = S.trust(function(instructions, f, ...)
+  instructions = instructions or INSTRUCTIONS
   logs = 0
-  S.begin(INSTRUCTIONS)
+  S.begin(instructions)
   local ok, count, found = gather(raw_xpcall(f, handler, ...))
-  local over, used = S.finish(INSTRUCTIONS)
+  local over, used = S.finish(instructions)
   if over then return "limit", S.encode({ over, S.TEXT[over] }, 2), used end
   if not ok then
     local failure = found[1]
@@ -220,11 +221,11 @@ local guarded = S.trust(function(f, ...)
 end)
 
 -- Calls the global function `name` with the packed parameters; with `own` none that the library brought along.
-function S.call(name, packed, seconds, seed, own)
+function S.call(name, packed, seconds, seed, own, instructions)
   S.called = name
   local args = S.decode(packed)
   S.enter(seconds, seed)
-  return guarded(function()
+  return guarded(instructions, function()
     local f = G[name]
     if f == nil or own and S.library(f) then error("there is no function '" .. name .. "'", 0) end
     return f(unpack(args, 1, #args))
@@ -232,11 +233,11 @@ function S.call(name, packed, seconds, seed, own)
 end
 
 -- Runs the modules, a packed list of [name, text]. They run without the table `ao`; one that they make is extended.
-function S.boot(packed, seconds, seed)
+function S.boot(packed, seconds, seed, instructions)
   local modules = S.decode(packed)
   S.called = "main"
   S.enter(seconds, seed)
-  return guarded(function()
+  return guarded(instructions, function()
     local given = G.ao -- `ao`, unless the sandbox has replaced it
     G.ao = nil
     for i = 1, #modules do

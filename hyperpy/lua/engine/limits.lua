@@ -89,6 +89,7 @@ end)
 
 S.stop, S.charge, S.TEXT = stop, charge, TEXT
 function S.over() return over end
+function S.left() return left > 0 and left // 1 | 0 or 0 end
 
 -- Errors that no pcall may swallow: where the stack or the memory is full the hook itself cannot run, so
 -- code that went on there would not be counted.
