@@ -195,6 +195,12 @@ class DeviceTimeout(DeviceError):
     retry_after = 1.0
 
 
+class DeviceStopped(DeviceTimeout):
+    """A safety net ended the work, whatever time the caller had left; this is no result."""
+
+    advice = "Do less in one call."
+
+
 class NotCached(DeviceError):
     """The caller asked for a cached answer only, and there is none."""
 

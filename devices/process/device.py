@@ -9,12 +9,13 @@ from typing import Final
 
 from hyperpy import Context, Message, Result, device, key
 from hyperpy.capabilities import Jobs, NodeControl, Slots, Storage, Workers
-from hyperpy.errors import DeviceError, DeviceReentered, DeviceTimeout, HyperpyError, KeyNotFound
+from hyperpy.errors import DeviceError, DeviceReentered, DeviceStopped, DeviceTimeout, HyperpyError, KeyNotFound
 from hyperpy.message import Value, as_text
 
 from .definition import as_before, as_role, definition, ensured, process_id, proven, trusted
 from .line import Line, Rules
 from .schedule import Mark, check_assignment, check_signed, schedulers_of, slot_with
+from .stuck import Stuck
 from .worker import Worker, fits, slot_number
 
 _TURN_S: Final = 0.05
@@ -40,6 +41,7 @@ class Process:
     def start(self, node: NodeControl, store: Storage, slots: Slots, jobs: Jobs, workers: Workers) -> None:
         """Take settings, messages, schedules, and what computes beside a request."""
         self._node, self._store, self._slots, self._jobs, self._workers = node, store, slots, jobs, workers
+        self._stuck = Stuck()
 
     # -- schedule --------------------------------------------------------------------------
 
@@ -174,11 +176,20 @@ class Process:
     def _turn(
         self, ready: Message, process: str, slot: int, deadline: float, given: Sequence[Message] | None, first: bool
     ) -> Message | None:
+        def position() -> int:
+            kept = self._slots.latest(process)
+            return -1 if kept is None else kept[0]
+
         def work(worker: Worker) -> Message | None:
+            self._stuck.check(process, slot, position)
             return worker.advance(slot, min(deadline, time.monotonic() + _TURN_S), deadline, given, first=first)
 
+        self._stuck.check(process, slot, position)
         try:
             return self._workers.call(_KIND, process, lambda: self._worker(ready, process), work, deadline=deadline)
+        except DeviceStopped:
+            self._stuck.note(process, position())
+            raise
         except KeyNotFound as error:
             if error.message == _NOT_YET:
                 raise _Missing(Result("error", _not_yet(error, self._slots.head(process).slot + 1))) from None

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from hyperpy.errors import Busy, Corrupt, DeviceError, DeviceTimeout
+from hyperpy.errors import Busy, Corrupt, DeviceError, DeviceStopped, DeviceTimeout
 from hyperpy.lua.pool import Asked, Child, ChildEnded, Logged, Pool
 
 SNAPSHOT_CALLS: Final = 64
@@ -115,7 +115,8 @@ class Interpreters:
         """Run a call on a state.
 
         Raises:
-            DeviceTimeout: the deadline or the processor time ran out; this is never a result.
+            DeviceTimeout: the deadline ran out; this is never a result.
+            DeviceStopped: the processor time or the memory of the process ran out; nor is this.
             Busy: no process is to be had.
             DeviceReentered: too many calls of Lua are inside one another.
             DeviceError: the snapshot that the state begins with is no snapshot.
@@ -134,11 +135,11 @@ class Interpreters:
                     return self._on(child, state, call, deadline, _recording(asked, asks), asks, logged)
             except ChildEnded:
                 state.place = None
-                if asks or attempt == _ATTEMPTS or time.monotonic() - began > _SUDDEN_S:
+                if attempt == _ATTEMPTS or time.monotonic() - began > _SUDDEN_S:
                     break
-        raise DeviceTimeout(
-            "the process that ran Lua was stopped: too much processor time or memory", hint="Do less in one call."
-        )
+                if asks:
+                    raise DeviceTimeout("the process that ran Lua was stopped") from None
+        raise DeviceStopped("the process that ran Lua was stopped: too much processor time or memory")
 
     def snapshot(self, state: State, *, deadline: float) -> bytes:
         """Return the state as bytes.
