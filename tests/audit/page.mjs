@@ -5,9 +5,9 @@ import { createInterface } from "node:readline";
 
 globalThis.crypto ??= webcrypto;
 const folder = new URL("../../devices/audit/page/", import.meta.url);
-const { Refused, sha256, textOf } = await import(new URL("bytes.mjs", folder));
+const { Refused, Unchecked, sha256, textOf } = await import(new URL("bytes.mjs", folder));
 const { decodeCanonical, Message } = await import(new URL("canonical.mjs", folder));
-const { Ids, Unchecked, checkCommitments } = await import(new URL("commitments.mjs", folder));
+const { Ids, checkCommitments } = await import(new URL("commitments.mjs", folder));
 const { restored } = await import(new URL("receipt.mjs", folder));
 const { verifyReceipt } = await import(new URL("verify.mjs", folder));
 

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from hyperpy import commitments
-from hyperpy.codecs import canonical, whole
+from hyperpy.codecs import ans104, canonical, whole
 from hyperpy.encoding import float_text
 from hyperpy.errors import HyperpyError
 from hyperpy.keys import RsaKey
+from hyperpy.keys_ans104 import Ed25519Signer, SolanaSigner, as_signer
 from hyperpy.message import Atom, Link, Message, Value
 
 SCRIPT = Path(__file__).parent / "page.mjs"
@@ -70,9 +71,46 @@ def ids_of(item: Value) -> dict[str, str]:
 
 # -- what can be in a message --------------------------------------------------------------
 
-KEYS = ("a", "b", "body", "data", "path", "method", "status", "Type", "ao-types", "ao-body-key", "content-type", "é", "x/y")
-KEYS += ("unsigned_id", "content-digest", "k" * 32, "K" * 43, "A-42" + "z" * 38, "signature", "authority", "@path", "sp ace")
-TEXTS = ("", "x", "two\nlines", 'line\n"b": c', "cr\r\nlf", "body", "data", '"q\\"', "\x00\xff", "é中", "z" * 4096, "z" * 4097)
+KEYS = (
+    "a",
+    "b",
+    "body",
+    "data",
+    "path",
+    "method",
+    "status",
+    "Type",
+    "ao-types",
+    "ao-body-key",
+    "content-type",
+    "é",
+    "x/y",
+)
+KEYS += (
+    "unsigned_id",
+    "content-digest",
+    "k" * 32,
+    "K" * 43,
+    "A-42" + "z" * 38,
+    "signature",
+    "authority",
+    "@path",
+    "sp ace",
+)
+TEXTS = (
+    "",
+    "x",
+    "two\nlines",
+    'line\n"b": c',
+    "cr\r\nlf",
+    "body",
+    "data",
+    '"q\\"',
+    "\x00\xff",
+    "é中",
+    "z" * 4096,
+    "z" * 4097,
+)
 
 
 def scalar(rng: random.Random) -> Value:
@@ -173,10 +211,42 @@ def test_signatures_that_are_genuine_pass_and_others_do_not(page: Page, key: Rsa
     assert refused > 60
 
 
+def items(rng: random.Random, large: RsaKey) -> Iterator[Message]:
+    """Yield messages that came as signed ANS-104 items, each kind of key, with tags of every sort."""
+    signers = (large, Ed25519Signer(bytes(range(32))), SolanaSigner(bytes(range(32))))
+    for number in range(24):
+        names = [b"Type", b"a", b"b", b"Data-Protocol", b"ao-data-key", b"target", b"count"]
+        tags = [
+            (name, b"body" if name == b"ao-data-key" else b"7") for name in rng.sample(names, rng.choice((0, 2, 4)))
+        ]
+        if number % 3 == 0:
+            tags = [(name.lower(), text) for name, text in tags] + [(b"ao-types", b'count="integer"')]
+        fixed = {"target": b"T" * 32, "anchor": b"A" * 32} if number % 4 == 1 else {}
+        item = ans104.Item(tags=tuple(tags), data=rng.choice((b"", b"data", b"x" * 5000)), **fixed)
+        yield ans104.decode_message(item.sign(as_signer(signers[number % 3])).encode())
+
+
+def test_items_that_are_genuine_pass_and_others_do_not(page: Page) -> None:
+    rng = random.Random(8)
+    passed = refused = 0
+    for made in items(rng, RsaKey.generate(4096)):
+        data = whole.encode(made)
+        assert page.ask("ids", data) == ids_of(made)
+        assert page.ask("check", data) == {"genuine": True}, made
+        passed += 1
+        for other in tampered(made, rng):
+            ours = outcome(lambda other=other: commitments.check(other, ids="all") or True)
+            theirs = page.ask("check", whole.encode(other))
+            assert theirs.get("genuine") == ours, (made, other, theirs)
+            refused += ours is None
+    assert passed == 24
+    assert refused > 100
+
+
 def tampered(made: Message, rng: random.Random) -> Iterator[Message]:
     """Yield messages in which something is not as it was signed."""
     name, one = next(iter(made.commitments.items()))
-    first = next(iter(made.raw_items()))
+    first = next(iter(made.raw_items()), "first")
     yield Message.make({**made.raw_items(), first: b"another"}, made.commitments)
     yield Message.make({**made.raw_items(), "added": b"later"}, made.commitments)
     yield Message.make({k: v for k, v in made.raw_items().items() if k != first}, made.commitments)

@@ -13,6 +13,10 @@ export class Refused extends Error {
   }
 }
 
+export class Unchecked extends Error {
+  // What cannot be checked in a browser, by name.
+}
+
 export function textOf(bytes) {
   let out = "";
   for (let at = 0; at < bytes.length; at += 8192) out += String.fromCharCode(...bytes.subarray(at, at + 8192));

@@ -1,17 +1,15 @@
 // IDs of messages, and whether their signatures are genuine. Nothing that a commitment claims is believed.
 
-import { Refused, base64url, bytesOf, hexOf, hmac256, sha256, sumIds, textOf, unbase64 } from "./bytes.mjs";
+import { checkItem, itemCommitter } from "./ans104.mjs";
+import { Refused, Unchecked, base64url, hmac256, sha256, sumIds, unbase64 } from "./bytes.mjs";
 import { Link, Message } from "./canonical.mjs";
 import { MAX_HEADER, parametersOf, signatureBase, tabmOf } from "./encoding.mjs";
+import { verifyPss } from "./rsa.mjs";
 
 const CONSTANT = "constant:ao";
 const HTTPSIG = "httpsig@1.0";
 const REBUILT = [HTTPSIG, "http-auth@1.0", "cookie@1.0", "secret@1.0"];
 const UNSIGNED = `;alg="hmac-sha256";keyid="${CONSTANT}"`;
-
-export class Unchecked extends Error {
-  // What cannot be checked in a browser, by name.
-}
 
 // -- what one commitment says of itself --
 
@@ -51,7 +49,7 @@ export function committerOf(one) {
   const fields = fieldsOf(one);
   const keyid = fields.get("keyid") ?? "";
   const type = fields.get("type") ?? "";
-  if (deviceOf(one) === "ans104@1.0" && type === "unsigned-sha256") return null;
+  if (deviceOf(one) === "ans104@1.0") return type === "unsigned-sha256" ? null : itemCommitter(fields);
   if (keyid.startsWith("secret:")) return keyid.slice(7);
   if (!keyid || keyid.startsWith("constant:") || type.startsWith("hmac-")) return null;
   try {
@@ -193,7 +191,11 @@ export async function checkCommitments(message, ids) {
   for (const [name, one] of message.commitments) {
     checkClaims(name, one);
     const device = deviceOf(one);
-    if (device === "ans104@1.0") throw new Unchecked("ANS-104 signatures");
+    if (device === "ans104@1.0") {
+      if (committerOf(one) === null) throw new Unchecked("unsigned ANS-104 commitments");
+      await checkItem(one, fieldsOf(one), committedOf(one), ids.linked(message));
+      continue;
+    }
     if (!REBUILT.includes(device)) throw new Refused("signature", `commitments of the device '${device.slice(0, 40)}' are unknown`);
     if (one.items.has("dialect")) throw new Unchecked("signatures of older clients over their headers as sent");
     refuseAmbiguous(message, one, ids);
@@ -204,9 +206,9 @@ export async function checkCommitments(message, ids) {
 function checkClaims(name, one) {
   const actual = committerOf(one);
   const claimed = one.get("committer") ?? null;
-  if (actual !== claimed && deviceOf(one) !== "ans104@1.0") throw new Refused("signature", "a commitment names a committer that its key is not");
+  if (actual !== claimed) throw new Refused("signature", "a commitment names a committer that its key is not");
   const raw = unbase64(fieldsOf(one).get("signature") ?? "");
-  if (signatureId(raw) !== name && deviceOf(one) !== "ans104@1.0") {
+  if (signatureId(raw) !== name && !(deviceOf(one) === "ans104@1.0" && actual === null)) {
     throw new Refused("signature", "a commitment is not named by the ID of its signature");
   }
 }
@@ -265,45 +267,6 @@ async function fits(fields, base, given) {
   if (keyid.startsWith("secret:")) throw new Refused("signature", "a MAC by a secret cannot be checked by anybody else");
   if (keyid.startsWith("publickey:")) throw new Refused("signature", "a MAC cannot be made with a public key");
   return hmac256(keyid || CONSTANT, base) === given;
-}
-
-export async function verifyPss(modulus, signature, text, hash) {
-  // Whether an RSA-PSS signature fits, whatever the length of its salt.
-  const subtle = globalThis.crypto?.subtle;
-  if (!subtle) throw new Unchecked("RSA signatures: browsers give WebCrypto only to pages from localhost or over https");
-  const bare = modulus.replace(/^\0+/, "");
-  if (bare.length < 128 || bare.length > 1024 || signature.length !== bare.length) return false;
-  const key = { kty: "RSA", e: "AQAB", n: base64url(bare) };
-  try {
-    const known = await subtle.importKey("jwk", key, { name: "RSA-PSS", hash }, false, ["verify"]);
-    for (const saltLength of [hash === "SHA-512" ? 64 : 32, await saltOf(bare, signature, hash)]) {
-      if (await subtle.verify({ name: "RSA-PSS", saltLength }, known, bytesOf(signature), bytesOf(text))) return true;
-    }
-  } catch {
-    return false;
-  }
-  return false;
-}
-
-async function saltOf(modulus, signature, hash) {
-  // The length of the salt in a signature: what stands between its zeros and its digest (RFC 8017, 9.1.2).
-  const n = BigInt("0x" + hexOf(modulus));
-  let power = BigInt("0x" + hexOf(signature)) % n;
-  const once = power;
-  for (let bit = 0; bit < 16; bit++) power = (power * power) % n;
-  const opened = ((power * once) % n).toString(16).padStart(2 * modulus.length, "0");
-  const raw = opened.replace(/../g, (pair) => String.fromCharCode(parseInt(pair, 16)));
-  const size = hash === "SHA-512" ? 64 : 32;
-  const digest = raw.slice(-size - 1, -1);
-  const masked = raw.slice(0, -size - 1);
-  let mask = "";
-  for (let count = 0; mask.length < masked.length; count++) {
-    const counter = String.fromCharCode(0, 0, count >> 8, count & 255);
-    mask += textOf(new Uint8Array(await crypto.subtle.digest(hash, bytesOf(digest + counter))));
-  }
-  let at = 1;
-  while (at < masked.length && masked.charCodeAt(at) === mask.charCodeAt(at)) at++;
-  return Math.max(masked.length - at - 1, 0);
 }
 
 // -- texts that two messages could share --
