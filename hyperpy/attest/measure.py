@@ -47,7 +47,7 @@ _HASHED: Final = tuple(
         "4de79437-abd2-427f-b835-d5b172d2045b",  # kernel
     )
 )
-_KINDS: Final = {1: "zero", 2: "secrets", 3: "cpuid", 4: "zero", 0x10: "kernel-hashes"}
+_KINDS: Final = {1: "zero", 2: "secrets", 3: "cpuid", 4: "calling-area", 0x10: "kernel-hashes"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,8 @@ class Layout:
     """What of a firmware image the digest needs beside the image's own pages.
 
     Attributes:
-        sections: kind (``zero``, ``secrets``, ``cpuid``, ``kernel-hashes``), address, bytes; in file order.
+        sections: kind (``zero``, ``secrets``, ``cpuid``, ``calling-area``, ``kernel-hashes``), address, bytes; in
+            file order.
         table: address of the hash table of a directly booted kernel; None if the firmware has none.
         reset: where processors but the first begin.
     """
@@ -228,7 +229,7 @@ def _metadata(layout: Layout, boot: Boot | None, vmm: str) -> Iterator[tuple[int
                 contents[begin : begin + 176] = boot.table()
                 yield _NORMAL, at, hashlib.sha384(bytes(contents[:PAGE])).digest()
             else:
-                yield _UNMEASURED if vmm == "gce" else _ZERO, at, _EMPTY
+                yield _UNMEASURED if vmm == "gce" and kind == "zero" else _ZERO, at, _EMPTY
     yield from late
 
 
