@@ -19,7 +19,7 @@ from hyperpy.sdk import default
 from hyperpy.testing import TestNode, node
 
 DEADLINE = 1.0
-HANG_S = 60.0
+HANG_S = 50.0
 """Seconds after which a test that waits gives up: far more than anything here takes. Nothing is measured by it."""
 
 

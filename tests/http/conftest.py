@@ -17,7 +17,7 @@ from hyperpy.http.app import App, Bounds
 from hyperpy.http.server import Server
 from hyperpy.testing import node
 
-HANG_S = 60.0
+HANG_S = 50.0
 """Seconds after which a test that waits gives up: far more than anything here takes."""
 BOUNDS = Bounds(body=1 << 20, deadline=20.0, threads=8, queue=400, idle=1.0, receive=4.0)
 
