@@ -32,6 +32,7 @@ from hyperpy.commitments.signing import with_commitments
 from hyperpy.encoding import b64u, key_bytes, key_text, native, sha256
 from hyperpy.errors import CodecError, Corrupt, HyperpyError, MessageError, MessageNotFound, SizeError
 from hyperpy.message import Link, Message, Value, committed_list
+from hyperpy.store import search
 from hyperpy.store.base import Store
 from hyperpy.store.batch import Batch
 from hyperpy.store.recent import Recent
@@ -220,7 +221,9 @@ class Cache:
         if known is None:
             known = self._store.get("commitments", key)
             if known is not None:
-                batch.rely("commitments", key, partial(batch.put, "commitments", key, known), self._store)
+                batch.rely(
+                    "commitments", key, partial(_put_known, item, fields, content, key, known, batch), self._store
+                )
         if known is not None:
             return known[:1] == _GENUINE
         try:
@@ -228,7 +231,7 @@ class Cache:
             mark = _GENUINE
         except HyperpyError:
             mark = _CLAIMED
-        batch.put("commitments", key, mark + canonical.encode(Message.make(dict(fields.raw_items()))))
+        _put_known(item, fields, content, key, mark + canonical.encode(Message.make(dict(fields.raw_items()))), batch)
         return mark == _GENUINE
 
     def _put_alias(self, alias: bytes | None, content: bytes, names: list[tuple[bytes, str]], batch: Batch) -> None:
@@ -388,6 +391,13 @@ class Cache:
         """Keep a step's result, which was put already, under a key of :meth:`result_key`."""
         name = native(self.reference(item, batch)) if item.commitments else commitments.content_key(item)
         batch.put("results", key, msgpack.packb([name, status, record, literal], use_bin_type=True))
+
+
+def _put_known(item: Message, fields: Message, content: bytes, key: bytes, row: bytes, batch: Batch) -> None:
+    """Put the row of a commitment, and those by which its message is found if it is genuine."""
+    batch.put("commitments", key, row)
+    if row[:1] == _GENUINE:
+        search.index(item, committed_list(fields), fields, content, batch.put)
 
 
 def _only(item: Message, names: frozenset[str]) -> Message:

@@ -146,16 +146,26 @@ class Storage(Protocol):
         """Return the ID a name stands for."""
 
     def find(
-        self, pairs: Mapping[str, frozenset[str]], *, after: str = "", most: int = 1000, seconds: float = 1.0
+        self,
+        pairs: Mapping[str, frozenset[str]],
+        *,
+        after: str = "",
+        most: int = 1000,
+        seconds: float = 1.0,
+        signed: bool = False,
+        owners: Sequence[str] = (),
     ) -> Matches:
         """Look through the stored messages, in the order of their IDs, for those that hold all pairs.
 
-        No index is kept, so that writing stays cheap: the work is bounded by ``seconds``.
+        Signed messages are in an index; all others are looked at one by one, so that writing them stays cheap.
+        The work is bounded by ``seconds``.
 
         Args:
             pairs: key to the texts one of which its value must have; a nested message counts as its ID.
             after: where an earlier search stopped.
             most: how many matches end the search.
+            signed: find only what somebody signed; where the index cannot answer, unsigned ones are found too.
+            owners: addresses of which one must have signed; with ``signed``, and where the index answers.
         """
 
     def names(self, prefix: str = "") -> Mapping[str, str]:

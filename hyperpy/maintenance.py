@@ -164,6 +164,10 @@ def _state(cache: Cache, trail: Trail, key: bytes, value: bytes) -> str:
     return ""
 
 
+def _word(cache: Cache, trail: Trail, key: bytes, value: bytes) -> str:
+    return "" if len(key) != 48 or cache.has(b64u(key[16:])) else "points to a message that is not there"
+
+
 def _origin(cache: Cache, trail: Trail, key: bytes, value: bytes) -> str:
     return "" if sha256(value) == key else "the request was damaged"
 
@@ -178,6 +182,7 @@ _CHECKS: dict[str, Callable[[Cache, Trail, bytes, bytes], str]] = {
     "by-slot": _pointer(lambda record, key: True),
     "by-parent": _pointer(lambda record, key: record.parent == key[:32]),
     "results": _result,
+    "by-word": _word,
     "origins": _origin,
     "assignments": _assignment,
     "heads": _end,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hyperpy import commitments
@@ -14,6 +14,7 @@ from hyperpy.encoding import b64u, b64u_decode, key_bytes, key_text
 from hyperpy.errors import CodecError, Forbidden, SizeError
 from hyperpy.keys import RsaKey
 from hyperpy.message import As, Link, Message, Resolve, Value, as_text
+from hyperpy.store import search
 from hyperpy.store.base import Store
 
 
@@ -23,6 +24,7 @@ class Storage:
     def __init__(self, cache: Cache, store: Store) -> None:
         self._cache = cache
         self._store = store
+        search.begin(store)
 
     def read(self, ref: str) -> Value:
         """Return the message or binary with that ID; raise MessageNotFound."""
@@ -52,10 +54,21 @@ class Storage:
         return None if found is None else key_text(found)
 
     def find(
-        self, pairs: Mapping[str, frozenset[str]], *, after: str = "", most: int = 1000, seconds: float = 1.0
+        self,
+        pairs: Mapping[str, frozenset[str]],
+        *,
+        after: str = "",
+        most: int = 1000,
+        seconds: float = 1.0,
+        signed: bool = False,
+        owners: Sequence[str] = (),
     ) -> Matches:
         """See :meth:`hyperpy.capabilities.Storage.find`."""
         until = time.monotonic() + seconds
+        if signed and search.ready(self._store, time.monotonic() + seconds / 2):
+            found = search.find(self._store, pairs, owners, b64u_decode(after), until)
+            if found is not None:
+                return self._indexed(found, pairs, most)
         words = [key_bytes(key) for key in pairs]
         values = [_word(texts) for texts in pairs.values()]
         words += [word for word in values if word]
@@ -65,6 +78,15 @@ class Storage:
                 refs.append(b64u(name))
             if len(refs) >= most or (number % 64 == 63 and time.monotonic() > until):
                 return Matches(refs, b64u(name))
+        return Matches(refs, None)
+
+    def _indexed(self, rows: Iterator[search.Row], pairs: Mapping[str, frozenset[str]], most: int) -> Matches:
+        refs: list[str] = []
+        for content, fits, late in rows:
+            if fits and _holds(self._store.get("messages", content) or b"", pairs):
+                refs.append(b64u(content))
+            if len(refs) >= most or late:
+                return Matches(refs, b64u(content))
         return Matches(refs, None)
 
     def names(self, prefix: str = "") -> Mapping[str, str]:

@@ -251,6 +251,25 @@ def test_transactions_by_tags_owner_and_recipient(n: TestNode, arweave: RsaKey) 
     assert ids(f'ids: ["{refs[0]}", "{refs[1]}"], tags: [{{name: "kind", values: ["b"]}}]') == {refs[1]}
 
 
+def test_an_index_answers_whatever_else_is_stored(n: TestNode, arweave: RsaKey) -> None:
+    """No time at all is left to look at every message, and the answer is complete."""
+    ref = item(n, arweave, kind="rare")
+    stored(n, *({"kind": "rare", "n": number} for number in range(300)))
+    n.node.settings.put("query-seconds", 0)
+
+    def page(arguments: str) -> Any:
+        query = f"{{ transactions({arguments}) {{ count pageInfo {{ hasNextPage }} edges {{ node {{ id }} }} }} }}"
+        return graph(n, query)["transactions"]
+
+    whole = {"count": "1", "pageInfo": {"hasNextPage": False}, "edges": [{"node": {"id": ref}}]}
+    assert page('tags: [{name: "kind", values: ["rare"]}]') == whole
+    assert page(f'owners: ["{arweave.address}"]') == whole, "owners alone will do"
+    assert page(f'owners: ["{arweave.address}"], tags: [{{name: "kind", values: ["none"]}}]')["count"] == "0"
+    target = "/~query@1.0/only=kind&kind=rare&return="
+    assert text(ask(n, "GET", target + "boolean")) == "true"
+    assert ask(n, "GET", target + "first-message")["data"] == b"1984"
+
+
 def test_pages(n: TestNode, arweave: RsaKey) -> None:
     refs = {item(n, arweave, kind="page", number=str(number)) for number in range(5)}
     query = """query($after: String) { transactions(tags: [{name: "kind", values: ["page"]}], first: 2, after: $after)
