@@ -75,11 +75,17 @@ class Page:
         return found
 
     def open(self, url: str) -> None:
-        """Go to an address, and wait until the page is there."""
+        """Go to an address, and wait until the page is there; what was told of others is forgotten."""
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.send(f"{domain}.enable")
+        self.run("0")
+        self.events.clear()
         self.send("Page.navigate", url=url)
-        self.wait("location.href !== 'about:blank' && document.readyState === 'complete'")
+        end = time.monotonic() + PATIENCE
+        while not any(one["method"] == "Page.loadEventFired" for one in self.events):
+            assert time.monotonic() < end, f"never there: {url}"
+            self.send("Runtime.evaluate", expression="0")
+            time.sleep(0.01)
 
     def requests(self) -> list[str]:
         """Return the addresses that the page asked for."""
