@@ -13,6 +13,7 @@ from hyperpy.cache import Batch
 from hyperpy.errors import HyperpyError
 from hyperpy.message import Message, Value
 from hyperpy.sdk import Result
+from hyperpy.verdicts import Report
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -302,3 +303,40 @@ class Slots(Protocol):
 
     def latest(self, process: str, limit: int | None = None, *, snapshot: bool = False) -> tuple[int, Message] | None:
         """Return the newest kept state at or below ``limit``, of those with a snapshot if asked."""
+
+
+class Audit(Protocol):
+    """``audit``: what this node recorded, made again and compared, and proofs of it (docs/audit.md)."""
+
+    def replay(
+        self,
+        ref: str,
+        *,
+        slots: tuple[int, int] | None = None,
+        sample: int = 0,
+        seed: int = 0,
+        first: bool = False,
+        deadline: float = 0.0,
+        readers: frozenset[str] | None = None,
+    ) -> Report:
+        """Make recorded steps again and say what came of each.
+
+        Args:
+            ref: a message's ID, a hashpath, a record's ID or a process's ID.
+            slots: first and last slot of a process, both included.
+            sample: how many steps to draw; 0 takes all. ``seed`` says which.
+            first: stop at the first fault.
+            deadline: monotonic seconds, when the caller's time ends.
+            readers: addresses that signed the request; None is everybody.
+
+        Raises:
+            MessageNotFound: nothing that this node recorded is meant by ``ref``.
+            Forbidden: it is for others to read.
+            DeviceTimeout: time ran out; what was done is kept, and asking again goes on from there.
+        """
+
+    def trail(self, ref: str, *, readers: frozenset[str] | None = None) -> Message:
+        """Return the recorded steps that led to ``ref``, oldest first, as ``steps``; see :meth:`replay`."""
+
+    def receipt(self, ref: str, *, readers: frozenset[str] | None = None, **options: Any) -> bytes:
+        """Return the receipt file of ``ref``; see :meth:`replay`."""
