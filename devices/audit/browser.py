@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 MODULES: Final = (
-    *("bytes", "canonical", "encoding", "rsa", "ans104", "commitments"),
+    *("bytes", "canonical", "encoding", "rsa", "ans104", "legacy", "commitments"),
     *("receipt", "verify", "page"),
 )
 """Each needs only those before it."""

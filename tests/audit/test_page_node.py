@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import schema
 
 from hyperpy import commitments
-from hyperpy.codecs import ans104, canonical, whole
+from hyperpy.codecs import ans104, canonical, httpsig, structured, whole
 from hyperpy.encoding import float_text
 from hyperpy.errors import HyperpyError
 from hyperpy.keys import RsaKey
@@ -257,6 +258,34 @@ def tampered(made: Message, rng: random.Random) -> Iterator[Message]:
     damaged[rng.randrange(len(damaged))] ^= 1
     text = base64.urlsafe_b64encode(bytes(damaged)).rstrip(b"=")
     yield made.with_commitments({name: one | {"signature": text}})
+
+
+def test_requests_of_older_clients_that_are_genuine_pass_and_others_do_not(page: Page) -> None:
+    file = schema.folder() / "http_clients.jsonl"
+    if not file.is_file():
+        pytest.skip(f"{file} is missing; set HYPERPY_SHARED to the shared folder")
+    rng = random.Random(9)
+    passed, refused, unchecked = 0, 0, set()
+    for line in file.read_text("utf-8").splitlines():
+        request = json.loads(line)["request"]
+        headers = {name.lower(): text.encode() for name, text in request["headers"]}
+        body = base64.b64decode(request["body_base64"] or "") or None
+        made = outcome(lambda h=headers, b=body: structured.decode(httpsig.decode(h, b)))
+        if "signature-input" not in headers or not isinstance(made, Message):
+            continue
+        assert page.ask("ids", whole.encode(made)) == ids_of(made)
+        for at, one in enumerate((made, *tampered(made, rng))):
+            ours = outcome(lambda one=one: commitments.check(one, ids="all") or True)
+            theirs = page.ask("check", whole.encode(one))
+            if "unchecked" in theirs:
+                unchecked.add(theirs["unchecked"])
+                continue
+            assert theirs.get("genuine") == ours, (one, theirs)
+            passed += ours is not None and at == 0
+            refused += ours is None
+    assert passed == 13
+    assert refused > 80
+    assert unchecked == {"signed messages whose parts are signed too, by older clients"}
 
 
 def test_canonical_bytes_are_refused_where_python_refuses_them(page: Page) -> None:

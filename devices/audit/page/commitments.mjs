@@ -4,6 +4,7 @@ import { checkItem, itemCommitter } from "./ans104.mjs";
 import { Refused, Unchecked, base64url, hmac256, sha256, sumIds, unbase64 } from "./bytes.mjs";
 import { Link, Message } from "./canonical.mjs";
 import { MAX_HEADER, parametersOf, signatureBase, tabmOf } from "./encoding.mjs";
+import { checkEnvelope } from "./legacy.mjs";
 import { verifyPss } from "./rsa.mjs";
 
 const CONSTANT = "constant:ao";
@@ -197,7 +198,10 @@ export async function checkCommitments(message, ids) {
       continue;
     }
     if (!REBUILT.includes(device)) throw new Refused("signature", `commitments of the device '${device.slice(0, 40)}' are unknown`);
-    if (one.items.has("dialect")) throw new Unchecked("signatures of older clients over their headers as sent");
+    if (one.items.has("dialect")) {
+      await checkEnvelope(message, fieldsOf(one), committedOf(one), ids, fits);
+      continue;
+    }
     refuseAmbiguous(message, one, ids);
     await checkRebuilt(message, one, ids);
   }

@@ -36,7 +36,7 @@ async function saltOf(modulus, signature, hash) {
     const counter = String.fromCharCode(0, 0, count >> 8, count & 255);
     mask += textOf(new Uint8Array(await crypto.subtle.digest(hash, bytesOf(digest + counter))));
   }
-  let at = 1;
-  while (at < masked.length && masked.charCodeAt(at) === mask.charCodeAt(at)) at++;
+  let at = (masked.charCodeAt(0) ^ mask.charCodeAt(0)) & 127 ? 0 : 1; // its first bit is not part of it
+  while (at > 0 && at < masked.length && masked.charCodeAt(at) === mask.charCodeAt(at)) at++;
   return Math.max(masked.length - at - 1, 0);
 }
