@@ -47,7 +47,12 @@ def plain(item: Value, depth: int = 0) -> Value:
     if type(item) is Message:
         items = item
         if not _NESTING.isdisjoint(map(type, item.raw_items().values())):
-            items = Message.make({key: plain(child, depth + 1) for key, child in item.raw_items().items()})
+            items = Message.make(
+                {
+                    key: plain(child, depth + 1) if type(child) in _NESTING else child
+                    for key, child in item.raw_items().items()
+                }
+            )
         if not item.commitments:
             return items
         return (items, Message.make({name: plain(fields, depth + 1) for name, fields in item.commitments.items()}))
@@ -67,7 +72,7 @@ def restored(item: Any) -> Value:
     if type(item) is Message:
         if _NESTING.isdisjoint(map(type, item.raw_items().values())):
             return item
-        return Message.make({key: restored(child) for key, child in item.raw_items().items()})
+        return Message.make(_restored(item))
     if type(item) is not tuple:
         return item  # type: ignore[no-any-return]
     if item and item[0] == _LIST and type(item[0]) is bytes:
@@ -78,7 +83,8 @@ def restored(item: Any) -> Value:
     signed = {name: restored(fields) for name, fields in item[1].raw_items().items()}
     if not signed or not all(type(fields) is Message for fields in signed.values()):
         raise CodecError("canonical: commitments are messages")
-    return Message.make(
-        {key: restored(child) for key, child in item[0].raw_items().items()},
-        signed,  # type: ignore[arg-type]
-    )
+    return Message.make(_restored(item[0]), signed)  # type: ignore[arg-type]
+
+
+def _restored(item: Message) -> dict[str, Value]:
+    return {key: restored(child) if type(child) in _NESTING else child for key, child in item.raw_items().items()}

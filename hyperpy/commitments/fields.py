@@ -18,6 +18,7 @@ RSA_TYPE: Final = "rsa-pss-sha512"
 HMAC_TYPE: Final = "hmac-sha256"
 HTTPSIG_DEVICES: Final = frozenset({HTTPSIG, "http-auth@1.0", "cookie@1.0", "secret@1.0"})
 """Devices whose commitments are made and checked the way httpsig's are."""
+_NESTED: Final = frozenset({tuple, Message})
 
 
 def committer_of(commitment: Message) -> str | None:
@@ -54,7 +55,8 @@ def fields_of(commitment: Message) -> dict[str, bytes]:
     """Return a commitment's scalar fields as text."""
     known = commitment.memo.get("fields")
     if known is None:
-        known = {key: value for key, value in structured.encode(commitment).items() if type(value) is bytes}
+        scalars = {key: item for key, item in commitment.raw_items().items() if type(item) not in _NESTED}
+        known = {key: value for key, value in structured.encode(Message.make(scalars)).items() if type(value) is bytes}
         known.pop("ao-types", None)
         commitment.memo["fields"] = known
     return cast("dict[str, bytes]", known)

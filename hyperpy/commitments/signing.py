@@ -143,7 +143,9 @@ def _commit_mac(msg: Message, fields: Mapping[str, bytes], names: tuple[str, ...
 def _added(msg: Message, name: str, fields: Mapping[str, bytes], form: Signed, raw: bytes) -> Message:
     items: dict[str, Value] = {**fields, "committed": tuple(map(key_bytes, form.committed))}
     items["signature"] = b64u(raw).encode("ascii")
-    made = with_commitments(msg, {**msg.commitments, name: Message.make(items)})
+    one = Message.make(items)
+    one.memo["fields"] = {key: item for key, item in items.items() if type(item) is bytes}
+    made = with_commitments(msg, {**msg.commitments, name: one})
     if "secret" not in fields.get("keyid", b"").decode("latin-1"):
         made.memo["genuine"] = msg.memo.get("genuine", frozenset()) | {name}
     return made
