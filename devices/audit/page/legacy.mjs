@@ -1,6 +1,6 @@
 // Signatures of older clients, over header lines as they were sent: the commitment holds those, and they are read again.
 
-import { Refused, Unchecked, bytesOf, sha256, textOf, unbase64 } from "./bytes.mjs";
+import { Refused, Unchecked, base64url, bytesOf, sha256, textOf, unbase64 } from "./bytes.mjs";
 import { Atom, Float, Link, Message, floatText } from "./canonical.mjs";
 
 const DERIVED_NAMES = ["method", "target-uri", "authority", "scheme", "request-target", "path", "query", "query-param"];
@@ -180,12 +180,11 @@ function placePart(out, block, inline) {
 
 function typed(tabm, depth) {
   if (depth > MOST_NESTED) throw wrong("a message is nested too deep");
-  if (tabm.has("commitments")) throw new Unchecked("signed messages whose parts are signed too, by older clients");
   const types = new Map();
   for (const [key, value] of members(tabm.get("ao-types") ?? "", true)) types.set(unescapeKey(key), String(value.text ?? "").toLowerCase());
   const items = new Map();
   for (const [key, value] of tabm) {
-    if (key === "ao-types" || key.startsWith("priv")) continue;
+    if (key === "ao-types" || key === "commitments" || key.startsWith("priv")) continue;
     if (key.endsWith("+link")) {
       if (tabm.has(key.slice(0, -5))) throw wrong("a key stands beside its link");
       if (!key.startsWith("priv")) items.set(key.slice(0, -5), new Link(value));
@@ -194,7 +193,35 @@ function typed(tabm, depth) {
       items.set(key, types.get(key) === "list" && child instanceof Message ? listIfNumbered(child) : child);
     } else items.set(key, types.has(key) ? typedText(types.get(key), value) : value);
   }
-  return types.get(".") === "list" && !tabm.has(".") ? listOf(items) : new Message(items);
+  if (types.get(".") === "list" && !tabm.has(".")) return listOf(items);
+  return new Message(items, signaturesOf(tabm.get("commitments"), depth));
+}
+
+function signaturesOf(found, depth) {
+  // The commitments of a part. Its ID is made of them, and that is all they are needed for here.
+  if (found === undefined) return new Map();
+  if (!(found instanceof Map)) throw wrong("commitments must be a map");
+  const entries = [...found].map(([name, one]) => {
+    if (!(one instanceof Map)) throw wrong("a commitment must be a map");
+    const isRaw = typeof one.get("signature-input") === "string" && !one.has("committed");
+    return isRaw && depth > 0 ? rawSignature(one) : [name, typed(one, depth + 2)];
+  });
+  return new Map(entries);
+}
+
+function rawSignature(one) {
+  const input = /^([A-Za-z0-9*][A-Za-z0-9_.*-]*)=(\(.*)$/s.exec(one.get("signature-input"));
+  const value = /^([A-Za-z0-9*][A-Za-z0-9_.*-]*)=:([A-Za-z0-9+/=_-]*):$/.exec(one.get("signature") ?? "");
+  const covered = input && coveredNames(input[2]);
+  const parameter = (name) => new RegExp(`;${name}="([^"\\\\]*)"`).exec(input[2].slice(covered.end))?.[1];
+  const unusual = !covered || !value || value[1] !== input[1] || input[1].startsWith("comm-");
+  const algorithm = unusual ? "" : (parameter("alg") ?? "rsa-pss-sha512");
+  if (unusual || !algorithm.startsWith("rsa-") || !parameter("keyid")) {
+    throw new Unchecked("signed messages whose parts are signed too, in an unusual form");
+  }
+  const raw = unbase64(value[2]);
+  const fields = { "commitment-device": "httpsig@1.0", type: algorithm, keyid: parameter("keyid"), signature: base64url(raw), dialect: "D1" };
+  return [base64url(raw.length === 32 ? raw : sha256(raw)), new Message(new Map(Object.entries(fields)))];
 }
 
 function listIfNumbered(child) {
