@@ -81,8 +81,8 @@ def certificate(der: bytes) -> x509.Certificate:
     require(len(der) <= MAX_CERTIFICATE, "evidence/too-large", "a certificate is too long")
     try:
         found = x509.load_der_x509_certificate(der)
-        if found.public_bytes(Encoding.DER) != der:
-            raise ValueError
+        if found.public_bytes(Encoding.DER) != der or not der.endswith(b"\0" + found.signature):
+            raise ValueError  # the bit string of the signature has no unused bits, which no signature covers
         _ = found.extensions, found.subject, found.issuer, found.public_key()
     except _ERRORS:
         raise _chain("a certificate is malformed") from None
