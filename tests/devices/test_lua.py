@@ -319,3 +319,31 @@ def test_weak_tables_and_finalizers_are_not_seen(lua: Bench) -> None:
     for _ in range(4):
         base = lua.get(base, "f")
         assert base["seen"] == (2, True, 0)
+
+
+def test_which_error_a_value_has_does_not_depend_on_chance(lua: Bench) -> None:
+    """Several values that no message can hold: the first in the order of keys is named, in every interpreter."""
+    text = b"""function f() local t = {} for i = 1, 200 do t["k" .. i] = {deep = {f, fine = 1}} end return t end
+    function g() local ok, why = pcall(ao.resolve, f(), "x") return {why = why} end"""
+    for _ in range(3):
+        assert lua.step(code(text), "f").value["body"] == b"a message holds no function: k1/deep/1"
+        assert lua.get(code(text), "g")["why"] == b"a message holds no function: k1/deep/1"
+
+
+def test_two_numbers_of_one_text(lua: Bench) -> None:
+    """The larger one counts, and a text more than either."""
+    text = b"""function f() local t = {x = 1} local a = 0.1 + 0.2 t[0.3] = "less" t[a] = "more" return t end
+    function g() local t = {x = 1} t[0.1 + 0.2] = "more" t[0.3] = "less" t["0.3"] = "text" return t end"""
+    for _ in range(3):
+        assert plain(lua.get(code(text), "f")) == {"x": 1, "0.3": b"more"}
+        assert plain(lua.get(code(text), "g")) == {"x": 1, "0.3": b"text"}
+
+
+def test_a_state_of_many_small_tables(lua: Bench) -> None:
+    base = code(b"function inc(base) base.n = (base.n or 0) + 1 return base end") | {
+        "users": {f"user-{n}": {"balance": n, "name": f"n{n}"} for n in range(150_000)}
+    }
+    for n in (1, 2):
+        base = lua.get(base, "inc")
+        assert base["n"] == n
+    assert base["users"]["user-149999"]["balance"] == 149_999

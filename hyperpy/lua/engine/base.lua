@@ -216,6 +216,7 @@ local guarded = S.trust(function(instructions, f, ...)
     return "error", packed, used
   end
   local fine, packed = raw_pcall(S.encode, found, count)
+  if packed == S.FULL then return "limit", S.encode({ "memory", S.TEXT.memory }, 2), used end
   if not fine then return "error", S.encode({ packed, {} }, 2), used end
   return "ok", packed, used
 end)

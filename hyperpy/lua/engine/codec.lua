@@ -1,9 +1,10 @@
 -- Messages and tables: msgpack both ways. An empty table is an empty message; 1..n is a list.
 local S = ...
 local byte, sub, char, unpack, pack, format = string.byte, string.sub, string.char, string.unpack, string.pack, string.format
-local rawget, rawnext, type, error, math_type, concat = rawget, next, type, error, math.type, table.concat
+local rawget, type, error, math_type, concat, pcall = rawget, type, error, math.type, table.concat, S.raw_pcall
+local ordered, rawnext = next, S.raw_next
 local tostring, sort = tostring, table.sort
-local MAX_DEPTH, MAX_ITEMS, MAX_KEPT = 96, 1000000, 4096
+local MAX_DEPTH, MAX_ITEMS, CHUNK, KEPT = 96, 1000000, 4096, 65536
 
 local decode
 
@@ -81,6 +82,14 @@ local SHORT = {}
 for n = 0, 255 do SHORT[n] = char(0xc4, n) end
 
 local out, n, items = {}, 0, 0
+local clean = true -- whether out and parts hold nothing large
+local parts, m = {}, 0 -- what is packed already, in chunks: few short texts at a time
+
+local function flush()
+  m = m + 1
+  parts[m] = concat(out, "", 1, n)
+  n = 0
+end
 
 local function put_text(v)
   local size = #v
@@ -110,6 +119,7 @@ local function put_number(v)
 end
 
 local encode
+local following = rawnext -- in whatever order, unless there is an error to be told
 local names = {}
 
 local function where(depth, last)
@@ -119,12 +129,18 @@ local function where(depth, last)
   return text == "" and "the value" or sub(text, 1, -2)
 end
 
--- Returns the number of keys, the number of entries 1..n, and the other keys.
+-- Numbers in order, then texts: two numbers may have one text, and the last one counts.
+local function before(a, b)
+  if type(a) ~= type(b) then return type(a) == "number" end
+  return a < b
+end
+
+-- Returns the number of keys, the number of entries 1..n, and the other keys: numbers in order, texts behind.
 local function shape(t, depth)
   local size = 0
   while rawget(t, size + 1) ~= nil do size = size + 1 end
-  local rest, m, count = nil, 0, 0
-  for k in rawnext, t do
+  local rest, m, count, numbers = nil, 0, 0, 0
+  for k in following, t do
     local kind = type(k)
     count = count + 1
     if kind ~= "string" and kind ~= "number" then
@@ -133,8 +149,10 @@ local function shape(t, depth)
       rest = rest or {}
       m = m + 1
       rest[m] = k
+      if kind == "number" then numbers = numbers + 1 end
     end
   end
+  if numbers > 1 then sort(rest, before) end
   return count, size, rest, m
 end
 
@@ -142,6 +160,7 @@ local function put_pair(k, v, depth)
   put_text(type(k) == "string" and k or tostring(k))
   names[depth + 1] = k
   encode(v, depth + 1)
+  if n > CHUNK then flush() end
 end
 
 local most = MAX_ITEMS
@@ -161,6 +180,7 @@ local function put_mixed(t, depth)
     for i = 1, size do
       names[depth + 1] = i
       encode(rawget(t, i), depth + 1)
+      if n > CHUNK then flush() end
     end
     return
   end
@@ -177,14 +197,16 @@ end
 
 local function put_table(t, depth)
   if depth > MAX_DEPTH then error("a table is nested too deeply, or holds itself: " .. where(depth), 0) end
-  local head, count = n + 1, 0
-  n = head
-  for k, v in rawnext, t do
-    if type(k) ~= "string" then -- begin again
-      n = head - 1
-      return put_mixed(t, depth)
-    end
+  local count = 0
+  for k in following, t do
+    if type(k) ~= "string" then return put_mixed(t, depth) end
     count = count + 1
+  end
+  add_items(count)
+  n = n + 1
+  out[n] = count < 16 and char(0x80 + count) or pack(">BI4", 0xdf, count)
+  for k, v in following, t do
+    if n > CHUNK then flush() end
     local size = #k
     if size < 256 then
       out[n + 1], out[n + 2] = SHORT[size], k
@@ -199,8 +221,6 @@ local function put_table(t, depth)
       encode(v, depth + 1)
     end
   end
-  add_items(count)
-  out[head] = count < 16 and char(0x80 + count) or pack(">BI4", 0xdf, count)
 end
 
 encode = function(v, depth)
@@ -219,11 +239,9 @@ encode = function(v, depth)
   end
 end
 
--- Returns the values 1..count of a table as one msgpack list; raises text for what no message can hold.
-function S.encode(values, count, limit)
-  most = limit or MAX_ITEMS
-  if n > MAX_KEPT then out = {} end
-  n, items = 1, 0
+local function encoded(values, count)
+  if not clean then parts, out = {}, {} end
+  n, m, items, clean = 1, 0, 0, false
   out[1] = pack(">BI4", 0xdd, count)
   for i = 1, count do
     local v = values[i]
@@ -235,5 +253,30 @@ function S.encode(values, count, limit)
       encode(v, 1)
     end
   end
-  return (concat(out, "", 1, n))
+  local made
+  if m == 0 then
+    made = concat(out, "", 1, n)
+  else
+    flush()
+    made = concat(parts, "", 1, m)
+  end
+  if #made > KEPT then parts, out = {}, {} end
+  clean = true
+  return made
+end
+
+-- Returns the values 1..count of a table as one msgpack list; raises text for what no message can hold.
+function S.encode(values, count, limit)
+  most = limit or MAX_ITEMS
+  local mark = S.mark()
+  local ok, made = pcall(encoded, values, count)
+  if ok then return made end
+  if made == S.FULL then error(made, 0) end
+  -- Which of several errors comes first is to be the same everywhere, and so is what it costs.
+  S.back_to(mark)
+  following = ordered
+  ok, made = pcall(encoded, values, count)
+  following = rawnext
+  if ok then return made end
+  error(S.clean(made), 0)
 end

@@ -9,7 +9,7 @@ S.raw_select, S.raw_next, S.raw_pcall, S.raw_xpcall, S.raw_setmetatable, S.raw_l
 S.raw_find, S.raw_gmatch, S.raw_concat, S.raw_unpack = string.find, string.gmatch, table.concat, table.unpack
 S.raw_sort, S.raw_dump, S.raw_char, S.raw_format = table.sort, string.dump, string.char, string.format
 S.raw_spack, S.raw_sunpack, S.raw_sub, S.raw_byte = string.pack, string.unpack, string.sub, string.byte
-local sethook, getinfo, collect = debug.sethook, debug.getinfo, collectgarbage
+local sethook, gethook, getinfo, collect = debug.sethook, debug.gethook, debug.getinfo, collectgarbage
 local error, type, rawget, rawset, rawnext, find, sub = error, type, rawget, rawset, next, string.find, string.sub
 local raw_pcall, raw_xpcall, raw_setmetatable = pcall, xpcall, setmetatable
 local create, resume, status, yield = coroutine.create, coroutine.resume, coroutine.status, coroutine.yield
@@ -88,7 +88,15 @@ S.finish = S.trust(function(instructions)
 end)
 
 S.stop, S.charge, S.TEXT = stop, charge, TEXT
+S.FULL = "not enough memory" -- Lua's own words
 function S.over() return over end
+-- Where counting stands, and back to it: for what is done a second time.
+function S.mark() return left end
+function S.back_to(mark)
+  if over then stop(over) end
+  left = mark
+  if left ~= ENDLESS and gethook() then sethook(hook, "", TICK) end
+end
 function S.left() return left > 0 and left // 1 | 0 or 0 end
 
 -- Errors that no pcall may swallow: where the stack or the memory is full the hook itself cannot run, so
