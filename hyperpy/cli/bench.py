@@ -19,17 +19,21 @@ def register(app: typer.Typer) -> None:
 
 
 def bench(
-    part: Annotated[str, typer.Argument(help="all, or processes: scheduling and computing alone.")] = "all",
+    part: Annotated[str, typer.Argument(help="all, processes (scheduling and computing alone), or replay.")] = "all",
     json: Json = False,
     serving: Annotated[bool, typer.Option(help="Also measure a serving node.")] = True,
     curves: Annotated[Path | None, typer.Option(help="Write the cost curves as PNG into this folder.")] = None,
+    slots: Annotated[int, typer.Option(help="Slots of the long schedule that replay computes.", min=10)] = 100_000,
 ) -> None:
     """Measure what operations cost, in CPU microseconds. Asserts nothing.
 
     Example: hyperpy bench processes
     """
+    if part == "replay":
+        _replay(slots, json)
+        return
     if part not in ("all", "processes"):
-        raise typer.BadParameter("say all or processes", param_hint="part")
+        raise typer.BadParameter("say all, processes or replay", param_hint="part")
     from hyperpy.bench import computing, operations, scheduling
     from hyperpy.bench import serving as served
     from hyperpy.bench.measure import machine
@@ -63,4 +67,20 @@ def bench(
             f"{row.peer:,.0f}" if row.peer else "",
             share,
         )
+    out.print(table)
+
+
+def _replay(slots: int, json: bool) -> None:
+    """Show what a slot of a long schedule costs on the way, and how large the process is."""
+    from hyperpy.bench import computing
+    from hyperpy.bench.measure import machine
+
+    with err.status(f"writing and computing {slots:,} slots"):
+        points = computing.replay(slots)
+    if json:
+        show({"machine": machine(), "points": [one._asdict() for one in points]}, True)
+        return
+    table = Table("slots", "CPU us a slot", "own memory, MB", box=None, title=machine())
+    for one in points:
+        table.add_row(f"{one.slots:,}", f"{one.us:,.0f}", f"{one.rss_kb / 1024:,.1f}")
     out.print(table)

@@ -152,32 +152,6 @@ def decode(struct: Mapping[str, Any]) -> Message:
     return Message.make(_typed(found))
 
 
-def decode_assignment(edge: Mapping[str, Any], read: Callable[[str], Value] | None = None) -> Message:
-    """Return the assignment of a legacy scheduler's edge ``{"node": {"message", "assignment"}}``.
-
-    Args:
-        read: returns a message by ID where the edge holds only its name.
-
-    Raises:
-        CodecError, SizeError: it is no edge, or its message is not at hand.
-    """
-    node = edge.get("node", edge)
-    if not isinstance(node, Mapping) or not isinstance(node.get("assignment"), Mapping):
-        raise CodecError("aos2: an edge must hold an 'assignment'")
-    made = dict(decode(node["assignment"]).raw_items())
-    if "slot" not in made and "nonce" in made:
-        made["slot"] = _whole(made["nonce"], "nonce")
-    made.setdefault("block-hash", ZERO_HASH.encode())
-    body = node.get("message")
-    if isinstance(body, Mapping):
-        made["body"] = decode(body)
-    elif read is not None and "message" in made:
-        made["body"] = read(as_text(made["message"], "message"))
-    else:
-        raise CodecError("aos2: the assignment's message is not at hand")
-    return Message.make(made)
-
-
 def _typed(items: dict[str, Value]) -> dict[str, Value]:
     return {key: _whole(item, key) if key in ("timestamp", "epoch", "slot") else item for key, item in items.items()}
 

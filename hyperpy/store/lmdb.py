@@ -49,6 +49,7 @@ _LOOSE = {name: place.prefix for name, place in TABLES.items() if not place.sync
 _LOOSE_BYTES = frozenset(prefix[0] for prefix in _LOOSE.values())
 _SHORT = MAX_KEY - 1
 _MAPS = {"ledger": 1 << 28, "cache": 1 << 32}
+_ROOM = {"ledger": 1 << 18}
 
 
 class LmdbStore:
@@ -119,7 +120,14 @@ class LmdbStore:
 
     def _environment(self, name: str, *, sync: bool) -> Environment:
         size = _MAPS[name] if self._max_map is None else min(_MAPS[name], self._max_map)
-        made = Environment(self.folder / name, map_size=size, max_map=self._max_map, sync=sync, readonly=self.readonly)
+        made = Environment(
+            self.folder / name,
+            map_size=size,
+            max_map=self._max_map,
+            sync=sync,
+            readonly=self.readonly,
+            room=_ROOM.get(name, 0),
+        )
         self._opened.append(made)
         return made
 

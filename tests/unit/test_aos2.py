@@ -87,23 +87,6 @@ def test_decode_fixes_types() -> None:
     assert dict(made) == {"owner": b"O", "timestamp": 12, "epoch": 0, "data": b""}
 
 
-def test_an_edge_becomes_an_assignment() -> None:
-    assigned = {
-        "Tags": [{"name": "Nonce", "value": "7"}, {"name": "Process", "value": "P"}, {"name": "Message", "value": "M"}]
-    }
-    body = {"Data": "hi", "Tags": [{"name": "Action", "value": "Eval"}]}
-    made = aos2.decode_assignment({"cursor": "7", "node": {"assignment": assigned, "message": body}})
-    assert made["slot"] == 7
-    assert made["block-hash"] == b"A" * 43
-    inner = made["body"]
-    assert isinstance(inner, Message)
-    assert dict(inner) == {"data": b"hi", "action": b"Eval"}
-    read = aos2.decode_assignment({"assignment": assigned, "message": None}, lambda ident: Message({"ident": ident}))
-    assert read["body"] == Message({"ident": "M"})
-    with pytest.raises(CodecError):
-        aos2.decode_assignment({"assignment": assigned, "message": None})
-
-
 def test_edges_name_body_and_assignment() -> None:
     made = aos2.edge(
         Message({"slot": 3, "type": "Assignment", "body": {"data": "x"}}),
