@@ -13,7 +13,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("errors", "encoding", "message"),
     ("codecs", "keys", "keys_ans104", "config"),
     ("commitments", "path", "attest", "verdicts"),
-    ("hashpath", "store"),
+    ("hashpath", "store", "attester"),
     ("sdk", "trail", "cache", "capabilities", "slot_rules", "lua"),
     ("actors", "registry", "dispatch", "watchdog", "metrics", "flights", "privacy", "receipt", "verify"),
     ("resolver", "context", "normalise", "recorder", "reply", "results", "http.wire", "http.client"),
