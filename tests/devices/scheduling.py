@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hyperpy.commitments import commit, http_form
+from hyperpy.commitments import commit, http_form, signed_id
 from hyperpy.context import Frame
 from hyperpy.message import Message
 from hyperpy.node import Node
@@ -17,6 +17,13 @@ def process(at: TestNode, **keys: Any) -> Message:
     """Return a process that the node schedules, signed by its owner."""
     known = {"device": "process@1.0", "type": "Process", "scheduler": at.node.address, "random-seed": "a"}
     return commit(Message({**known, **keys}), wallet("owner"))
+
+
+def spawn(at: TestNode, **keys: Any) -> str:
+    """Schedule a process; return its ID."""
+    made = process(at, **keys)
+    assert post(at, made)["slot"] == 0
+    return signed_id(made)
 
 
 def said(target: str, signer: str = "alice", **keys: Any) -> Message:
@@ -34,6 +41,10 @@ def post_body(at: TestNode, body: Message, path: str = SCHEDULE, **private: Any)
     """Schedule a message as a device inside the node does."""
     request = Message({"path": "schedule", "method": "POST", "body": body}).with_private(**private)
     return at.node.resolver.resolve(Message({"device": "scheduler@1.0"}), request, frame(at.node)).value
+
+
+def batch_put(at: TestNode, message: Message) -> None:
+    at.node._lend["store"].write(message)
 
 
 def frame(inner: Node) -> Frame:

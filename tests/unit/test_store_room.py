@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from hyperpy.store import environment
 from hyperpy.store.lmdb import LmdbStore
 
 
@@ -37,7 +36,7 @@ def test_a_ledger_that_gets_no_room_ahead_is_written_all_the_same(
         raise OSError(errno.ENOSPC, "no space")
 
     store = LmdbStore(tmp_path)
-    monkeypatch.setattr(environment.os, "pwrite", full)
+    monkeypatch.setattr(os, "pwrite", full)
     for n in range(100):
         store.write([("assignments", b"%04d" % n, os.urandom(3000))])
     assert refused
