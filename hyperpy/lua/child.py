@@ -22,7 +22,7 @@ import msgpack  # type: ignore[import-untyped]
 
 MAX_FRAME = 256 * 1024 * 1024
 CPU_S = 5
-"""Seconds of processor time for one call; ten times what the instruction limit allows. Passing it kills
+"""Seconds of processor time for one call; ten times what so many plain instructions take. Passing it kills
 the process, and that is never a result."""
 STATE_CPU_S = 20
 """The same for writing a state down and taking it up."""
@@ -35,6 +35,8 @@ STATE_BYTES = 256 * 1024 * 1024
 TOTAL_BYTES = 768 * 1024 * 1024
 """What all interpreters may hold before the longest unused go."""
 GARBAGE = 8 * 1024 * 1024
+LARGE = 65536
+"""Bytes from which a frame is not copied once more only to be written in one go."""
 MOST = 64
 """Interpreters kept; the longest unused goes first, and is made again when it is asked for."""
 _MEMORY = msgpack.packb([b"memory", b"memory limit exceeded"], use_bin_type=True)
@@ -113,10 +115,12 @@ class Host:
     def write(self, *frame: Any) -> None:
         """Send a frame; end the process when nobody reads."""
         data = self._packer.pack(frame)
-        view = memoryview(len(data).to_bytes(4, "big") + data)
+        head = len(data).to_bytes(4, "big")
         try:
-            while view:
-                view = view[os.write(1, view) :]
+            for part in (head, data) if len(data) > LARGE else (head + data,):
+                view = memoryview(part)
+                while view:
+                    view = view[os.write(1, view) :]
         except OSError:
             os._exit(0)
 
@@ -238,16 +242,20 @@ def _text(item: Any) -> bytes:
     return item if isinstance(item, bytes) else str(item).encode()
 
 
-def _exactly(size: int) -> bytes:
+def _exactly(size: int) -> bytes | bytearray:
     """Return ``size`` bytes of the standard input; end the process where it ends."""
-    parts, left = [], size
-    while left:
-        part = os.read(0, left)
-        if not part:
+    part = os.read(0, size) if size <= LARGE else b""
+    if len(part) == size:
+        return part
+    made = bytearray(size)
+    made[: len(part)] = part
+    at = len(part)
+    while at < size:
+        got = os.readv(0, [memoryview(made)[at:]])
+        if not got:
             os._exit(0)
-        parts.append(part)
-        left -= len(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+        at += got
+    return made
 
 
 def _no_attributes(*_: Any) -> Any:
