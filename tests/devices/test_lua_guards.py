@@ -219,10 +219,15 @@ def test_guarded_code_is_what_lua_would_compile() -> None:
 
 COUNTED = """
 import msgpack, sys
-from tests.properties.test_lua import engine
+from tests.properties.test_lua import engine, fresh
 at = engine()
 made = at.call("boot", msgpack.packb([[b"m", sys.stdin.buffer.read()]], use_bin_type=True), 0, None)
-print(made[2], *[at.call("call", b"run", msgpack.packb([], use_bin_type=True), 0, n)[2] for n in range(3)])
+def run(at, seed): return at.call("call", b"run", msgpack.packb([]), 0, seed)[2]
+print(made[2], *[run(at, n) for n in range(3)])
+fine, kept = at.call("snapshot")
+again = fresh()
+assert fine and again.call("restore", kept) is True
+print(run(at, 7), run(again, 7))
 """
 
 
@@ -243,7 +248,9 @@ def test_the_count_is_the_same_in_every_process() -> None:
         for seed in ("1", "77")
     }
     assert len(found) == 1
-    assert all(int(one) > 10_000 for one in found.pop().split())
+    first, resumed = found.pop().splitlines()
+    assert all(int(one) > 10_000 for one in first.split())
+    assert len(set(resumed.split())) == 1
 
 
 def test_a_bomb_is_one_slot_and_the_next_one_computes(here: Place) -> None:

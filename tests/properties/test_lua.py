@@ -54,10 +54,16 @@ GUARDS = Guards()
 PARTS = child.compiled(lua53)
 
 
-def engine(*, steps: int | None = None) -> child.Engine:
-    """Return an interpreter of this process; ``steps`` is what the C matcher may do."""
+def fresh() -> child.Engine:
+    """Return an interpreter of this process without modules."""
     made = child.Engine(lua53, PARTS, Silent())  # type: ignore[arg-type]
     made.sealed(msgpack.packb([]))
+    return made
+
+
+def engine(*, steps: int | None = None) -> child.Engine:
+    """Return an interpreter of this process; ``steps`` is what the C matcher may do."""
+    made = fresh()
     if steps is not None:
         made.state.cheap = steps
     word = made.call("boot", msgpack.packb([[b"test", CODE]], use_bin_type=True), 0, None)[0]
