@@ -13,8 +13,8 @@ from hyperpy.devices.push.posted import Posted
 
 from hyperpy import Message, commitments, device, key
 from hyperpy.store.memory import MemoryStore
+from tests.devices.mailing import Mailer, send, spawn
 from tests.devices.parts import Place, place
-from tests.devices.test_push import Mailer, send, spawn
 
 MOST = 20
 

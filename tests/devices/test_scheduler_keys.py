@@ -18,9 +18,9 @@ from hyperpy.node import Node, open_node
 from hyperpy.store.lmdb import LmdbStore
 from hyperpy.store.memory import MemoryStore
 from hyperpy.testing import TestNode, wallet
+from tests.devices.mailing import Mailer, child
 from tests.devices.parts import Count, Place
 from tests.devices.scheduling import post
-from tests.devices.test_push import Mailer, child
 
 ONE, TWO, OTHER = (wallet(name) for name in ("one", "two", "other"))
 
