@@ -77,11 +77,19 @@ def decode(data: bytes) -> Any:
         CodecError: ``data`` is not what :func:`encode` gives for any value.
         SizeError: nested deeper than MAX_DEPTH.
     """
-    hook = _checked_message if b"commitments" in data or b"priv" in data else _message
-    found = _unpack(data, hook)
+    found = unpacked(data)
     if encode(found) != data:
         raise CodecError("canonical: the bytes are not in canonical form")
     return found
+
+
+def unpacked(data: bytes) -> Any:
+    """Return the value of bytes for a caller who encodes it again and compares: whether they are canonical is open.
+
+    Raises:
+        CodecError, SizeError: they are no msgpack, or hold what no value has.
+    """
+    return _unpack(data, _checked_message if b"commitments" in data or b"priv" in data else _message)
 
 
 def decode_own(data: bytes) -> Any:

@@ -1,0 +1,315 @@
+"""What a receipt holds, how its messages are named, and its bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Final, NamedTuple
+
+from hyperpy import commitments
+from hyperpy.codecs import canonical, whole
+from hyperpy.commitments.combined import combined_id, derivable, raw_id
+from hyperpy.commitments.signing import with_commitments
+from hyperpy.encoding import b64u, key_bytes, sha256
+from hyperpy.errors import CodecError, MessageNotFound
+from hyperpy.message import Link, Message, Value, committed_list
+from hyperpy.trail import Record
+
+VERSION: Final = 1
+MAX_BYTES: Final = 512 << 20
+"""Bytes; the longest file that is read."""
+
+REASONS: Final = ("large", "private", "gone", "unverifiable", "not asked")
+"""Why something is absent: too long for the receipt, not for the asker to read, no longer stored, with a signature
+that does not verify (so no ID binds it), or outside the part that was asked for."""
+
+KEYS: Final = (
+    *("absent", "evidence", "messages", "origins", "part", "records", "roots", "schedules", "signature", "slots"),
+    *("snapshots", "v"),
+)
+_LIST: Final = b"list"
+
+
+class ReceiptError(CodecError):
+    """The bytes are no receipt.
+
+    Attributes:
+        rule: the rule they break: ``digest``, ``canonical``, ``version``, ``form`` or ``order``.
+    """
+
+    advice = "Ask for the receipt again: this one was damaged or cut, or is another kind of file."
+
+    def __init__(self, rule: str, message: str) -> None:
+        super().__init__(message)
+        self.rule = rule
+
+
+class Schedule(NamedTuple):
+    """Assignments of one process, slot after slot; each whole, as canonical bytes (:mod:`hyperpy.codecs.whole`)."""
+
+    process: bytes
+    assignments: tuple[bytes, ...]
+
+
+class Slot(NamedTuple):
+    """Which record computed a slot."""
+
+    process: bytes
+    slot: int
+    record: bytes
+
+
+class Snapshot(NamedTuple):
+    """A state from which computing went on.
+
+    Attributes:
+        state: ID of the state (32 bytes).
+        hashpath: the state's; empty if it has none.
+        mark: where it stands in the schedule.
+    """
+
+    process: bytes
+    slot: int
+    state: bytes
+    hashpath: str
+    mark: str
+
+
+class Absent(NamedTuple):
+    """Something named but not held: its ID (32 bytes), why, and its size in bytes if known."""
+
+    id: bytes
+    reason: str
+    size: int | None = None
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """A receipt's content; see the module. Everything is in the file's order.
+
+    Attributes:
+        records: their canonical bytes.
+        messages: one layer each, nested ones as links.
+        signature: the signed message over :attr:`digest`, or None.
+    """
+
+    roots: tuple[bytes, ...]
+    records: tuple[bytes, ...] = ()
+    messages: tuple[Value, ...] = ()
+    origins: tuple[bytes, ...] = ()
+    schedules: tuple[Schedule, ...] = ()
+    slots: tuple[Slot, ...] = ()
+    snapshots: tuple[Snapshot, ...] = ()
+    part: str = ""
+    evidence: tuple[bytes, ...] = ()
+    absent: tuple[Absent, ...] = ()
+    signature: Message | None = None
+
+    @cached_property
+    def steps(self) -> dict[bytes, Record]:
+        """The records by ID, in the file's order."""
+        return {sha256(data): Record.decode(data) for data in self.records}
+
+    @cached_property
+    def assignments(self) -> dict[bytes, tuple[Message, ...]]:
+        """The schedules' assignments by process."""
+        return {one.process: tuple(map(_assignment, one.assignments)) for one in self.schedules}
+
+    @cached_property
+    def index(self) -> dict[bytes, Value]:
+        """Every message that can be read here, by each ID it is found under; its links load from here."""
+        found: dict[bytes, Value] = {}
+        items = [self._linked(item) for item in self.messages]
+        items += [part for each in self.assignments.values() for one in each for part in walk(one)]
+        for item in items:
+            found.setdefault(name_of(item), item)
+        for item in items:
+            if type(item) is Message and item.commitments:
+                signed = raw_id(commitments.signed_id(item))
+                if signed is not None:
+                    found.setdefault(signed, item)
+                found.setdefault(commitments.content_key(item), with_commitments(item, {}))
+        return found
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 of the content without signature (32 bytes): what is signed, and the same however often it is."""
+        return sha256(b"".join(joined(fields_of(self) | {"signature": None})))
+
+    def read(self, ref: str | bytes) -> Value:
+        """Return the message of an ID, its links loading from here.
+
+        Raises:
+            MessageNotFound: the receipt does not hold it.
+        """
+        raw = ref if isinstance(ref, bytes) else raw_id(ref)
+        found = self.index.get(raw) if raw is not None else None
+        if found is None:
+            raise MessageNotFound(f"the receipt does not hold {ref if isinstance(ref, str) else b64u(ref)}")
+        return found
+
+    def signed(self, sign: Any) -> Receipt:
+        """Return the receipt with a signature; ``sign`` turns a message into the signed one."""
+        return replace(self, signature=sign(self.statement()))
+
+    def statement(self) -> Message:
+        """Return the message that signers of this receipt sign."""
+        return Message.make({"type": b"receipt", "digest": b64u(self.digest).encode()})
+
+    def _linked(self, item: Value) -> Value:
+        """Return a shallow value whose links load from this receipt."""
+        if type(item) is tuple:
+            return tuple([Link(one.id, self.read) if type(one) is Link else one for one in item])
+        if type(item) is not Message or Link not in set(map(type, item.raw_items().values())):
+            return item
+        items: dict[str, Value] = {
+            key: Link(one.id, self.read) if type(one) is Link else one for key, one in item.raw_items().items()
+        }
+        made = Message.make(items, item.commitments)
+        made.memo.update(item.memo)
+        return made
+
+
+# -- names -----------------------------------------------------------------------------------
+
+
+def name_of(item: Value) -> bytes:
+    """Return the ID (32 bytes) that a message has in a receipt.
+
+    The unsigned ID if nobody signed it, the signed ID if its signatures cover every key, else the combined ID.
+
+    Raises:
+        CodecError: it has none of 32 bytes.
+    """
+    if type(item) is not Message or not item.commitments:
+        return commitments.content_key(item)
+    covered: set[str] = set()
+    for fields in item.commitments.values():
+        covered.update(committed_list(fields))
+    whole_id = commitments.signed_id(item) if covered.issuperset(item.raw_items()) else combined_id(item) or ""
+    raw = raw_id(whole_id)
+    if raw is None:
+        raise CodecError("a signed message has no ID: a commitment is not named by its signature")
+    return raw
+
+
+def names_of(item: Value) -> tuple[bytes, ...]:
+    """Return every ID a message is found under: its own, its signed one, that of what it says."""
+    own = name_of(item)
+    if type(item) is not Message or not item.commitments:
+        return (own,)
+    signed = raw_id(commitments.signed_id(item))
+    return (own, commitments.content_key(item)) if signed is None else (own, signed, commitments.content_key(item))
+
+
+def shallow(item: Value) -> Value:
+    """Return a value with links for what is nested."""
+    if type(item) is tuple:
+        return tuple([_link(one) for one in item])
+    if type(item) is Message:
+        return Message.make({key: _link(one) for key, one in item.raw_items().items()}, lasting(item))
+    return item
+
+
+def _link(child: Value) -> Value:
+    kind = type(child)
+    if kind is Message or kind is tuple:
+        return Link(commitments.signed_id(child))
+    return Link(child.id) if kind is Link else child  # type: ignore[union-attr]
+
+
+def lasting(item: Message) -> dict[str, Message]:
+    """Return a message's commitments; none if all of them can be computed by everybody."""
+    found = dict(item.commitments)
+    return {} if all(map(derivable, found.values())) else found
+
+
+def walk(item: Value) -> Iterator[Value]:
+    """Yield a value and what is held in it, without loading links."""
+    todo = [item]
+    while todo:
+        one = todo.pop()
+        yield one
+        held = one.raw_items().values() if type(one) is Message else one if type(one) is tuple else ()
+        todo += [part for part in held if type(part) is Message or type(part) is tuple]
+
+
+# -- bytes -----------------------------------------------------------------------------------
+
+
+def encode(receipt: Receipt) -> bytes:
+    """Return the file.
+
+    Raises:
+        CodecError, SizeError: a value has no canonical form.
+    """
+    data = b"".join(joined(fields_of(receipt)))
+    return data + sha256(data)
+
+
+def ordered(receipt: Receipt) -> Receipt:
+    """Return the receipt in the file's order, duplicates removed."""
+    return replace(
+        receipt,
+        roots=tuple(sorted(set(receipt.roots))),
+        records=_by(sha256, receipt.records),
+        messages=_by(name_of, receipt.messages),
+        origins=_by(sha256, receipt.origins),
+        schedules=tuple(sorted(receipt.schedules)),
+        slots=tuple(sorted(set(receipt.slots))),
+        snapshots=tuple(sorted(set(receipt.snapshots))),
+        absent=_by(lambda one: one.id, receipt.absent),
+    )
+
+
+def _by(name: Any, items: Iterable[Any]) -> tuple[Any, ...]:
+    found = {name(item): item for item in items}
+    return tuple([found[key] for key in sorted(found)])
+
+
+def fields_of(receipt: Receipt) -> dict[str, Any]:
+    return {
+        "v": VERSION,
+        "roots": receipt.roots,
+        "records": receipt.records,
+        "messages": tuple([_written(item) for item in receipt.messages]),
+        "origins": receipt.origins,
+        "schedules": receipt.schedules,
+        "slots": receipt.slots,
+        "snapshots": tuple((*one[:3], key_bytes(one.hashpath), key_bytes(one.mark)) for one in receipt.snapshots),
+        "part": key_bytes(receipt.part) if receipt.part else None,
+        "evidence": receipt.evidence,
+        "absent": tuple((one.id, one.reason.encode(), one.size) for one in receipt.absent),
+        "signature": None if receipt.signature is None else whole.plain(receipt.signature),
+    }
+
+
+def joined(fields: dict[str, Any]) -> list[bytes]:
+    """Return the map's canonical bytes in pieces: its head, then each key and value."""
+    pieces = [bytes([0x80 + len(KEYS)])]
+    for name in KEYS:
+        pieces += [canonical.encode(name), canonical.encode(_tuples(fields[name]))]
+    return pieces
+
+
+def _tuples(item: Any) -> Any:
+    """Return named tuples inside one another as plain ones."""
+    return tuple(map(_tuples, item)) if isinstance(item, tuple) else item
+
+
+def _written(item: Value) -> Value:
+    """Return a shallow value as it stands in the file."""
+    if type(item) is tuple:
+        return (_LIST, *item)
+    if type(item) is Message and item.commitments:
+        signed = {name: whole.plain(fields) for name, fields in item.commitments.items()}
+        return (Message.make(dict(item.raw_items())), Message.make(signed))
+    return item
+
+
+def _assignment(data: bytes) -> Message:
+    found = whole.decode(data)
+    if type(found) is not Message:
+        raise CodecError("an assignment is no message")
+    return found
