@@ -27,6 +27,8 @@ MESSAGE: Final = 4096
 """Characters of one message that are shown, at most."""
 MESSAGES: Final = 4 * 1024 * 1024
 """Characters of all messages together, at most."""
+COUNT: Final = 6000
+"""Messages that are shown, at most: more make a browser slow."""
 
 _ASSETS: Final = Path(__file__).parent / "assets"
 
@@ -172,10 +174,15 @@ class _Messages:
         self._texts: list[str] = []
         self._roles: list[str] = []
         self._left = MESSAGES
+        self._left_out: set[str] = set()
 
     def name(self, ref: str, role: str) -> None:
         """Fetch a message unless it was fetched already; say what it is to which step."""
-        if ref and self._read is not None and ref not in self._numbers:
+        if not ref or self._read is None or ref in self._numbers:
+            return
+        if self._left <= 0 or len(self._texts) >= COUNT:
+            self._left_out.add(ref)
+        else:
             self._numbers[ref] = len(self._texts)
             self._roles.append(role)
             self._texts.append(self._fetch(ref))
@@ -183,6 +190,8 @@ class _Messages:
     def link(self, ref: str) -> str:
         """Return a reference, as a link to what it names if that was fetched."""
         at = self._numbers.get(ref)
+        if ref in self._left_out:
+            return f'{_code(ref)} <span class="soft">(left out: the page would be too large)</span>'
         return _code(ref) if at is None else f'<a class="ref" href="#m-{at}">{_code(ref)}</a>'
 
     def render(self) -> str:
@@ -197,8 +206,7 @@ class _Messages:
         return "<h2>Messages</h2>\n" + "".join(made)
 
     def _fetch(self, ref: str) -> str:
-        if self._left <= 0 or self._read is None:
-            return "(left out: the page would be too large)"
+        assert self._read is not None
         try:
             found = self._read(ref)
             made = "(not at hand)" if found is None else _json(found)
