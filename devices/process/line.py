@@ -12,37 +12,21 @@ import time
 from collections.abc import Iterable
 from typing import Final
 
-from hyperpy import Message, hashpath
+from hyperpy import Message, hashpath, slot_rules
 from hyperpy.cache import Batch
 from hyperpy.capabilities import Jobs, Slots
-from hyperpy.errors import (
-    Busy,
-    CommitmentError,
-    ConfigError,
-    DeviceError,
-    DeviceNotFound,
-    DeviceReentered,
-    DeviceTimeout,
-    HyperpyError,
-    KeyNotFound,
-    MessageError,
-    NotCached,
-)
-from hyperpy.message import Link, Value, as_text
+from hyperpy.errors import DeviceError, HyperpyError, KeyNotFound
+from hyperpy.message import Link, Value
 from hyperpy.sdk import Result
+from hyperpy.slot_rules import LASTING, PASSING, as_role, bare
 
-from .definition import NAME, as_role
-from .paths import only_read, ordered
 from .schedule import Mark, slot_of
 
 log = logging.getLogger("hyperpy.device")
 
-_LASTING: Final = (MessageError, KeyNotFound, DeviceError)
-_PASSING: Final = (Busy, DeviceTimeout, NotCached, CommitmentError, DeviceNotFound, ConfigError)
 _SNAPSHOT: Final = Message({"path": "snapshot", "mode": "Map"})
 _TOGETHER: Final = 8
 """Slots that are committed at once. Nobody is told of a slot before its commit."""
-_NOT_ENOUGH: Final = "(MemoryError)"
 
 
 class Forked(HyperpyError):
@@ -110,8 +94,8 @@ class Line:
             if mark is not None and (not callable(fits) or fits(at, mark)):
                 try:
                     self._state = self._normal(kept)
-                except _LASTING as error:
-                    if isinstance(error, _PASSING):
+                except LASTING as error:
+                    if isinstance(error, PASSING):
                         raise
                     log.warning("the snapshot of %s at slot %d is of no use: %s", self.process, at, error.message)
                 else:
@@ -157,16 +141,7 @@ class Line:
             if result.status != "ok":
                 raise DeviceError("the execution device could not begin the process")
             made = result.value
-        return self._own(made, {"initialized": b"true"}, -1)
-
-    def _own(self, made: Value, more: dict[str, Value], slot: int, **private: object) -> Message:
-        """Return what the execution device made as a state of this process."""
-        if not isinstance(made, Message):
-            raise DeviceError("the execution device returned no message")
-        items = {**made.raw_items(), "device": NAME, "at-slot": slot, **more}
-        if not isinstance(items.get("process"), Link):
-            items["process"] = self._link
-        return Message.make(items, {}, {**made.private, **private})
+        return slot_rules.own(made, self._link, -1, {"initialized": b"true"})
 
     # -- one slot after another --------------------------------------------------------------
 
@@ -209,38 +184,23 @@ class Line:
             raise DeviceError("Received assignment slot does not match expected slot.")
         if not self.mark.follows(assignment):
             raise Forked(f"slot {slot} of the schedule does not follow what this node computed before")
-        if assignment.get("path") is None:
-            assignment = assignment | {"path": b"compute"}
         mark = self.mark.after(assignment, hashpath.algorithm_of(self.given))
-        base = as_role(self.state, "execution", "results")
-        assignment = ordered(assignment, base)
+        base, request = slot_rules.asked(assignment, self.state)
         made: list[Message] = []
 
         def keep(result: Result, batch: Batch) -> None:
-            made.append(self._after(result, base, assignment, slot, str(mark)))
+            made.append(slot_rules.after(result, self.state, base, request, self._link, slot, schedule=str(mark)))
             known = result.value if isinstance(result.value, Message) else None
             self._slots.put_state(self.process, slot, made[0], batch, snapshot=False, made=known)
 
         self.broken = True  # until the new state is in place: the live device may be ahead of the old one
-        self._jobs.step(base, assignment, slot=(self.process, slot), also=keep, rescue=_lasting, into=batch)
+        self._jobs.step(base, request, slot=(self.process, slot), also=keep, rescue=slot_rules.lasting, into=batch)
         self._state, self.at, self.mark = made[0], slot, mark
         self.broken = False
         lasting = self._lasts(slot)
         if lasting or (forced and not self._light):
             self._commit(batch)
             self.keep_snapshot(lasting=lasting)
-
-    def _after(self, result: Result, base: Message, assignment: Message, slot: int, mark: str) -> Message:
-        """Return the state after a slot."""
-        if (
-            result.status == "ok"
-            and isinstance(result.value, Message)
-            and not only_read(assignment, base, result.value)
-        ):
-            return self._own(result.value, {}, slot, schedule=mark)
-        text = _error_text(result)
-        after = hashpath.extend(base, assignment)
-        return self._own(self.state, {"results": Message({"error": text})}, slot, schedule=mark, hashpath=after)
 
     # -- snapshots -----------------------------------------------------------------------------
 
@@ -272,7 +232,7 @@ class Line:
 
         def also(result: Result, batch: Batch) -> None:
             if result.status == "ok" and isinstance(result.value, Message):
-                keep(state if self._light else state | {"snapshot": _bare(result.value)}, batch)
+                keep(state if self._light else state | {"snapshot": bare(result.value)}, batch)
 
         try:
             self._jobs.step(as_role(state, "execution"), _SNAPSHOT, also=also, rescue=rescue)
@@ -282,33 +242,3 @@ class Line:
         self._snapped_at = self.at
         if lasting:
             self._snapped = time.monotonic()
-
-
-def _bare(item: Message) -> Message:
-    return Message.make(dict(item.raw_items()), item.commitments)
-
-
-def _lasting(error: HyperpyError) -> Result:
-    """Return a failure that every node meets alike as the slot's result; raise any other."""
-    if not isinstance(error, _LASTING) or isinstance(error, _PASSING):
-        raise error
-    if isinstance(error, DeviceReentered) and error.message.startswith("waiting would never end"):
-        raise Busy("another computation waits for this one", hint=error.hint) from error
-    if _NOT_ENOUGH in error.message:
-        raise error
-    text = error.message
-    if error.incident:
-        text = text.replace(f"; incident {error.incident}", "")
-    return Result("error", text.encode("utf-8", "replace"))
-
-
-def _error_text(result: Result) -> Value:
-    """Return what a slot's ``results/error`` says."""
-    item = result.value
-    if result.status == "ok":
-        return b"the execution device returned no message"
-    if isinstance(item, Message):
-        return _bare(item)
-    if isinstance(item, (tuple, bytes)):
-        return item
-    return as_text(item).encode() if not isinstance(item, Link) else item.id.encode()
