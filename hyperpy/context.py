@@ -6,7 +6,7 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from hyperpy.errors import (
     Forbidden,
     HyperpyError,
     KeyNotFound,
+    MessageNotFound,
     NotDeterministic,
     SizeError,
 )
@@ -83,6 +84,50 @@ SIGNING = frozenset({"commit", "call", "cast"})
 _YES = (True, b"true")
 
 
+class Given:
+    """Recorded answers of keys that cannot be made again, in the order in which they are asked for.
+
+    Args:
+        raising: a recorded error is raised again, as it was; else it is answered as a result.
+
+    Attributes:
+        fault: what did not fit: a rule's name, words, what was recorded and what was asked. None so far.
+    """
+
+    def __init__(self, oracles: Iterable[Oracle] = (), *, raising: bool = True) -> None:
+        self._left = deque(oracles)
+        self.raising = raising
+        self.used = 0
+        self.fault: tuple[str, str, str, str] | None = None
+
+    @property
+    def left(self) -> int:
+        """How many answers nobody asked for yet."""
+        return len(self._left)
+
+    def next(self, device: str, key: str, request: Callable[[], str]) -> Oracle:
+        """Return the answer to a request; ``request`` returns its ID.
+
+        Raises:
+            MessageNotFound: there is none, or the next one is to something else.
+        """
+        asked = f"{device}/{key}"
+        if not self._left:
+            self._refuse(f"the trail holds no recorded answer for {asked}", "", asked)
+        known = self._left[0]
+        if (known.device, known.key) != (device, key):
+            at = f"{known.device}/{known.key}"
+            self._refuse(f"the trail's next recorded answer is for {at}", at, asked)
+        if known.request != (wanted := request()):
+            self._refuse(f"the trail's answer for {asked} is to another request", known.request, wanted)
+        self.used += 1
+        return self._left.popleft()
+
+    def _refuse(self, text: str, expected: str, got: str) -> None:
+        self.fault = self.fault or ("oracle", text, expected, got)
+        raise MessageNotFound(text)
+
+
 @dataclass(slots=True)
 class Chain:
     """One top-level request while it runs: its limits, and what it will write.
@@ -114,7 +159,7 @@ class Chain:
     lookup: bool = True
     steps_left: int = 10_000
     max_depth: int = 64
-    given: deque[Oracle] | None = None
+    given: Given | None = None
     in_flight: set[bytes] = field(default_factory=set)
     may_sign: bool = True
     order: Order | None = None

@@ -10,7 +10,20 @@ from typing import TYPE_CHECKING
 
 from hyperpy import commitments, hashpath
 from hyperpy.cache import Batch, Cache
-from hyperpy.message import Message, Value, list_to_map
+from hyperpy.encoding import key_text
+from hyperpy.errors import (
+    DeviceError,
+    DeviceReentered,
+    Forbidden,
+    HyperpyError,
+    KeyNotFound,
+    MessageNotFound,
+    ParameterError,
+    SizeError,
+    TooManyRequests,
+    UpstreamError,
+)
+from hyperpy.message import NOT_FOUND, Atom, Message, Value, list_to_map
 from hyperpy.trail import Oracle, Record, Trail
 
 if TYPE_CHECKING:
@@ -80,3 +93,38 @@ def unwrap(item: Value) -> Value:
     if isinstance(item, Message) and len(item) == 2 and item.get("ao-result") == b"body" and "body" in item:
         return item["body"]
     return item
+
+
+def failure(error: HyperpyError) -> Message:
+    """Return the message that stands for an error as the result of a step."""
+    body: Value = NOT_FOUND if isinstance(error, KeyNotFound) else error.message.encode()
+    return Message.make({"status": error.status, "body": body})
+
+
+def status_word(error: HyperpyError) -> str:
+    """Return the status word of a step that ended in an error."""
+    return "not_found" if error.status == 404 else "error"
+
+
+def recorded_error(status: str, kept: Message) -> HyperpyError | None:
+    """Return the error that a recorded outcome stands for; None if it is a result. See :func:`failure`."""
+    number, body = kept.raw("status"), kept.raw("body")
+    if status not in ("not_found", "error") or len(kept) != 2 or type(number) is not int:
+        return None
+    if body == NOT_FOUND and isinstance(body, Atom):
+        return KeyNotFound("the key was not found")
+    kind = _KINDS.get(number)
+    return kind(key_text(body)) if kind is not None and isinstance(body, bytes) else None
+
+
+_KINDS: dict[int, type[HyperpyError]] = {
+    400: ParameterError,
+    403: Forbidden,
+    404: MessageNotFound,
+    413: SizeError,
+    429: TooManyRequests,
+    500: DeviceError,
+    502: UpstreamError,
+    508: DeviceReentered,
+}
+"""The commonest error of a status."""

@@ -21,15 +21,14 @@ A chain is a left fold over steps; the first status other than ``ok`` ends it.
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 from hyperpy import hashpath, normalise, path
 from hyperpy.actors import ActorSystem
-from hyperpy.cache import Cache
+from hyperpy.cache import Batch, Cache
 from hyperpy.commitments import unsigned_id
-from hyperpy.context import SIGNING, Chain, Frame, Services, Step, device_error
+from hyperpy.context import SIGNING, Chain, Frame, Given, Services, Step, device_error
 from hyperpy.dispatch import find
 from hyperpy.encoding import is_id, key_text
 from hyperpy.errors import (
@@ -44,9 +43,9 @@ from hyperpy.errors import (
     PathError,
 )
 from hyperpy.flights import Flights
-from hyperpy.message import NOT_FOUND, As, Link, Message, Resolve, Value, list_to_map, value
+from hyperpy.message import As, Link, Message, Resolve, Value, list_to_map, value
 from hyperpy.privacy import Gate
-from hyperpy.recorder import Recorder, unwrap, wrap
+from hyperpy.recorder import Recorder, failure, recorded_error, status_word, unwrap, wrap
 from hyperpy.registry import Registry
 from hyperpy.sdk import Result
 from hyperpy.trail import Record, Trail
@@ -360,10 +359,8 @@ class Resolver:
         """Record a step that ended in an error; the error is its result."""
         if now.frame.chain.batch is None:
             return
-        body: Value = NOT_FOUND if isinstance(error, KeyNotFound) else error.message.encode()
-        outcome = Message.make({"status": error.status, "body": body})
         after = hashpath.extend(now.base, now.request)
-        self._record(now, Result(_word(error.status), outcome), after)
+        self._record(now, Result(status_word(error), failure(error)), after)
 
     # -- reading, trail and replay ----------------------------------------------------------
 
@@ -398,37 +395,52 @@ class Resolver:
             return Result("ok" if record.status == "ok" else record.status, item, record.hashpath_after)
         return self.rerun(record, deadline)
 
-    def rerun(self, record: Record, deadline: float) -> Result:
+    def rerun(
+        self,
+        record: Record,
+        deadline: float,
+        *,
+        base: Value | None = None,
+        given: Given | None = None,
+        strict: bool | None = None,
+    ) -> Result:
         """Run a recorded step again: same base, same request, recorded answers where it asked others.
 
         Caches are off, nothing is recorded and nothing is signed.
 
+        Args:
+            base: the base as the step before left it, live parts included; None reads it.
+            given: the recorded answers, where the caller wants to see what became of them.
+            strict: whether keys that are not deterministic are refused, and the trail is not looked at;
+                None: where no answer was recorded.
+
         Raises:
-            MessageNotFound: the base, the request or a recorded answer is gone, or the step's own key is
-                not deterministic.
+            MessageNotFound: the base, the request or a recorded answer is gone, another one was asked for, or
+                the step's own key is not deterministic.
         """
-        chain = Chain(deadline=deadline, lookup=False, given=deque(record.oracles), linked=True, may_sign=False)
-        chain.strict = not record.oracles  # where none was asked, a key that is not deterministic was refused
-        base, request = self.cache.read(record.base, exact=True), self.cache.read(record.request, exact=True)
+        given = Given(record.oracles) if given is None else given
+        chain = Chain(deadline=deadline, lookup=False, given=given, linked=True, may_sign=False)
+        chain.strict = not record.oracles if strict is None else strict
+        base = self.cache.read(record.base, exact=True) if base is None else base
+        request = self.cache.read(record.request, exact=True)
         if isinstance(base, Message):
             base = base.with_private(hashpath=record.hashpath_before)
-        return self.step(base, request, Frame(self, chain, 0, None))
+        result = self.step(base, request, Frame(self, chain, 0, None))
+        if given.left and given.fault is None:
+            given.fault = ("oracle", f"{given.left} recorded answers were not asked for", str(given.left), "0")
+        return result
 
     def _inject(self, now: Step) -> Result:
         """Answer a key that is not deterministic with its recorded result."""
-        chain, found = now.frame.chain, now.found
-        assert chain.given is not None
+        given, name = now.frame.chain.given, now.found.device.spec.name
+        assert given is not None
         if now.frame.depth == 0:
-            raise MessageNotFound(
-                f"{found.device.spec.name}/{found.name} cannot be made again: it is not deterministic"
-            )
-        if not chain.given:
-            raise MessageNotFound(f"the trail holds no recorded answer for {found.device.spec.name}/{found.name}")
-        given = chain.given.popleft()
-        if (given.device, given.key) != (found.device.spec.name, found.name):
-            raise MessageNotFound(f"the trail's next recorded answer is for {given.device}/{given.key}")
-        kept = self.cache.read(given.result, exact=True)
-        return Result(given.status, unwrap(kept))
+            raise MessageNotFound(f"{name}/{now.found.name} cannot be made again: it is not deterministic")
+        answer = given.next(name, now.found.name, lambda: self.cache.reference(now.request, Batch()))
+        kept = self.cache.read(answer.result, exact=True)
+        if given.raising and isinstance(kept, Message) and (error := recorded_error(answer.status, kept)) is not None:
+            raise error
+        return Result(answer.status, unwrap(kept))
 
 
 def _split(request: Value) -> list[Value]:
@@ -461,7 +473,3 @@ def _live(item: Value) -> bool:
 
 def _not_cached() -> NotCached:
     return NotCached("Computed result not available in cache.")
-
-
-def _word(status: int) -> str:
-    return "not_found" if status == 404 else "error"
