@@ -145,6 +145,7 @@ def _added(msg: Message, name: str, fields: Mapping[str, bytes], form: Signed, r
     items["signature"] = b64u(raw).encode("ascii")
     one = Message.make(items)
     one.memo["fields"] = {key: item for key, item in items.items() if type(item) is bytes}
+    one.memo["committed-list"] = tuple([name.removesuffix("+link") for name in form.committed])
     made = with_commitments(msg, {**msg.commitments, name: one})
     if "secret" not in fields.get("keyid", b"").decode("latin-1"):
         made.memo["genuine"] = msg.memo.get("genuine", frozenset()) | {name}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from heapq import merge
 from itertools import islice
 from typing import Final, TypeAlias
@@ -34,15 +35,23 @@ _FORM: Final = b"1 "
 """Begins the row that says how far the index is; to be changed when rows change."""
 _DONE: Final = _FORM + b"done"
 _DIGEST: Final = 16
+_SHORT: Final = 64
 _SAMPLE: Final = 256
 _PART: Final = 2000
 _MOST: Final = 500
 
 
 def digest(key: str, text: str) -> bytes:
-    """Return what a row begins with."""
+    """Return what a row begins with; most keys and short values come again and again."""
+    return _remembered(key, text) if len(text) <= _SHORT else _digest(key, text)
+
+
+def _digest(key: str, text: str) -> bytes:
     name = key_bytes(key)
     return sha256(len(name).to_bytes(4, "big") + name + key_bytes(text))[:_DIGEST]
+
+
+_remembered = lru_cache(maxsize=2048)(_digest)
 
 
 def text_of(found: Value) -> str | None:
