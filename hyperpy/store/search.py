@@ -56,6 +56,8 @@ _remembered = lru_cache(maxsize=2048)(_digest)
 
 def text_of(found: Value) -> str | None:
     """Return the text by which a value is found, that of a nested message being its ID; None if there is none."""
+    if type(found) is bytes:
+        return as_text(found)
     if isinstance(found, Link):
         return found.id
     if isinstance(found, Message):
