@@ -20,13 +20,14 @@ from hyperpy.cache import Cache, combined_id
 from hyperpy.encoding import b64u, key_text, sha256
 from hyperpy.errors import ConfigError, HyperpyError
 from hyperpy.message import Message
-from hyperpy.slots import read_assignment, read_head
+from hyperpy.slots import read_head
 from hyperpy.store.base import FORMAT, HEADER_KEY, TABLES, Store, new_header
 from hyperpy.store.collect import Collected, collect
 from hyperpy.store.environment import Environment
 from hyperpy.store.lock import FolderLock, boot
 from hyperpy.store.overlay import Overlay
 from hyperpy.store.pour import pour
+from hyperpy.store.schedule import read_assignment
 from hyperpy.trail import Record, Trail, hashpath_key
 
 __all__ = ["Collected", "Finding", "Progress", "collect", "migrate", "stats", "verify"]

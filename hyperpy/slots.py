@@ -23,8 +23,8 @@ from hyperpy import commitments
 from hyperpy.actors import ActorSystem
 from hyperpy.cache import Batch, Cache
 from hyperpy.capabilities import Head
-from hyperpy.codecs import canonical, whole
-from hyperpy.encoding import b64u, b64u_decode, key_bytes, key_text, native
+from hyperpy.codecs import canonical
+from hyperpy.encoding import b64u, b64u_decode, key_text, native
 from hyperpy.errors import (
     CodecError,
     Corrupt,
@@ -33,11 +33,11 @@ from hyperpy.errors import (
     HyperpyError,
     MessageNotFound,
     ParameterError,
-    SizeError,
     StoreError,
 )
 from hyperpy.message import Message
 from hyperpy.store.base import Store
+from hyperpy.store.schedule import backwards, read_assignment, slot_bytes, state_row, write_assignment
 
 _NEWEST: Final = (1 << 64) - 1
 _FEW: Final = 4
@@ -100,7 +100,7 @@ class Slots:
         """See :meth:`hyperpy.capabilities.Slots.read`."""
         if not 0 <= slot <= _NEWEST:
             return None
-        data = self._store.get("assignments", _raw(process) + _slot(slot))
+        data = self._store.get("assignments", _raw(process) + slot_bytes(slot))
         return None if data is None else read_assignment(data)[1]
 
     def range(self, process: str, first: int, last: int) -> Iterator[Message]:
@@ -109,7 +109,7 @@ class Slots:
         due = max(0, first)
         if last < due:
             return
-        after = name + _slot(due - 1) if due else None
+        after = name + slot_bytes(due - 1) if due else None
         for key, data in self._store.scan("assignments", name, after):
             if due > last or int.from_bytes(key[32:], "big") != due:
                 return
@@ -118,7 +118,7 @@ class Slots:
 
     def chain(self, process: str, slot: int) -> bytes | None:
         """Return the 32 chain bytes kept beside an assignment, or None."""
-        data = self._store.get("assignments", _raw(process) + _slot(slot)) if slot >= 0 else None
+        data = self._store.get("assignments", _raw(process) + slot_bytes(slot)) if slot >= 0 else None
         return None if data is None else read_assignment(data)[0]
 
     def processes(self, limit: int = 1_000_000) -> Sequence[str]:
@@ -142,7 +142,7 @@ class Slots:
         """See :meth:`hyperpy.capabilities.Slots.state`."""
         if not 0 <= slot <= _NEWEST:
             return None
-        key = _raw(process) + _backwards(slot)
+        key = _raw(process) + backwards(slot)
         for table in ("states", "heads"):
             ref = self._store.get(table, key)
             if ref is not None and (found := self._load(ref)) is not None:
@@ -161,17 +161,15 @@ class Slots:
         replaces: int | None = None,
     ) -> None:
         """See :meth:`hyperpy.capabilities.Slots.put_state`."""
-        key = _raw(process) + _backwards(slot)
-        old = [] if replaces is None else [("heads", _raw(process) + _backwards(replaces))]
+        key = _raw(process) + backwards(slot)
+        old = [] if replaces is None else [("heads", _raw(process) + backwards(replaces))]
         changed = None if made is None or snapshot else _changed(made, state)
         if changed is None or made is None:
-            lines = [self._cache.reference(state, batch)]
+            name = self._cache.reference(state, batch)
         else:
-            lines = [commitments.content_id(made)]
-        lines += [state.hashpath or "", state.private.get("schedule", "")]
-        if changed is not None:
-            lines.append(b64u(canonical.encode(changed)))
-        ref = key_bytes("\n".join(lines).rstrip())
+            name = commitments.content_id(made)
+        more = "" if changed is None else b64u(canonical.encode(changed))
+        ref = state_row(name, state.hashpath or "", state.private.get("schedule", ""), more)
         batch.put("states", key, ref)
         if snapshot:  # only once what it names is on the disk: whatever stops the node, no head points to nothing
             batch.durable = True
@@ -188,7 +186,7 @@ class Slots:
 
     def _latest(self, table: str, name: bytes, newest: int) -> tuple[int, Message] | None:
         """Return the newest readable state of one table."""
-        after = name + _backwards(newest + 1) if newest < _NEWEST else name
+        after = name + backwards(newest + 1) if newest < _NEWEST else name
         for key, ref in self._store.scan(table, name, after):
             if len(key) == 40 and (state := self._load(ref)) is not None:
                 return _NEWEST - int.from_bytes(key[32:], "big"), state
@@ -262,7 +260,7 @@ class _Schedule:
         """Put into the cache what it lost of the newest assignments: they got there one after another."""
         lost: list[Message] = []
         for slot in range(self._head.slot, -1, -1):
-            data = self._store.get("assignments", self._name + _slot(slot))
+            data = self._store.get("assignments", self._name + slot_bytes(slot))
             if data is None:
                 raise Corrupt(f"slot {slot} of the process {self._process} is gone")
             assignment = read_assignment(data)[1]
@@ -319,7 +317,7 @@ class _Schedule:
             except Exception as error:
                 ask.error = error
                 continue
-            batch.put("assignments", self._name + _slot(after.slot), data)
+            batch.put("assignments", self._name + slot_bytes(after.slot), data)
             built.append((ask, assignment))
             head = after
         if not built:
@@ -374,25 +372,6 @@ def _turn(store: Store, name: bytes) -> Any:
 # -- bytes -----------------------------------------------------------------------------------
 
 
-def write_assignment(assignment: Message, chain: bytes) -> bytes:
-    """Return the entry of the table ``assignments``: the 32 chain bytes, the whole message, and two of its IDs."""
-    names = (commitments.signed_id(assignment).encode(), commitments.hashpath_id(assignment).encode())
-    return canonical.encode((chain, whole.plain(assignment), names))
-
-
-def read_assignment(data: bytes) -> tuple[bytes, Message]:
-    """Return the chain bytes and the assignment of an entry; raise Corrupt if it is damaged."""
-    try:
-        chain, rest, (name, path) = canonical.decode_own(data)
-        found = whole.restored(rest)
-    except (CodecError, SizeError, TypeError, ValueError) as error:
-        raise Corrupt(f"a stored assignment was damaged: {error}") from None
-    if type(found) is not Message or type(chain) is not bytes:
-        raise Corrupt("a stored assignment was damaged")
-    found.memo.update({"id all": key_text(name), "hashpath-id": key_text(path), "reference": key_text(name)})
-    return chain, found
-
-
 def read_head(data: bytes | None, process: str) -> Head:
     """Return the head that the table ``heads`` keeps for a process; raise Corrupt if it is damaged."""
     if data is None:
@@ -431,12 +410,3 @@ def _raw(process: str) -> bytes:
     if len(found) != 32:
         raise ParameterError(f"{process[:60]!a} is no process ID", name="process")
     return found
-
-
-def _slot(slot: int) -> bytes:
-    return slot.to_bytes(8, "big")
-
-
-def _backwards(slot: int) -> bytes:
-    """Return a slot as the end of a key of states: the newest comes first."""
-    return (_NEWEST - slot).to_bytes(8, "big")

@@ -14,7 +14,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("codecs", "keys", "keys_ans104", "config"),
     ("commitments", "path", "attest", "verdicts"),
     ("hashpath", "store", "attester"),
-    ("sdk", "trail", "cache", "capabilities", "slot_rules", "lua"),
+    ("sdk", "trail", "cache", "capabilities", "slot_rules", "schedule_rules", "lua"),
     ("actors", "registry", "dispatch", "watchdog", "metrics", "flights", "privacy", "receipt", "verify"),
     ("resolver", "context", "normalise", "recorder", "reply", "results", "http.wire", "http.client"),
     ("settings", "storage", "maintenance", "housekeeping", "timers", "jobs", "slots", "audit", "node"),

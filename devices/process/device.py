@@ -11,11 +11,12 @@ from hyperpy import Context, Message, Result, device, key
 from hyperpy.capabilities import Jobs, NodeControl, Slots, Storage, Workers
 from hyperpy.errors import DeviceError, DeviceReentered, DeviceStopped, DeviceTimeout, HyperpyError, KeyNotFound
 from hyperpy.message import Value, as_text
+from hyperpy.schedule_rules import Mark, check_assignment, check_signed, schedulers_of
 from hyperpy.slot_rules import as_before, as_role, definition
 
 from .definition import ensured, process_id, proven, trusted
 from .line import Line, Rules
-from .schedule import Mark, check_assignment, check_signed, schedulers_of, slot_with
+from .schedule import slot_with
 from .stuck import Stuck
 from .worker import Worker, fits, slot_number
 

@@ -17,10 +17,9 @@ from hyperpy.cache import Batch
 from hyperpy.capabilities import Jobs, Slots
 from hyperpy.errors import DeviceError, HyperpyError, KeyNotFound
 from hyperpy.message import Link, Value
+from hyperpy.schedule_rules import Mark, slot_of
 from hyperpy.sdk import Result
 from hyperpy.slot_rules import LASTING, PASSING, as_role, bare
-
-from .schedule import Mark, slot_of
 
 log = logging.getLogger("hyperpy.device")
 

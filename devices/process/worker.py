@@ -8,10 +8,10 @@ from hyperpy import Message
 from hyperpy.capabilities import Jobs, Slots
 from hyperpy.errors import KeyNotFound, ParameterError
 from hyperpy.message import Value
+from hyperpy.schedule_rules import Mark, slot_of
 
 from .definition import proven
 from .line import Forked, Line, Rules
-from .schedule import Mark, slot_of
 
 
 class Worker:

@@ -23,9 +23,9 @@ from hyperpy.keys import RsaKey
 from hyperpy.message import Message
 from hyperpy.node import Node
 from hyperpy.sdk import device, key
-from hyperpy.slots import write_assignment
 from hyperpy.store.base import Put
 from hyperpy.store.lmdb import LmdbStore
+from hyperpy.store.schedule import write_assignment
 
 SLOTS = 2_000
 _AT_ONCE = 500

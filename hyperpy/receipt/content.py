@@ -112,6 +112,23 @@ class Receipt:
         return {sha256(data): Record.decode(data) for data in self.records}
 
     @cached_property
+    def by_age(self) -> tuple[bytes, ...]:
+        """The records' IDs, each after the one it is a part of or was taken from; else in the file's order."""
+        done: dict[bytes, None] = {}
+        for first in self.steps:
+            line, name = [], first
+            while name in self.steps and name not in done:
+                line.append(name)
+                name = self.steps[name].parent or self.steps[name].cached_from
+            done.update(dict.fromkeys(reversed(line)))
+        return tuple(done)
+
+    @cached_property
+    def names(self) -> dict[int, bytes]:
+        """The messages' IDs (:func:`name_of`), by the entries' identities: they are computed once."""
+        return {id(item): name_of(item) for item in self.messages}
+
+    @cached_property
     def assignments(self) -> dict[bytes, tuple[Message, ...]]:
         """The schedules' assignments by process."""
         return {one.process: tuple(map(_assignment, one.assignments)) for one in self.schedules}

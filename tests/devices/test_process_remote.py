@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from hyperpy.devices.process.schedule import Mark, check_assignment, check_signed, schedulers_of, slot_of
 
 from hyperpy import Message, commitments
 from hyperpy.encoding import b64u, sha256
 from hyperpy.errors import CodecError, CommitmentError, DeviceError, HyperpyError
 from hyperpy.http.server import Server
+from hyperpy.schedule_rules import Mark, check_assignment, check_signed, schedulers_of, slot_of
 from hyperpy.testing import wallet
 from tests.devices.parts import Place, place
 

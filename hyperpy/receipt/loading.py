@@ -1,0 +1,90 @@
+"""A receipt's content in a store, so that whatever reads a store reads a receipt."""
+
+from __future__ import annotations
+
+from hyperpy import commitments, hashpath
+from hyperpy.cache import Batch, Cache
+from hyperpy.codecs import canonical
+from hyperpy.encoding import b64u, b64u_decode
+from hyperpy.errors import HyperpyError
+from hyperpy.message import Message
+from hyperpy.receipt.content import Receipt
+from hyperpy.store.memory import MemoryStore
+from hyperpy.store.schedule import backwards, slot_bytes, state_row, write_assignment
+from hyperpy.trail import Trail
+
+_ALGORITHM = "sha-256-chain"
+
+
+def load(receipt: Receipt) -> MemoryStore:
+    """Return a store in memory with a receipt's content.
+
+    Every ID is computed anew, and a message is found under a signed ID only if its signatures verify. What
+    :mod:`hyperpy.verify` checks beyond that is not checked here: verify first.
+
+    Raises:
+        HyperpyError: an entry cannot be kept in a store.
+    """
+    store = MemoryStore()
+    cache, batch = Cache(store), Batch()
+    index = receipt.index
+    for item in receipt.messages:
+        found = index[receipt.names[id(item)]]
+        if isinstance(found, Message):
+            cache.reference(found, batch)
+        else:
+            cache.put(found, batch)
+    for process, assignments in receipt.assignments.items():
+        _put_schedule(receipt, process, assignments, cache, batch)
+    for one in receipt.snapshots:
+        row = state_row(b64u(one.state), one.hashpath, one.mark)
+        batch.put("heads", one.process + backwards(one.slot), row)
+        batch.put("states", one.process + backwards(one.slot), row)
+    _put_trail(receipt, Trail(store), batch)
+    batch.commit(store)
+    return store
+
+
+def _put_schedule(
+    receipt: Receipt, process: bytes, assignments: tuple[Message, ...], cache: Cache, batch: Batch
+) -> None:
+    """Put a schedule's rows, its messages, and where it ends."""
+    chain, path, slot, stamp = b"", b64u(process), -1, 0
+    algorithm = _algorithm(receipt, process)
+    for one in assignments:
+        cache.put(one, batch)
+        slot, stamp = _whole(one, "slot"), _whole(one, "timestamp")
+        told = one.get("hash-chain")
+        chain = b64u_decode(told) if isinstance(told, bytes) else b""
+        before = one.text("base-hashpath", path)
+        path = hashpath.combine(before, commitments.signed_id(one), algorithm)
+        batch.put("assignments", process + slot_bytes(slot), write_assignment(one, chain))
+    batch.put("heads", process, canonical.encode((slot, chain, path, stamp)))
+
+
+def _algorithm(receipt: Receipt, process: bytes) -> str:
+    """Return a process's hashpath algorithm; the usual one if it names none that is known, or is not here."""
+    try:
+        definition = receipt.read(process)
+    except HyperpyError:
+        return _ALGORITHM
+    named = definition.get("hashpath-alg") if isinstance(definition, Message) else None
+    text = named.decode("latin-1") if isinstance(named, bytes) else ""
+    return text if text in hashpath.ALGORITHMS else _ALGORITHM
+
+
+def _whole(item: Message, name: str) -> int:
+    """Return a whole number of an assignment; 0 if it is none."""
+    found = item.get(name)
+    if isinstance(found, bytes) and found.isdigit() and len(found) < 19:
+        found = int(found)
+    return found if type(found) is int and 0 <= found < 1 << 63 else 0
+
+
+def _put_trail(receipt: Receipt, trail: Trail, batch: Batch) -> None:
+    """Put the records, each after the one it is a part of, and what finds them."""
+    for data in receipt.origins:
+        trail.put_origin(data, batch)
+    slots = {one.record: (b64u(one.process), one.slot) for one in receipt.slots}
+    for name in receipt.by_age:
+        trail.append(receipt.steps[name], batch, slot=slots.get(name))
