@@ -39,7 +39,7 @@ export function decodeCanonical(data) {
   return found;
 }
 
-class Reader {
+export class Reader {
   constructor(data) {
     this.data = data;
     this.at = 0;

@@ -1,7 +1,7 @@
 // IDs of messages, and whether their signatures are genuine. Nothing that a commitment claims is believed.
 
 import { checkItem, itemCommitter } from "./ans104.mjs";
-import { Refused, Unchecked, base64url, hmac256, sha256, sumIds, unbase64 } from "./bytes.mjs";
+import { Refused, Unchecked, base64url, hmac256, nativeId, sha256, sumIds, unbase64 } from "./bytes.mjs";
 import { Link, Message } from "./canonical.mjs";
 import { MAX_HEADER, parametersOf, signatureBase, tabmOf } from "./encoding.mjs";
 import { checkEnvelope } from "./legacy.mjs";
@@ -165,11 +165,26 @@ export class Ids {
     return sumIds([...parts, this.mac(this.tabm(item, bundle), committedOf(widest), parameters, CONSTANT)]);
   }
 
-  combined(item) {
-    // Content and every commitment but the unsigned one that everybody can make again.
-    const all = [...item.commitments.values()];
-    const added = [...item.commitments].filter(([, one]) => !isDerivable(one)).map(([name]) => name);
-    return all.length && added.length ? sumIds([...added, this.content(item)]) : this.content(item);
+  name(item) {
+    // What a message is held under: the signed ID if its signatures cover every key, else that of both.
+    if (!(item instanceof Message) || !item.commitments.size) return this.content(item);
+    const covered = new Set([...item.commitments.values()].flatMap(committedOf));
+    if ([...item.items.keys()].every((key) => covered.has(key))) return this.signed(item);
+    const added = [...item.commitments].filter(([, one]) => !isDerivable(one));
+    if (added.length > 15 || !added.every(([name, one]) => isNamed(name, one))) return null;
+    return sumIds([...added.map(([name]) => name), this.content(item)]);
+  }
+}
+
+function isNamed(name, one) {
+  // Whether a commitment's ID is that of its signature.
+  const signature = one.get("signature");
+  if (typeof signature !== "string") return false;
+  try {
+    const [raw, wanted] = [unbase64(signature), nativeId(name)];
+    return wanted.length === 32 && (raw === wanted || sha256(raw) === wanted);
+  } catch {
+    return false;
   }
 }
 
