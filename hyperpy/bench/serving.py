@@ -41,7 +41,7 @@ def serving(folder: Path, *flags: str) -> Iterator[tuple[int, str]]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return the CPU seconds that a process and its children have used: the node lets children sign."""
+    """Return the CPU seconds that a process and its children have used: scripts run in them."""
     ticks = 0
     for file in Path("/proc").glob("[0-9]*/stat"):
         try:
