@@ -43,7 +43,9 @@ class Evidence:
     @classmethod
     def of_receipt(cls, receipt: Receipt, where: str = "the receipt") -> Evidence:
         """Return a receipt's evidence, in a store of its own in memory."""
-        raise NotImplementedError
+        from hyperpy.receipt.loading import load
+
+        return cls.of_store(load(receipt), where, roots=receipt.roots, attested_by=receipt.signers)
 
 
 @dataclass(slots=True)

@@ -12,11 +12,12 @@ from hyperpy.codecs import canonical, whole
 from hyperpy.commitments.combined import combined_id, derivable, raw_id
 from hyperpy.commitments.signing import with_commitments
 from hyperpy.encoding import b64u, key_bytes, sha256
-from hyperpy.errors import CodecError, MessageNotFound
+from hyperpy.errors import CodecError, HyperpyError, MessageNotFound, SizeError
 from hyperpy.message import Link, Message, Value, committed_list
 from hyperpy.trail import Record
 
 VERSION: Final = 1
+_LOADS: Final = 100_000
 MAX_BYTES: Final = 512 << 20
 """Bytes; the longest file that is read."""
 
@@ -134,18 +135,25 @@ class Receipt:
         return {one.process: tuple(map(_assignment, one.assignments)) for one in self.schedules}
 
     @cached_property
+    def items(self) -> tuple[tuple[bytes, Value], ...]:
+        """Every message held, each with its ID; links load from here. Those of schedules come last."""
+        found = [(self.names[id(item)], self._linked(item)) for item in self.messages]
+        return (*found, *self.scheduled)
+
+    @cached_property
+    def scheduled(self) -> tuple[tuple[bytes, Value], ...]:
+        """The messages that schedules hold: the assignments and what is nested in them."""
+        every = [one for each in self.assignments.values() for one in each]
+        return tuple([(name_of(part), part) for one in every for part in walk(one)])
+
+    @cached_property
     def index(self) -> dict[bytes, Value]:
         """Every message that can be read here, by each ID it is found under; its links load from here."""
         found: dict[bytes, Value] = {}
-        items = [self._linked(item) for item in self.messages]
-        items += [part for each in self.assignments.values() for one in each for part in walk(one)]
-        for item in items:
-            found.setdefault(name_of(item), item)
-        for item in items:
+        for name, item in self.items:
+            found.setdefault(name, item)
+        for _, item in self.items:
             if type(item) is Message and item.commitments:
-                signed = raw_id(commitments.signed_id(item))
-                if signed is not None:
-                    found.setdefault(signed, item)
                 found.setdefault(commitments.content_key(item), with_commitments(item, {}))
         return found
 
@@ -166,6 +174,33 @@ class Receipt:
             raise MessageNotFound(f"the receipt does not hold {ref if isinstance(ref, str) else b64u(ref)}")
         return found
 
+    @cached_property
+    def signers(self) -> tuple[str, ...]:
+        """Whose signature stands under the receipt, each one verified; nobody's if one does not hold."""
+        signature, wanted = self.signature, self.statement()
+        if signature is None or dict(signature.raw_items()) != dict(wanted.raw_items()):
+            return ()
+        try:
+            commitments.check(signature, ids="all")
+            covered = set(commitments.committed(signature))
+        except HyperpyError:
+            return ()
+        return commitments.committers(signature) if covered.issuperset(wanted) else ()
+
+    def allow(self, loads: int) -> None:
+        """Let links be followed so often from now on; messages that share parts can mean far more than they hold."""
+        self._room[0] = loads
+
+    @cached_property
+    def _room(self) -> list[int]:
+        return [_LOADS]
+
+    def _load(self, ref: str) -> Value:
+        self._room[0] -= 1
+        if self._room[0] < 0:
+            raise SizeError("a message of the receipt holds too many parts")
+        return self.read(ref)
+
     def signed(self, sign: Any) -> Receipt:
         """Return the receipt with a signature; ``sign`` turns a message into the signed one."""
         return replace(self, signature=sign(self.statement()))
@@ -177,11 +212,11 @@ class Receipt:
     def _linked(self, item: Value) -> Value:
         """Return a shallow value whose links load from this receipt."""
         if type(item) is tuple:
-            return tuple([Link(one.id, self.read) if type(one) is Link else one for one in item])
+            return tuple([Link(one.id, self._load) if type(one) is Link else one for one in item])
         if type(item) is not Message or Link not in set(map(type, item.raw_items().values())):
             return item
         items: dict[str, Value] = {
-            key: Link(one.id, self.read) if type(one) is Link else one for key, one in item.raw_items().items()
+            key: Link(one.id, self._load) if type(one) is Link else one for key, one in item.raw_items().items()
         }
         made = Message.make(items, item.commitments)
         made.memo.update(item.memo)
@@ -209,15 +244,6 @@ def name_of(item: Value) -> bytes:
     if raw is None:
         raise CodecError("a signed message has no ID: a commitment is not named by its signature")
     return raw
-
-
-def names_of(item: Value) -> tuple[bytes, ...]:
-    """Return every ID a message is found under: its own, its signed one, that of what it says."""
-    own = name_of(item)
-    if type(item) is not Message or not item.commitments:
-        return (own,)
-    signed = raw_id(commitments.signed_id(item))
-    return (own, commitments.content_key(item)) if signed is None else (own, signed, commitments.content_key(item))
 
 
 def shallow(item: Value) -> Value:

@@ -6,14 +6,12 @@ from hyperpy import commitments, hashpath
 from hyperpy.cache import Batch, Cache
 from hyperpy.codecs import canonical
 from hyperpy.encoding import b64u, b64u_decode
-from hyperpy.errors import HyperpyError
 from hyperpy.message import Message
 from hyperpy.receipt.content import Receipt
+from hyperpy.receipt.rules import algorithm_of
 from hyperpy.store.memory import MemoryStore
 from hyperpy.store.schedule import backwards, slot_bytes, state_row, write_assignment
 from hyperpy.trail import Trail
-
-_ALGORITHM = "sha-256-chain"
 
 
 def load(receipt: Receipt) -> MemoryStore:
@@ -27,13 +25,11 @@ def load(receipt: Receipt) -> MemoryStore:
     """
     store = MemoryStore()
     cache, batch = Cache(store), Batch()
-    index = receipt.index
-    for item in receipt.messages:
-        found = index[receipt.names[id(item)]]
-        if isinstance(found, Message):
-            cache.reference(found, batch)
+    for _, item in receipt.items[: len(receipt.messages)]:
+        if isinstance(item, Message):
+            cache.reference(item, batch)
         else:
-            cache.put(found, batch)
+            cache.put(item, batch)
     for process, assignments in receipt.assignments.items():
         _put_schedule(receipt, process, assignments, cache, batch)
     for one in receipt.snapshots:
@@ -50,7 +46,7 @@ def _put_schedule(
 ) -> None:
     """Put a schedule's rows, its messages, and where it ends."""
     chain, path, slot, stamp = b"", b64u(process), -1, 0
-    algorithm = _algorithm(receipt, process)
+    algorithm = algorithm_of(receipt.index.get(process))
     for one in assignments:
         cache.put(one, batch)
         slot, stamp = _whole(one, "slot"), _whole(one, "timestamp")
@@ -60,17 +56,6 @@ def _put_schedule(
         path = hashpath.combine(before, commitments.signed_id(one), algorithm)
         batch.put("assignments", process + slot_bytes(slot), write_assignment(one, chain))
     batch.put("heads", process, canonical.encode((slot, chain, path, stamp)))
-
-
-def _algorithm(receipt: Receipt, process: bytes) -> str:
-    """Return a process's hashpath algorithm; the usual one if it names none that is known, or is not here."""
-    try:
-        definition = receipt.read(process)
-    except HyperpyError:
-        return _ALGORITHM
-    named = definition.get("hashpath-alg") if isinstance(definition, Message) else None
-    text = named.decode("latin-1") if isinstance(named, bytes) else ""
-    return text if text in hashpath.ALGORITHMS else _ALGORITHM
 
 
 def _whole(item: Message, name: str) -> int:

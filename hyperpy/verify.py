@@ -1,0 +1,134 @@
+"""Checking a receipt with nothing but the receipt: no node, no store, no network (docs/receipts.md).
+
+    from hyperpy.verify import verify
+    report = verify(open("r.receipt", "rb").read())
+    print(report.verdict.value, report.attested_by)
+
+Nothing is made again here, so the best that is said is *attested*: everything fits together, and somebody signed
+it. ``hyperpy verify FILE --replay`` makes the steps again. What is checked, in this order, and the names under
+which a report says that it does not hold:
+
+     1. ``digest canonical version form order``: the file is what its writer makes, to the last byte; else *bad file*
+     2. ``roots``: what it was asked for is in it
+     3. ``commitment``: every signature on a message verifies, and names its committer and itself rightly
+     4. ``closed``: whatever is named is there, or is listed as absent; what is listed is named and not there
+     5. ``minimal``: whatever is there is named
+     6. ``hashpath-after``: base's hashpath and request give the step's, by the base's algorithm
+     7. ``hashpath-before``: it is the base's own, or that of a step whose result is the base
+     8. ``parent``: a part belongs to a step of the same request
+     9. ``oracle``: each answer a step was given is the outcome of a part of it
+    10. ``cached-from``: what was taken from another step is that step's outcome
+    11. ``schedule``: slots without a gap, each linked to the one before, signed by a scheduler of the process,
+        with times that do not go back, and each holding exactly an assignment's fields
+    12. ``slot``: the request of a slot's step is that slot's assignment, its hashpath follows the slot before
+    13. ``snapshot``: computing goes on with the slot after it
+    14. ``part``: its keys lead from the root's result to something that is there
+    15. ``signature``: the receipt's own signatures verify and are over its digest; ``policy``: by whom they must be
+    16. ``evidence``: attestation evidence is appraised (version 1 of receipts holds none)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hyperpy.encoding import b64u
+from hyperpy.errors import HyperpyError
+from hyperpy.receipt import Receipt, ReceiptError, checks, decode, rules
+from hyperpy.trail import Record
+from hyperpy.verdicts import Edge, Finding, Report, StepReport, Verdict, worst
+
+__all__ = ["verify", "verify_receipt"]
+
+
+def verify(
+    data: bytes, policy: Mapping[str, Any] | None = None, *, progress: Callable[[int, int], object] | None = None
+) -> Report:
+    """Return what is to be said of a receipt's file. Never raises for what is in the file.
+
+    Args:
+        policy: ``signers`` lists the addresses of which one must have signed; None accepts anybody's signature.
+        progress: called with how many steps are done, of how many.
+    """
+    try:
+        receipt = decode(data)  # 1
+    except ReceiptError as error:
+        return bad_file(error.rule, error.message)
+    try:
+        return verify_receipt(receipt, policy, progress=progress)
+    except (HyperpyError, ValueError, TypeError, RecursionError, ArithmeticError) as error:
+        return bad_file("form", f"the receipt cannot be read: {error!s:.200}")
+
+
+def bad_file(rule: str, text: str) -> Report:
+    """Return the report on what is no receipt."""
+    return Report("", findings=[Finding(rule, text)], base_verdict=Verdict.BAD_FILE)
+
+
+def verify_receipt(
+    receipt: Receipt, policy: Mapping[str, Any] | None = None, *, progress: Callable[[int, int], object] | None = None
+) -> Report:
+    """Return what is to be said of a receipt that was read; see :func:`verify`."""
+    report = Report(b64u(receipt.digest), total=len(receipt.steps))
+    found = report.findings
+    found += checks.roots(receipt)  # 2
+    found += checks.commitments_hold(receipt)  # 3
+    found += checks.closed_and_minimal(receipt)  # 4, 5
+    found += rules.schedules(receipt)  # 11
+    found += rules.snapshots(receipt)  # 13
+    found += checks.part(receipt)  # 14
+    signed = checks.signature(receipt, policy)  # 15
+    found += signed
+    found += checks.evidence(receipt)  # 16
+    report.attested_by = receipt.signers
+    look = rules.Look(receipt)
+    slots = {one.record: (b64u(one.process), one.slot) for one in receipt.slots}
+    for count, name in enumerate(receipt.by_age, 1):
+        record = receipt.steps[name]
+        report.steps.append(_step(receipt, look, name, record, slots.get(name)))
+        report.edges += _edges(look, name, record)
+        if progress is not None:
+            progress(count, len(receipt.steps))
+    report.base_verdict = _base_verdict(receipt, found)
+    return report
+
+
+def _step(receipt: Receipt, look: rules.Look, name: bytes, record: Record, slot: tuple[str, int] | None) -> StepReport:
+    """Return what is to be said of one record."""
+    wrong, missing = look.step(name, record)  # 6 to 10, 12
+    signers = receipt.signers + ((record.attested_by,) if record.attested_by else ())
+    return StepReport(
+        record=b64u(name),
+        device=record.device,
+        key=record.key,
+        status=record.status,
+        base=record.base,
+        request=record.request,
+        result=record.result,
+        before=record.hashpath_before,
+        after=record.hashpath_after,
+        verdict=Verdict.INVALID if wrong else Verdict.MISSING if missing else Verdict.ATTESTED,
+        parent=b64u(record.parent) if record.parent else "",
+        slot=slot,
+        attested_by=signers,
+        findings=(*wrong, *missing),
+    )
+
+
+def _edges(look: rules.Look, name: bytes, record: Record) -> list[Edge]:
+    """Return how a record hangs together with others of the receipt."""
+    own, made = b64u(name), []
+    if record.parent in look.steps:
+        made.append(Edge(own, b64u(record.parent), "part"))
+    if record.cached_from in look.steps:
+        made.append(Edge(b64u(record.cached_from), own, "cached"))
+    kind = "slot" if name in look.slot_of else "next"
+    made += [Edge(b64u(one), own, kind) for one in look.before(record) if one != name][:1]
+    return made
+
+
+def _base_verdict(receipt: Receipt, found: list[Finding]) -> Verdict:
+    """Return what the findings that belong to no step come to."""
+    if any(one.rule not in ("unsigned",) for one in found):
+        return Verdict.INVALID
+    return worst([Verdict.ATTESTED if receipt.signers else Verdict.MISSING])
