@@ -67,6 +67,7 @@ export class Ids {
   // The IDs of messages whose links lead into one set of messages.
   constructor(load) {
     this.load = load;
+    this.room = 100000; // messages that share parts can mean far more than they hold
   }
 
   linked(message) {
@@ -80,6 +81,7 @@ export class Ids {
     // The message with what its links name in their place.
     if (depth > 64) throw new Refused("encoding", "a message is nested deeper than 64");
     if (item instanceof Link) {
+      if (this.room-- <= 0) throw new Refused("encoding", "a message holds too many parts");
       const found = this.load(item.id);
       return found === null ? item : this.whole(found, depth + 1);
     }

@@ -268,12 +268,12 @@ function firstPart(path) {
 
 export function extendHashpath(previous, reference, algorithm) {
   const [first, rest, more] = [...previous.split("/"), undefined, undefined];
+  if (algorithm !== "sha-256-chain" && algorithm !== "accumulate-256") throw new Refused("hashpath", "the hashpath-alg is unknown");
   if (rest === undefined) return `${previous}/${reference}`;
   if (more !== undefined) throw new Refused("hashpath", "a hashpath has two parts at most");
   const raw = (text) => (text.length === 43 ? nativeId(text) : text);
   let made;
   if (algorithm === "sha-256-chain") made = sha256(nativeId(first) + raw(rest));
-  else if (algorithm === "accumulate-256") made = accumulate(nativeId(first), raw(rest));
-  else throw new Refused("hashpath", "the hashpath-alg is unknown");
+  else made = accumulate(nativeId(first), raw(rest));
   return `${base64url(made)}/${reference}`;
 }

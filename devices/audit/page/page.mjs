@@ -21,7 +21,7 @@ const shown = (text, width = 400) => {
   return found.length > width ? found.slice(0, width) + "…" : found;
 };
 const css = (verdict) => "v-" + verdict.replace(/ /g, "-");
-const title = (step) => `${shown(step.device, 60)} ${shown(step.key, 60)}` + (step.slot === undefined ? "" : `, slot ${step.slot}`);
+const title = (step) => `${shown(step.device, 60) || "no device"} ${shown(step.key, 60)}` + (step.slot === undefined ? "" : `, slot ${step.slot}`);
 
 function headline(report) {
   const at = report.steps.findIndex((step) => step.verdict === report.verdict);
@@ -38,7 +38,7 @@ const ADVICE = {
   "bad file": "This is no receipt, or it was damaged on the way.",
 };
 
-function finding(one, verdict) {
+function findingBox(one, verdict) {
   const made = make("div", { class: `finding ${css(verdict)}` }, make("b", {}, shown(one.rule, 60)), ": " + shown(one.text, 1000));
   if (one.expected || one.got) {
     const side = (name) => make("div", {}, make("span", {}, name), make("code", {}, shown(one[name] || "(nothing)")));
@@ -47,20 +47,25 @@ function finding(one, verdict) {
   return made;
 }
 
-function stepEntry(step, at, report) {
-  const fields = ["status", "base", "request", "result", "hashpath-before", "hashpath-after", "record", "parent", "process"];
-  const list = make("dl");
+function fill(list, step, report) {
+  const fields = ["status", "process", "base", "request", "result", "hashpath-before", "hashpath-after", "record", "parent"];
   for (const name of fields) {
-    if (step[name]) list.append(make("dt", {}, name), make("dd", {}, make("code", {}, shown(step[name]))));
-    const known = report.messages?.get(step[name]);
-    if (known && ["base", "request", "result"].includes(name)) list.lastChild.append(make("pre", {}, shown(known(), 2000)));
+    if (!step[name]) continue;
+    const told = make("dd", {}, make("code", {}, shown(step[name])));
+    if (["base", "request", "result"].includes(name)) told.append(make("pre", {}, shown(report.read(step[name]).slice(0, 20000), 4000)));
+    list.append(make("dt", {}, name), told);
   }
+  return list;
+}
+
+function stepEntry(step, at, report) {
+  const list = make("dl");
   const badge = make("span", { class: `badge ${css(step.verdict)}` }, `${SIGNS[step.verdict]} ${step.verdict}`);
   const head = make("summary", {}, make("span", { class: "n" }, `${at + 1} `), title(step) + " ", badge);
-  const inside = make("div", { class: "inside" }, ...step.findings.map((one) => finding(one, step.verdict)));
+  const inside = make("div", { class: "inside" }, ...step.findings.map((one) => findingBox(one, step.verdict)));
   const made = make("details", { class: `step ${css(step.verdict)}`, id: `s-${at + 1}` }, head, inside);
   // What is inside is made when it is opened: there may be thousands.
-  made.addEventListener("toggle", () => made.open && !list.isConnected && inside.append(list));
+  made.addEventListener("toggle", () => made.open && !list.isConnected && inside.append(fill(list, step, report)));
   if (step.findings.length) made.open = true;
   return made;
 }
@@ -114,7 +119,7 @@ function show(report, name) {
   const verdict = make("div", { class: `verdict ${css(report.verdict)}`, id: "verdict", "data-verdict": report.verdict });
   verdict.append(make("strong", {}, `${SIGNS[report.verdict]} ${headline(report)}`));
   verdict.append(make("p", {}, ADVICE[report.verdict]), make("p", { class: "soft" }, `${shown(name, 120)}, ${report.total} steps`));
-  const parts = [verdict, ...report.findings.slice(0, 50).map((one) => finding(one, report.verdict))];
+  const parts = [verdict, ...report.findings.slice(0, 50).map((one) => findingBox(one, report.verdict))];
   if (report.unchecked.length) {
     const listed = report.unchecked.map((one) => make("li", {}, shown(one)));
     parts.push(make("div", { class: "note v-missing", id: "unchecked" }, "Not checked in this browser:", make("ul", {}, ...listed)));

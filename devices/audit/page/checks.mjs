@@ -1,0 +1,150 @@
+// Rules about a receipt as a whole; their names are those of `hyperpy verify`.
+
+import { Unchecked, base64url, nativeId, sha256 } from "./bytes.mjs";
+import { Link, Message } from "./canonical.mjs";
+import { checkCommitments, committedOf, committerOf } from "./commitments.mjs";
+
+const MOST = 1000;
+
+export const finding = (rule, text, expected = "", got = "") => ({ rule, text, expected, got });
+
+export function rawId(text) {
+  // The 32 bytes of an ID in either form; null if the text is none.
+  try {
+    const raw = nativeId(text);
+    return raw.length === 32 ? raw : null;
+  } catch {
+    return null;
+  }
+}
+
+export function rootsHeld(receipt) {
+  if (!receipt.roots.length) return [finding("roots", "the receipt names no step that it is about")];
+  const lost = receipt.roots.filter((one) => !receipt.records.has(one));
+  return lost.slice(0, MOST).map((one) => finding("roots", `the receipt is about a step that is not in it: ${base64url(one)}`));
+}
+
+export async function commitmentsHold(receipt, unchecked) {
+  // Each signed message once, whatever IDs it is found under.
+  const found = [];
+  const signed = new Set([...receipt.index.values()].filter((item) => item instanceof Message && item.commitments.size));
+  for (const item of signed) {
+    receipt.ids.room = 100000;
+    try {
+      await checkCommitments(item, receipt.ids);
+    } catch (error) {
+      if (error instanceof Unchecked) unchecked.add(error.message);
+      else found.push(finding("commitment", `the message ${base64url(receipt.nameOf(item))}: ${error.message}`));
+    }
+    if (found.length === MOST) break;
+  }
+  return found;
+}
+
+export function closedAndMinimal(receipt) {
+  const wanted = { record: new Set(receipt.roots), message: new Set(), origin: new Set() };
+  for (const [kind, name] of named(receipt)) wanted[kind].add(name);
+  const origins = receipt.origins.map(sha256);
+  const held = { record: receipt.records, message: receipt.index, origin: new Set(origins) };
+  const absent = new Set(receipt.absent.map((one) => one.id));
+  const found = [];
+  const there = new Set();
+  for (const [kind, names] of Object.entries(wanted)) {
+    for (const name of names) {
+      if (held[kind].has(name)) there.add(name);
+      else if (!absent.has(name)) found.push(finding("closed", `the ${kind} ${base64url(name)} is named, but is neither there nor listed as absent`));
+    }
+  }
+  for (const name of absent) {
+    if (!Object.values(wanted).some((names) => names.has(name))) {
+      found.push(finding("closed", `${base64url(name)} is listed as absent, but nothing names it`));
+    } else if (there.has(name)) found.push(finding("closed", `${base64url(name)} is listed as absent, but it is there`));
+  }
+  return [...found, ...minimal(receipt, wanted, origins)];
+}
+
+function minimal(receipt, wanted, origins) {
+  const spare = [...receipt.records.keys()].filter((name) => !wanted.record.has(name)).map((name) => ["record", name]);
+  spare.push(...origins.filter((name) => !wanted.origin.has(name)).map((name) => ["origin", name]));
+  const signed = receipt.messages.filter((item) => item instanceof Message && item.commitments.size);
+  const contents = new Set(signed.map((item) => nativeId(receipt.ids.content(item))));
+  for (const item of receipt.messages) {
+    const own = receipt.nameOf(item);
+    const isSigned = item instanceof Message && item.commitments.size > 0;
+    const used = isSigned
+      ? wanted.message.has(own) || wanted.message.has(rawId(receipt.ids.signed(item)))
+      : wanted.message.has(own) && !contents.has(own);
+    if (!used) spare.push(["message", own]);
+  }
+  const scheduled = new Set([...receipt.slots, ...receipt.snapshots].map(([process]) => process));
+  for (const process of receipt.schedules.keys()) if (!scheduled.has(process)) spare.push(["schedule of the process", process]);
+  return spare.slice(0, MOST).map(([kind, name]) => finding("minimal", `nothing needs the ${kind} ${base64url(name)}`));
+}
+
+function* named(receipt) {
+  // Whatever the content names: kind and ID.
+  const messages = [];
+  for (const record of receipt.records.values()) {
+    messages.push(record.base, record.request, record.result);
+    for (const one of record.oracles) messages.push(one.request, one.result);
+    for (const [kind, name] of [["record", record.parent], ["record", record["cached-from"]], ["origin", record.origin]]) {
+      if (name) yield [kind, name];
+    }
+  }
+  for (const [process, , record] of receipt.slots) {
+    yield ["record", record];
+    yield ["message", process];
+  }
+  for (const [process, , state] of receipt.snapshots) {
+    yield ["message", state];
+    yield ["message", process];
+  }
+  for (const process of receipt.schedules.keys()) yield ["message", process];
+  for (const item of receipt.messages) {
+    const held = item instanceof Message ? [...item.items.values()] : Array.isArray(item) ? item : [];
+    messages.push(...held.filter((one) => one instanceof Link).map((one) => one.id));
+  }
+  for (const text of messages) {
+    const name = text ? rawId(text) : null;
+    if (name !== null) yield ["message", name];
+  }
+}
+
+export function partReached(receipt) {
+  // Follow the keys of a part from the root's result.
+  if (!receipt.part) return [];
+  for (const root of receipt.roots) {
+    let found = receipt.find(receipt.records.get(root)?.result ?? "");
+    for (const key of receipt.part.split("/")) {
+      if (found instanceof Message) found = found.get(key) ?? null;
+      else if (Array.isArray(found) && /^[0-9]{1,9}$/.test(key)) found = found[Number(key) - 1] ?? null;
+      else found = null;
+      if (found instanceof Link) found = receipt.find(found.id);
+    }
+    if (found === null) return [finding("part", "the part is not reached")];
+  }
+  return [];
+}
+
+export async function signersOf(receipt, unchecked) {
+  // Whose signatures stand under the receipt, and what is wrong with them.
+  const told = receipt.signature;
+  if (told === null) return [[], [finding("unsigned", "nobody signed the receipt, so nobody vouches for its steps")]];
+  const digest = base64url(receipt.digest);
+  if (told.get("digest") !== digest) {
+    return [[], [finding("signature", "the receipt's signature is over another content", digest, String(told.get("digest") ?? "none"))]];
+  }
+  const unsound = [[], [finding("signature", "the receipt's signature does not verify, or covers more or less than a digest")]];
+  if (told.items.size !== 2 || told.get("type") !== "receipt") return unsound;
+  try {
+    receipt.ids.room = 100000;
+    await checkCommitments(told, receipt.ids);
+  } catch (error) {
+    if (!(error instanceof Unchecked)) return unsound;
+    unchecked.add(error.message);
+    return [[], []];
+  }
+  const all = [...told.commitments.values()].filter((one) => committerOf(one));
+  const covered = all.every((one) => ["type", "digest"].every((key) => committedOf(one).includes(key)));
+  return all.length && covered ? [[...new Set(all.map(committerOf))], []] : unsound;
+}
