@@ -178,8 +178,10 @@ class Report:
 
     @property
     def verdict(self) -> Verdict:
-        """The worst verdict of all."""
-        found = [step.verdict for step in self.steps]
+        """The worst verdict of all; what is only attested and part of a step made again is counted by ``given``."""
+        again = {step.record for step in self.steps if step.verdict is Verdict.REPRODUCED}
+        inputs = [step.verdict is Verdict.ATTESTED and step.parent in again for step in self.steps]
+        found = [step.verdict for step, given in zip(self.steps, inputs, strict=True) if not given]
         if self.base_verdict is not None:
             found.append(self.base_verdict)
         return worst(found)
