@@ -64,6 +64,10 @@ class Gate:
             raise _refused()
         return item
 
+    def may(self, record: Record, readers: frozenset[str] | None) -> bool:
+        """Say whether a record is for the readers."""
+        return self._may(record, readers)
+
     def _may(self, record: Record, readers: frozenset[str] | None) -> bool:
         if readers is None:
             return True

@@ -35,6 +35,7 @@ from typing import Any
 from hyperpy.encoding import b64u
 from hyperpy.errors import HyperpyError
 from hyperpy.receipt import Receipt, ReceiptError, checks, decode, rules
+from hyperpy.receipt.order import computed
 from hyperpy.trail import Record
 from hyperpy.verdicts import Edge, Finding, Report, StepReport, Verdict, worst
 
@@ -71,9 +72,10 @@ def verify_receipt(
     """Return what is to be said of a receipt that was read; see :func:`verify`."""
     report = Report(b64u(receipt.digest), total=len(receipt.steps))
     found = report.findings
+    order = computed(receipt)
     found += checks.roots(receipt)  # 2
     found += checks.commitments_hold(receipt)  # 3
-    found += checks.closed_and_minimal(receipt)  # 4, 5
+    found += checks.closed_and_minimal(receipt, order)  # 4, 5
     found += rules.schedules(receipt)  # 11
     found += rules.snapshots(receipt)  # 13
     found += checks.part(receipt)  # 14
@@ -83,12 +85,12 @@ def verify_receipt(
     report.attested_by = receipt.signers
     look = rules.Look(receipt)
     slots = {one.record: (b64u(one.process), one.slot) for one in receipt.slots}
-    for count, name in enumerate(receipt.by_age, 1):
+    for count, name in enumerate(order, 1):
         record = receipt.steps[name]
         report.steps.append(_step(receipt, look, name, record, slots.get(name)))
         report.edges += _edges(look, name, record)
         if progress is not None:
-            progress(count, len(receipt.steps))
+            progress(count, len(order))
     report.base_verdict = _base_verdict(receipt, found)
     return report
 

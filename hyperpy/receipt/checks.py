@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from hyperpy import commitments
@@ -46,7 +46,7 @@ def commitments_hold(receipt: Receipt) -> list[Finding]:  # 3
     return found
 
 
-def closed_and_minimal(receipt: Receipt) -> list[Finding]:
+def closed_and_minimal(receipt: Receipt, order: Iterable[bytes]) -> list[Finding]:
     """Refuse a receipt that names what is not there, or holds what nothing names."""
     wanted: dict[str, set[bytes]] = {"record": set(receipt.roots), "message": set(), "origin": set()}
     for kind, name in _named(receipt):
@@ -66,17 +66,17 @@ def closed_and_minimal(receipt: Receipt) -> list[Finding]:
             found.append(Finding("closed", f"{b64u(name)} is listed as absent, but nothing names it"))
         elif name in there:
             found.append(Finding("closed", f"{b64u(name)} is listed as absent, but it is there"))
-    return found + _minimal(receipt, wanted)
+    return found + _minimal(receipt, wanted, order)
 
 
-def _minimal(receipt: Receipt, wanted: Mapping[str, set[bytes]]) -> list[Finding]:  # 5
+def _minimal(receipt: Receipt, wanted: Mapping[str, set[bytes]], order: Iterable[bytes]) -> list[Finding]:  # 5
     """Refuse what nothing names."""
     names, others = wanted["message"], set()
     for _, item in receipt.items:
         if isinstance(item, Message) and item.commitments:
             others.add(commitments.content_key(item))
     others.update(name for name, _ in receipt.scheduled)
-    spare = [("record", name) for name in receipt.steps if name not in wanted["record"]]
+    spare = [("record", name) for name in sorted(receipt.steps.keys() - set(order))]
     spare += [("origin", name) for name in map(sha256, receipt.origins) if name not in wanted["origin"]]
     spare += [("message", name) for name in receipt.names.values() if name not in names or name in others]
     scheduled = {one.process for one in receipt.slots} | {one.process for one in receipt.snapshots}

@@ -113,18 +113,6 @@ class Receipt:
         return {sha256(data): Record.decode(data) for data in self.records}
 
     @cached_property
-    def by_age(self) -> tuple[bytes, ...]:
-        """The records' IDs, each after the one it is a part of or was taken from; else in the file's order."""
-        done: dict[bytes, None] = {}
-        for first in self.steps:
-            line, name = [], first
-            while name in self.steps and name not in done:
-                line.append(name)
-                name = self.steps[name].parent or self.steps[name].cached_from
-            done.update(dict.fromkeys(reversed(line)))
-        return tuple(done)
-
-    @cached_property
     def names(self) -> dict[int, bytes]:
         """The messages' IDs (:func:`name_of`), by the entries' identities: they are computed once."""
         return {id(item): name_of(item) for item in self.messages}
@@ -316,7 +304,7 @@ def fields_of(receipt: Receipt) -> dict[str, Any]:
         "v": VERSION,
         "roots": receipt.roots,
         "records": receipt.records,
-        "messages": tuple([_written(item) for item in receipt.messages]),
+        "messages": tuple([written(item) for item in receipt.messages]),
         "origins": receipt.origins,
         "schedules": receipt.schedules,
         "slots": receipt.slots,
@@ -341,7 +329,7 @@ def _tuples(item: Any) -> Any:
     return tuple(map(_tuples, item)) if isinstance(item, tuple) else item
 
 
-def _written(item: Value) -> Value:
+def written(item: Value) -> Value:
     """Return a shallow value as it stands in the file."""
     if type(item) is tuple:
         return (_LIST, *item)

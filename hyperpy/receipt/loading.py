@@ -8,6 +8,7 @@ from hyperpy.codecs import canonical
 from hyperpy.encoding import b64u, b64u_decode
 from hyperpy.message import Message
 from hyperpy.receipt.content import Receipt
+from hyperpy.receipt.order import computed
 from hyperpy.receipt.rules import algorithm_of
 from hyperpy.store.memory import MemoryStore
 from hyperpy.store.schedule import backwards, slot_bytes, state_row, write_assignment
@@ -71,5 +72,5 @@ def _put_trail(receipt: Receipt, trail: Trail, batch: Batch) -> None:
     for data in receipt.origins:
         trail.put_origin(data, batch)
     slots = {one.record: (b64u(one.process), one.slot) for one in receipt.slots}
-    for name in receipt.by_age:
+    for name in dict.fromkeys((*computed(receipt), *receipt.steps)):
         trail.append(receipt.steps[name], batch, slot=slots.get(name))

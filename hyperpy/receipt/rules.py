@@ -12,6 +12,7 @@ from hyperpy.errors import CodecError, HyperpyError, MessageNotFound
 from hyperpy.message import Link, Message, Value
 from hyperpy.receipt.checks import scheduled_links
 from hyperpy.receipt.content import Receipt
+from hyperpy.receipt.order import outcome
 from hyperpy.schedule_rules import Mark, check_assignment, check_signed, schedulers_of, slot_of
 from hyperpy.trail import Oracle, Record
 from hyperpy.verdicts import Finding
@@ -38,7 +39,7 @@ class Look:
         for name, record in self.steps.items():
             self._by_after[record.hashpath_after].append(name)
             if record.parent:
-                self._parts[record.parent].add(_outcome(record))
+                self._parts[record.parent].add(outcome(record))
 
     def before(self, record: Record) -> list[bytes]:
         """Return the IDs of the records whose step led to where this one begins."""
@@ -143,11 +144,6 @@ def _differ(assignment: Message, request: Message, key: str) -> bool:
 
 def _id(item: Value) -> str:
     return commitments.signed_id(item) if isinstance(item, (Message, tuple)) else ""
-
-
-def _outcome(record: Record) -> Oracle:
-    """Return what the enclosing step's record says of this one, if it cannot be made again."""
-    return Oracle(record.device, record.key, record.request, record.result, record.status)
 
 
 def _slot(assignment: Message) -> int:

@@ -1,0 +1,86 @@
+"""Which of a receipt's records its roots need, in the order in which they were computed."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+from hyperpy import commitments
+from hyperpy.errors import HyperpyError
+from hyperpy.receipt.content import Receipt
+from hyperpy.trail import Oracle, Record
+
+PROCESS = "process@1.0"
+
+
+def computed(receipt: Receipt) -> tuple[bytes, ...]:
+    """Return the IDs of the records that the roots need, each after all that it needs itself."""
+    needs = _Needs(receipt)
+    done: dict[bytes, None] = {}
+    seen: set[bytes] = set()
+    for root in receipt.roots:
+        if root not in receipt.steps or root in seen:
+            continue
+        seen.add(root)
+        doing = [(root, needs.of(root))]
+        while doing:
+            name, more = doing[-1]
+            for source in more:
+                if source not in seen:
+                    seen.add(source)
+                    doing.append((source, needs.of(source)))
+                    break
+            else:
+                done[name] = None
+                doing.pop()
+    return tuple(done)
+
+
+def outcome(record: Record) -> Oracle:
+    """Return what the enclosing step's record says of this one, if it cannot be made again."""
+    return Oracle(record.device, record.key, record.request, record.result, record.status)
+
+
+class _Needs:
+    """What finds the records that a record needs."""
+
+    def __init__(self, receipt: Receipt) -> None:
+        self._receipt = receipt
+        self._by_after: dict[str, list[bytes]] = defaultdict(list)
+        self._by_result: dict[str, list[bytes]] = defaultdict(list)
+        self._parts: dict[bytes, list[bytes]] = defaultdict(list)
+        self._slots: dict[bytes, list[tuple[int, bytes]]] = defaultdict(list)
+        for name, record in receipt.steps.items():
+            self._by_after[record.hashpath_after].append(name)
+            self._by_result[record.result].append(name)
+            if record.parent:
+                self._parts[record.parent].append(name)
+        for one in receipt.slots:
+            self._slots[one.process].append((one.slot, one.record))
+        self._slot_of = {one.record: one for one in receipt.slots}
+
+    def of(self, name: bytes) -> Iterator[bytes]:
+        """Yield the IDs of the records that one needs."""
+        record, steps = self._receipt.steps[name], self._receipt.steps
+        if "/" in record.hashpath_before:
+            yield from self._by_after.get(record.hashpath_before, ())
+        yield from self._by_result.get(record.base, ())
+        if record.base not in self._by_result:
+            yield from self._by_result.get(self._content(record.base), ())
+        if record.cached_from in steps:
+            yield record.cached_from
+        places = {one: at for at, one in enumerate(record.oracles)}
+        parts = self._parts.get(name, ())
+        yield from sorted(parts, key=lambda one: (places.get(outcome(steps[one]), -1), one))
+        slot = self._slot_of.get(name)
+        if slot is not None:
+            yield from (one for at, one in self._slots[slot.process] if at < slot.slot)
+        elif record.device == PROCESS:
+            for each in self._slots.values():
+                yield from (one for _, one in each)
+
+    def _content(self, ref: str) -> str:
+        try:
+            return commitments.content_id(self._receipt.read(ref))
+        except HyperpyError:
+            return ""
