@@ -13,7 +13,7 @@ from typing import Final
 
 from hyperpy import commitments
 from hyperpy.audit.source import Evidence, Plan, Planned
-from hyperpy.encoding import b64u, is_id, native
+from hyperpy.encoding import b64u, is_id, key_text, native
 from hyperpy.errors import CodecError, Corrupt, HyperpyError, MessageNotFound, ParameterError, SizeError
 from hyperpy.message import Link, Message, Value
 from hyperpy.trail import Record, hashpath_key
@@ -67,6 +67,36 @@ def state_of(evidence: Evidence, record: Record) -> tuple[str, int] | None:
     if isinstance(link, Link):
         return link.id, slot
     return (commitments.signed_id(link), slot) if isinstance(link, Message) else None
+
+
+def snapshot_of(evidence: Evidence, record: Record) -> tuple[str, int] | None:
+    """Return the process and slot whose live state a record took a snapshot of, or None."""
+    if record.key != "snapshot" or record.origin or record.parent or record.status != "ok":
+        return None
+    try:
+        base = evidence.cache.read(record.base, exact=True)
+    except HyperpyError:
+        return None
+    slot = base.raw("at-slot") if isinstance(base, Message) else None
+    link = base.raw("process") if isinstance(base, Message) else None
+    return (link.id, slot) if isinstance(link, Link) and type(slot) is int and slot >= 0 else None
+
+
+def slot_of(evidence: Evidence, name: bytes, record: Record) -> tuple[str, int] | None:
+    """Return the process and slot that a record computed, if its request is an assignment, or None."""
+    if record.origin or record.parent:
+        return None
+    try:
+        asked = evidence.cache.read(record.request, exact=True)
+        process, slot = (asked.get("process"), asked.get("slot")) if isinstance(asked, Message) else (None, None)
+        if isinstance(slot, bytes) and slot.isdigit() and len(slot) < 19:
+            slot = int(slot)
+        if not isinstance(process, bytes) or type(slot) is not int or not 0 <= slot < 1 << 62:
+            return None
+        found = evidence.store.get("by-slot", native(key_text(process)) + slot.to_bytes(8, "big"))
+    except HyperpyError:
+        return None
+    return (key_text(process), slot) if found == name else None
 
 
 def linked(evidence: Evidence, record: Record, before: Record) -> bool:
@@ -173,7 +203,7 @@ class _Collector:
                 return False
             if len(self.known) >= self.limits.steps:
                 raise SizeError("there are more steps than an audit looks at", hint="Name fewer slots, or a part.")
-            self.known[name] = Planned(name, record, self.slots.get(name))
+            self.known[name] = Planned(name, record, self.slots.get(name) or slot_of(self.evidence, name, record))
             open_.add(name)
             doing.append((name, iter(self._needs(self.known[name]))))
             return True
@@ -204,10 +234,11 @@ class _Collector:
         if record.cached_from:
             found.append((record.cached_from, "cached"))
         if step.slot is not None:
+            self.plan.schedules.add(step.slot[0])
             found += self._slots_before(*step.slot)
-        else:
+        elif snapshot_of(self.evidence, record) is None:
             found += self._before(step)
-        state = state_of(self.evidence, record)
+        state = state_of(self.evidence, record) or snapshot_of(self.evidence, record)
         if state is not None:
             found += self._slots_before(state[0], state[1] + 1)
         return found

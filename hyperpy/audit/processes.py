@@ -25,12 +25,14 @@ from importlib import import_module
 from typing import Any
 
 from hyperpy import commitments
+from hyperpy.audit.collect import PROCESS
 from hyperpy.audit.scratch import Scratch
 from hyperpy.audit.source import Evidence, Planned
 from hyperpy.audit.steps import Checker, Neighbours, report_of, verdict_of
 from hyperpy.encoding import native
 from hyperpy.errors import Busy, Corrupt, DeviceNotFound, DeviceTimeout, HyperpyError, MessageNotFound
 from hyperpy.message import Message, Value
+from hyperpy.schedule_rules import check_assignment, schedulers_of, slot_of
 from hyperpy.slots import Slots
 from hyperpy.trail import Record
 from hyperpy.verdicts import Finding, StepReport, Verdict
@@ -110,7 +112,7 @@ class Teller:
         definition = self._definition()
         if definition is None:
             return Finding("definition", f"the definition of the process {process} is not at hand", where=where)
-        self.schedulers = _part("schedule").schedulers_of(definition)
+        self.schedulers = schedulers_of(definition)
         kept = _Kept(self.kept if self.story.first > 0 else None)
         line = _audited()(process, definition, self.scratch.jobs, kept, _part("line").Rules(0, 0))
         try:
@@ -181,14 +183,13 @@ class Teller:
 
     def _scheduled(self, slot: int, assignment: Message) -> list[Finding]:
         """Check an assignment as part of the schedule."""
-        rules = _part("schedule")
         found = []
         try:
-            rules.check_assignment(self.story.process, assignment, self.schedulers)
+            check_assignment(self.story.process, assignment, self.schedulers)
         except HyperpyError as error:
             found.append(Finding("schedule-signature", f"slot {slot}: {error.message}"))
         try:
-            number = rules.slot_of(assignment)
+            number = slot_of(assignment)
         except HyperpyError:
             number = -1
         if number != slot:
@@ -197,12 +198,12 @@ class Teller:
         elif not self.line.mark.follows(assignment):
             found.append(Finding("schedule-chain", f"slot {slot} does not continue the schedule before it"))
         stamp = assignment.get("timestamp")
-        number = int(stamp) if isinstance(stamp, bytes) and stamp.isdigit() and len(stamp) < 19 else stamp
-        if isinstance(number, int) and not isinstance(number, bool):
-            if number < self.time:
+        age: Value | None = int(stamp) if isinstance(stamp, bytes) and stamp.isdigit() and len(stamp) < 19 else stamp
+        if isinstance(age, int) and not isinstance(age, bool):
+            if age < self.time:
                 text = f"slot {slot} is older than the one before"
-                found.append(Finding("schedule-time", text, f">= {self.time}", str(number)))
-            self.time = number
+                found.append(Finding("schedule-time", text, f">= {self.time}", str(age)))
+            self.time = age
         return found
 
     def _compared(self, slot: int, got: Record | None) -> list[Finding]:
@@ -294,12 +295,12 @@ class Teller:
         return made
 
     def _state(self, step: Planned, slot: int) -> StepReport:
-        """Return the report of a step that answered with the state after a slot."""
+        """Return the report of a step that answered with the state after a slot, or took a snapshot of it."""
         found, given = self.checker.checked(step, Neighbours())
         if self.lost is not None or self.line is None or self.line.at != slot:
             found.append(self.lost or Finding("missing", f"slot {slot} was not computed", where=(self.evidence.where,)))
         else:
-            got = commitments.unsigned_id(_shown(self.line.state))
+            got = self._asked(step)
             if got != step.record.result:
                 rule = "result" if self.spoilt is None else "base"
                 text = f"the state after slot {slot} is another one"
@@ -307,6 +308,15 @@ class Teller:
         made = report_of(step, verdict_of(found, Verdict.REPRODUCED), found, given)
         made.attested_by = self.schedulers
         return made
+
+    def _asked(self, step: Planned) -> str:
+        """Return the ID of what a step had to answer about the live state."""
+        if step.record.device == PROCESS:
+            return commitments.unsigned_id(_shown(self.line.state))
+        try:
+            return commitments.unsigned_id(self.line.snapshot())
+        except HyperpyError as error:
+            return error.message
 
 
 class _Kept:
@@ -341,8 +351,13 @@ def _audited() -> Any:
         def resumable(self, whole: bool) -> Message:
             """Return the state with what resuming needs, as it would be kept."""
             state: Message = self.state
-            made = self._jobs.step(line.as_role(state, "execution"), line._SNAPSHOT).value if whole else None
+            made = self.snapshot() if whole else None
             return state | {"snapshot": line.bare(made)} if isinstance(made, Message) else state
+
+        def snapshot(self) -> Value:
+            """Return what the execution device needs to go on from here."""
+            made: Value = self._jobs.step(line.as_role(self.state, "execution"), line._SNAPSHOT).value
+            return made
 
     return Audited
 

@@ -9,7 +9,7 @@ from math import comb
 from typing import TYPE_CHECKING, Any
 
 from hyperpy import commitments
-from hyperpy.audit.collect import state_of
+from hyperpy.audit.collect import snapshot_of, state_of
 from hyperpy.audit.processes import Story, Teller
 from hyperpy.audit.scratch import DEADLINE_S, Scratch
 from hyperpy.audit.source import Evidence, Plan, Planned
@@ -144,7 +144,7 @@ def units(evidence: Evidence, plan: Plan, options: Options, chosen: Sequence[Pla
     before = {edge.target: edge.source for edge in plan.edges if edge.kind == "next"}
     by_name: dict[str, Unit] = {}
     for step in chosen:
-        state = step.slot or state_of(evidence, step.record)
+        state = _at(evidence, step)
         if state is not None:
             process, slot = state
             unit = stories.get(process)
@@ -171,9 +171,14 @@ def _told(unit: Unit, step: Planned, slot: int) -> None:
         unit.story.states.setdefault(slot, []).append(step)
 
 
+def _at(evidence: Evidence, step: Planned) -> tuple[str, int] | None:
+    """Return the process and slot that a step computed, answered with or took a snapshot of."""
+    return step.slot or state_of(evidence, step.record) or snapshot_of(evidence, step.record)
+
+
 def _alone(evidence: Evidence, step: Planned) -> Unit:
     """Return the unit of one step of a sample; a slot is computed from the newest state before it."""
-    state = step.slot or state_of(evidence, step.record)
+    state = _at(evidence, step)
     if state is None:
         return Unit([step])
     unit = Unit(story=Story(state[0], first=state[1]))
