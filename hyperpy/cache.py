@@ -221,9 +221,7 @@ class Cache:
         if known is None:
             known = self._store.get("commitments", key)
             if known is not None:
-                batch.rely(
-                    "commitments", key, partial(_put_known, item, fields, content, key, known, batch), self._store
-                )
+                batch.rely("commitments", key, partial(_put_known, key, known, batch), self._store)
         if known is not None:
             return known[:1] == _GENUINE
         try:
@@ -231,7 +229,7 @@ class Cache:
             mark = _GENUINE
         except HyperpyError:
             mark = _CLAIMED
-        _put_known(item, fields, content, key, mark + canonical.encode(Message.make(dict(fields.raw_items()))), batch)
+        _put_known(key, mark + canonical.encode(Message.make(dict(fields.raw_items()))), batch)
         return mark == _GENUINE
 
     def _put_alias(self, alias: bytes | None, content: bytes, names: list[tuple[bytes, str]], batch: Batch) -> None:
@@ -393,11 +391,11 @@ class Cache:
         batch.put("results", key, msgpack.packb([name, status, record, literal], use_bin_type=True))
 
 
-def _put_known(item: Message, fields: Message, content: bytes, key: bytes, row: bytes, batch: Batch) -> None:
-    """Put the row of a commitment, and those by which its message is found if it is genuine."""
+def _put_known(key: bytes, row: bytes, batch: Batch) -> None:
+    """Put the row of a commitment; if it is genuine, who searches will take its message into the index."""
     batch.put("commitments", key, row)
     if row[:1] == _GENUINE:
-        search.index(item, committed_list(fields), fields, content, batch.put)
+        batch.put(search.PENDING, key, b"\x01")
 
 
 def _only(item: Message, names: frozenset[str]) -> Message:

@@ -52,6 +52,7 @@ TABLES: dict[str, Table] = {
     "by-slot": Table(b"s", False, "process ID (32 bytes) + slot (8 bytes) -> record ID"),
     "by-parent": Table(b"p", False, "parent's record ID (32 bytes) + age -> record ID of a sub-step; oldest first"),
     "states": Table(b"S", False, "process ID (32 bytes) + slot, newest first (8 bytes) -> ID of the state after it"),
+    "unindexed": Table(b"u", False, "as in commitments: a signed message that by-word does not have yet -> nothing"),
     "by-word": Table(b"w", False, "digest of key and value (16 bytes) + unsigned ID of a signed message -> nothing"),
     "origins": Table(b"o", False, "SHA-256 -> the raw request as cleaned at ingress"),
     "age": Table(b"z", False, "sequence number (8 bytes) -> what was written then; kept by the store itself"),

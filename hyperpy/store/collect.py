@@ -289,7 +289,7 @@ def _pointers(store: LmdbStore, doomed: set[bytes], progress: Progress) -> list[
             name, _, record, _ = msgpack.unpackb(value, raw=True)
             point(key, value, *_both(name), _P["trail"] + record)
     progress("pointers", len(found))
-    for table, at in (("ambiguous", 0), ("claims", 0), ("by-word", 16)):
+    for table, at in (("ambiguous", 0), ("claims", 0), ("unindexed", 0), ("by-word", 16)):
         for key, value in store.scan(table):
             point(_P[table] + key, value, _P["messages"] + key[at : at + 32])
     return found

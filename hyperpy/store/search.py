@@ -1,14 +1,15 @@
 """Signed messages by key and value: an index made from what is stored, and made again from it when its form changes.
 
 One row for each key of each message that somebody signed: a digest of key and value, and the message's
-unsigned ID. Unsigned messages have none, so that steps cost what they did. Rows are written with the commitment
-that they belong to; what older versions stored is taken in a part at a time, when somebody searches.
+unsigned ID. Unsigned messages have none. Writing a signed message only notes that it is not in the index yet
+(the table ``unindexed``), so that schedules cost no more where nobody searches: who searches takes in a part at
+a time, what older versions stored too.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from heapq import merge
@@ -23,6 +24,7 @@ from hyperpy.message import As, Link, Message, Resolve, Value, as_text
 from hyperpy.store.base import Delete, Put, Store
 
 TABLE: Final = "by-word"
+PENDING: Final = "unindexed"
 LONGEST: Final = 3072
 """Bytes of a value that is in the index; longer ones are found by looking at every message."""
 
@@ -67,29 +69,6 @@ def text_of(found: Value) -> str | None:
     return None if isinstance(found, (As, Resolve)) else as_text(found)
 
 
-def index(item: Message, names: Collection[str], fields: Message, content: bytes, put: Callable[..., object]) -> None:
-    """Put the rows of one signature.
-
-    Args:
-        item: the message, with at least what the signature covers.
-        names: keys that it covers.
-        fields: the commitment; without a committer there are no rows.
-        content: unsigned ID of what it covers.
-        put: takes table, key and value.
-    """
-    owner = committer_of(fields)
-    if owner is None:
-        return
-    put(TABLE, digest(_OWNER, owner) + content, b"\x01")
-    for name in names:
-        found = item.raw(name)
-        if found is None or (type(found) is bytes and len(found) > LONGEST):
-            continue
-        text = text_of(found)
-        if text is not None:
-            put(TABLE, digest(name, text) + content, b"\x01")
-
-
 def begin(store: Store) -> None:
     """Note that a store without signatures has nothing that is not in the index; called when it is opened."""
     if store.get(TABLE, _STATE) is None and next(store.scan("commitments"), None) is None:
@@ -100,13 +79,14 @@ def begin(store: Store) -> None:
 def ready(store: Store, until: float) -> bool:
     """Say whether everything that was stored is in the index; take a part of it in until that time (monotonic)."""
     state = store.get(TABLE, _STATE)
-    if state == _DONE:
-        return True
     try:
-        known = state is not None and state.startswith(_FORM)
-        if state is not None and not known and not _cleared(store, until):
-            return False
-        return _filled(store, state[len(_FORM) :] if state is not None and known else b"", until)
+        if state != _DONE:
+            known = state is not None and state.startswith(_FORM)
+            if state is not None and not known and not _cleared(store, until):
+                return False
+            if not _filled(store, state[len(_FORM) :] if state is not None and known else b"", until):
+                return False
+        return _caught_up(store, until)
     except StoreError:
         return False  # it cannot be written now
 
@@ -137,14 +117,44 @@ def _filled(store: Store, after: bytes, until: float) -> bool:
     return True
 
 
-def _take(store: Store, content: bytes, packed: bytes, rows: list[Put]) -> None:
+def _caught_up(store: Store, until: float) -> bool:
+    """Take in what was written since; say whether that is all. What goes with its message is left to that."""
+    rows: list[Put] = []
+    taken: list[Delete] = []
+    for key, _ in store.scan(PENDING):
+        found = store.get("commitments", key)
+        if found is None or not _take(store, key[:32], found[1:], rows):
+            continue
+        taken.append((PENDING, key))
+        late = time.monotonic() > until
+        if late or len(rows) >= _PART:
+            store.write(rows, taken)
+            rows, taken = [], []
+        if late:
+            return False
+    if taken:
+        store.write(rows, taken)
+    return True
+
+
+def _take(store: Store, content: bytes, packed: bytes, rows: list[Put]) -> bool:
+    """Add the rows of one signature: signer, and each key that it covers; False if the message is not there."""
     try:
         fields = canonical.decode(packed)
         item = canonical.decode(store.get("messages", content) or b"")
     except (CodecError, SizeError):
-        return
-    if type(item) is Message and type(fields) is Message:
-        index(item, item.raw_items().keys(), fields, content, lambda *row: rows.append(row))
+        return False
+    if type(item) is not Message or type(fields) is not Message:
+        return False
+    owner = committer_of(fields)
+    if owner is None:
+        return True
+    rows.append((TABLE, digest(_OWNER, owner) + content, b"\x01"))
+    for name, found in item.raw_items().items():
+        text = None if type(found) is bytes and len(found) > LONGEST else text_of(found)
+        if text is not None:
+            rows.append((TABLE, digest(name, text) + content, b"\x01"))
+    return True
 
 
 def find(

@@ -252,14 +252,16 @@ def test_transactions_by_tags_owner_and_recipient(n: TestNode, arweave: RsaKey) 
 
 
 def test_an_index_answers_whatever_else_is_stored(n: TestNode, arweave: RsaKey) -> None:
-    """No time at all is left to look at every message, and the answer is complete."""
+    """Once the index has all, no time at all is left to look at every message, and the answer is complete."""
     ref = item(n, arweave, kind="rare")
     stored(n, *({"kind": "rare", "n": number} for number in range(300)))
-    n.node.settings.put("query-seconds", 0)
 
     def page(arguments: str) -> Any:
         query = f"{{ transactions({arguments}) {{ count pageInfo {{ hasNextPage }} edges {{ node {{ id }} }} }} }}"
         return graph(n, query)["transactions"]
+
+    page('tags: [{name: "kind", values: ["none"]}]')  # the first query takes in what was written
+    n.node.settings.put("query-seconds", 0)
 
     whole = {"count": "1", "pageInfo": {"hasNextPage": False}, "edges": [{"node": {"id": ref}}]}
     assert page('tags: [{name: "kind", values: ["rare"]}]') == whole

@@ -64,6 +64,7 @@ def all_found(storage: Storage, wanted: Wanted, **options: Any) -> list[str]:
 
 
 def rows(store: Store) -> int:
+    assert search.ready(store, time.monotonic() + 60)
     return sum(1 for key, _ in store.scan(search.TABLE) if len(key) == 48)
 
 
@@ -185,6 +186,7 @@ def test_what_an_older_version_stored_is_taken_in(store: Store, state: bytes | N
     before = rows(store)
     forget(store, state)
     newer = keep(storage, signed(kind="old", n="new"))
+    assert next(store.scan(search.PENDING), None) is not None, "writing only notes what is to be taken in"
     rounds = 0
     while not search.ready(store, 0.0 if state is None else time.monotonic() + 60):
         rounds += 1
