@@ -11,8 +11,9 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from hyperpy.cache import Batch
 from hyperpy.errors import HyperpyError
+from hyperpy.fault_proof import Account
 from hyperpy.message import Message, Value
-from hyperpy.sdk import Result
+from hyperpy.sdk import Context, Result
 from hyperpy.verdicts import Report
 
 _T = TypeVar("_T")
@@ -303,6 +304,38 @@ class Slots(Protocol):
 
     def latest(self, process: str, limit: int | None = None, *, snapshot: bool = False) -> tuple[int, Message] | None:
         """Return the newest kept state at or below ``limit``, of those with a snapshot if asked."""
+
+
+class Answers(NamedTuple):
+    """Who answers a step here; ``pure`` says that equal inputs give equal results."""
+
+    device: str
+    key: str
+    implementation: str
+    pure: bool
+
+
+class Accounts(Protocol):
+    """``accounts``: what this node answers for, and the means to judge what others do (docs/fault-proofs.md)."""
+
+    def answers(self, base: Message, request: Message) -> Answers:
+        """Return which device, key and code a step would run here; raise DeviceNotFound, KeyNotFound."""
+
+    def implementation(self, device: str) -> str:
+        """Return the digest of a device's code here; raise DeviceNotFound."""
+
+    def strictly(self, ctx: Context, base: Message, request: Message) -> Result:
+        """Return a sub-step's outcome, made as in a slot: what is not deterministic is refused, no cache answers."""
+
+    def step(self, hashpath: str, result: str) -> Account | None:
+        """Return this node's account of a step, by its hashpath and the ID of its result; None if it has none.
+
+        Raises:
+            Forbidden: the trail is not public.
+        """
+
+    def slot(self, process: str, slot: int) -> Account | None:
+        """Return this node's account of a process's slot; see :meth:`step`."""
 
 
 class Audit(Protocol):

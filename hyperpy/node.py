@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperpy import commitments, path, reply, results
+from hyperpy.accounts import Accounts
 from hyperpy.actors import ActorSystem
 from hyperpy.cache import Batch, Cache
 from hyperpy.config import Config
@@ -111,6 +112,7 @@ class Node:
         )
         secret = sha256(b"timers " + key.to_jwk()["d"].encode())
         self.timers = Timers(self._run_path, limit=config.cron.tasks, store=store, secret=secret)
+        slots = Slots(store, self.cache, self.actors)
         self._lend: dict[str, Any] = {
             "node": self.settings,
             "timers": self.timers,
@@ -120,7 +122,8 @@ class Node:
             "metrics": self.metrics,
             "jobs": Jobs(self.resolver, store, self._own_chain),
             "workers": Workers(self.actors),
-            "slots": Slots(store, self.cache, self.actors),
+            "slots": slots,
+            "accounts": Accounts(self.registry, self.cache, self.trail, slots, public=config.trail.public),
         }
         if not config.devices.override:
             for name in _PROMPT:

@@ -8,7 +8,7 @@ who judges whether a signed state follows from the one before.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from hyperpy import hashpath
@@ -150,7 +150,20 @@ def asked(assignment: Message, state: Message) -> tuple[Message, Message]:
     return base, ordered(assignment, base)
 
 
-# -- the next state ---------------------------------------------------------------------------
+# -- the first state, and the next -------------------------------------------------------------
+
+
+def begun(given: Message, process: Value, init: Callable[[Message], Value]) -> Message:
+    """Return the state before the first slot.
+
+    Args:
+        given: the process's definition.
+        process: what stands for it in the state: a link to it, or itself.
+        init: returns what the execution device's ``init`` makes of a base; the state itself where it has none.
+    """
+    base = Message.make({**given.raw_items(), "process": process})
+    made = init(as_role(base, "execution"))
+    return own(made, process, -1, {"initialized": b"true"})
 
 
 def own(

@@ -130,17 +130,17 @@ class Line:
 
     def _first(self) -> Message:
         """Return the state before the first slot."""
-        base = Message.make({**self.given.raw_items(), "process": self._link})
-        made: Value = base
-        try:
-            result = self._jobs.step(as_role(base, "execution"), Message({"path": "init"}))
-        except KeyNotFound:
-            pass
-        else:
+
+        def init(base: Message) -> Value:
+            try:
+                result = self._jobs.step(base, Message({"path": "init"}))
+            except KeyNotFound:
+                return base
             if result.status != "ok":
                 raise DeviceError("the execution device could not begin the process")
-            made = result.value
-        return slot_rules.own(made, self._link, -1, {"initialized": b"true"})
+            return result.value
+
+        return slot_rules.begun(self.given, self._link, init)
 
     # -- one slot after another --------------------------------------------------------------
 

@@ -98,6 +98,11 @@ class Connection:
             made.unsent = isinstance(error, (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout))
             raise made from None
 
+    def headers(self, origin: Origin, form: RequestForm) -> list[tuple[bytes, bytes]]:
+        """Return the headers that a request goes out with: what the origin's node makes its message from."""
+        made = self._http().build_request(form.method, origin.url + "/", headers=form.headers, content=form.body or None)
+        return [(name.lower(), value) for name, value in made.headers.raw]
+
     def _http(self) -> httpx2.Client:
         with self._lock:
             if self._client is None:

@@ -1,0 +1,8 @@
+"""fault@1.0: judges proofs that a node signed a false result (docs/fault-proofs.md).
+
+``judge`` makes the disputed step again and decides; ``device`` has the keys.
+"""
+
+from .device import Fault
+
+__all__ = ["Fault"]

@@ -1,0 +1,91 @@
+"""The capability ``accounts``: what a node answers for. See :class:`hyperpy.capabilities.Accounts`."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from hyperpy import commitments
+from hyperpy.cache import Cache
+from hyperpy.capabilities import Answers, Slots
+from hyperpy.context import Frame
+from hyperpy.dispatch import find
+from hyperpy.errors import Forbidden, HyperpyError
+from hyperpy.fault_proof import Account
+from hyperpy.message import Message, Value
+from hyperpy.normalise import key_of
+from hyperpy.registry import Registry
+from hyperpy.schedule_rules import Mark
+from hyperpy.sdk import Context, Result
+from hyperpy.trail import Trail
+
+
+class Accounts:
+    """Reads the trail and the states, and makes steps as a slot makes them.
+
+    Args:
+        public: whether the trail is for everybody; if not, no account is given.
+    """
+
+    def __init__(self, registry: Registry, cache: Cache, trail: Trail, slots: Slots, *, public: bool) -> None:
+        self._registry, self._cache, self._trail, self._slots = registry, cache, trail, slots
+        self._public = public
+
+    def answers(self, base: Message, request: Message) -> Answers:
+        """See :meth:`hyperpy.capabilities.Accounts.answers`."""
+        found = find(self._registry, base, key_of(request))
+        spec = found.device.spec
+        pure = found.spec.deterministic and spec.one_per is None
+        return Answers(spec.name, found.name, found.device.implementation, pure)
+
+    def implementation(self, device: str) -> str:
+        """See :meth:`hyperpy.capabilities.Accounts.implementation`."""
+        return self._registry.lookup(device).implementation
+
+    def strictly(self, ctx: Context, base: Message, request: Message) -> Result:
+        """See :meth:`hyperpy.capabilities.Accounts.strictly`."""
+        chain = cast(Frame, ctx).chain
+        before, chain.strict = chain.strict, True
+        try:
+            return ctx.step(base, request)
+        finally:
+            chain.strict = before
+
+    def step(self, hashpath: str, result: str) -> Account | None:
+        """See :meth:`hyperpy.capabilities.Accounts.step`."""
+        self._open()
+        for record in self._trail.all_by_hashpath(hashpath):
+            if record.result != result:
+                continue
+            base, request = self._read(record.base), self._read(record.request)
+            if isinstance(base, Message) and isinstance(request, Message):
+                return Account(record, base, request)
+        return None
+
+    def slot(self, process: str, slot: int) -> Account | None:
+        """See :meth:`hyperpy.capabilities.Accounts.slot`."""
+        self._open()
+        record, after = self._trail.by_slot(process, slot), self._slots.state(process, slot)
+        assignment = self._slots.read(process, slot)
+        if record is None or after is None:
+            return None
+        before = self._slots.state(process, slot - 1) if slot > 0 else None
+        if slot > 0:
+            mark = None if before is None else Mark.read(before.private.get("schedule"))
+            if mark is None or (assignment is not None and not mark.follows(assignment)):
+                return None  # the two states are not of one schedule
+        return Account(record, None, None, process, slot, "" if before is None else shown_id(before), shown_id(after))
+
+    def _read(self, ref: str) -> Value | None:
+        try:
+            return self._cache.read(ref, exact=True)
+        except HyperpyError:
+            return None
+
+    def _open(self) -> None:
+        if not self._public:
+            raise Forbidden("this node's trail is not public", hint="[trail] public = true opens it.")
+
+
+def shown_id(state: Message) -> str:
+    """Return the content ID of a state as callers get it."""
+    return commitments.content_id(Message.make({k: v for k, v in state.raw_items().items() if k != "snapshot"}))

@@ -1,0 +1,231 @@
+"""Making fault proofs: what to ask a node for, and how its signed answers become a proof (docs/fault-proofs.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final
+
+from hyperpy import commitments, hashpath, path, results
+from hyperpy.audit.bisect import Difference, first_difference
+from hyperpy.encoding import is_id
+from hyperpy.errors import CodecError, HyperpyError, InvalidSignature, MessageNotFound, UpstreamError
+from hyperpy.fault_proof import Claim, Proof, account_of, contents
+from hyperpy.http.client import Connection, parse_url, request_form
+from hyperpy.http.wire import RawRequest, Rules, read
+from hyperpy.message import As, Message, Value
+
+_RULES: Final = (Rules(), Rules(host_with_port=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A node's signed answer, and the messages of the path it answers."""
+
+    reply: Message
+    members: tuple[Value, ...]
+
+    @property
+    def claim(self) -> Claim:
+        """The answer as a claim, where base and request are known from the path alone."""
+        base, request = (self.members[0], self.members[1]) if len(self.members) == 2 else (None, None)
+        if isinstance(base, As) and isinstance(base.message, Message) and "path" not in base.message:
+            base = base.message | {"device": base.device}
+        return Claim(
+            self.reply,
+            base if isinstance(base, Message) else None,
+            request if isinstance(request, Message) else None,
+        )
+
+
+class Peer:
+    """A node whose word is examined.
+
+    Args:
+        url: such as ``http://localhost:8734``.
+        timeout: seconds to wait for an answer.
+    """
+
+    def __init__(self, url: str, *, timeout: float = 60.0) -> None:
+        self.url = url
+        self._origin, self._prefix = parse_url(url)
+        self._connection = Connection(timeout=timeout)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._connection.close()
+
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def ask(self, where: str) -> Asked:
+        """Return the answer to a GET, and the path as the node saw it.
+
+        Raises:
+            UpstreamError: the node cannot be reached.
+            InvalidSignature: a signature does not verify.
+        """
+        form = request_form(Message({"path": self._prefix + where, "method": "GET"}))
+        reply = self._connection.exchange(self._origin, form)
+        headers = tuple(self._connection.headers(self._origin, form))
+        found: tuple[Value, ...] = ()
+        for rules in _RULES:
+            seen = read(RawRequest(form.method, form.target, headers, b"", ""), rules).message
+            found = tuple(results.with_slots(path.parse(seen)))
+            claim = Asked(reply, found).claim
+            if claim.base is None or claim.request is None or _named(claim) == reply.hashpath:
+                break
+        return Asked(reply, found)
+
+    def account(self, of: str) -> Claim:
+        """Return the node's account, by the query of ``fault@1.0/account``.
+
+        Raises:
+            MessageNotFound: it gives none.
+        """
+        asked = self.ask(f"/~fault@1.0/account?{of}")
+        if asked.reply.get("status") != 200:
+            raise MessageNotFound(
+                f"{self.url} gives no account of this step, so nobody can say which code made it",
+                hint="Only hyperpy nodes with a public trail do. Without an account a proof is undecided.",
+            )
+        return asked.claim
+
+
+def _named(claim: Claim) -> str:
+    if claim.base is None or claim.request is None:
+        return ""
+    return hashpath.extend(claim.base, claim.request)
+
+
+def signer_of(reply: Message) -> str:
+    """Return who signed a reply with a hashpath; raise InvalidSignature if nobody did."""
+    for one in reply.commitments.values():
+        who = commitments.committer_of(one)
+        if who is not None and "tag" in one:
+            return who
+    raise InvalidSignature("nobody signed this reply with a hashpath: it claims nothing")
+
+
+# -- one answer ---------------------------------------------------------------------------------
+
+
+def wrong_result(peer: Peer, reply: Message) -> Proof:
+    """Return what would prove that a reply is false, if it is; its signer is asked for its account.
+
+    Raises:
+        InvalidSignature: the reply claims nothing, or the account is somebody else's.
+        MessageNotFound: there is no account of it.
+    """
+    accused = signer_of(reply)
+    claim, account = with_account(peer, reply, accused)
+    return Proof("wrong-result", accused, claims=(claim,), accounts=(account,))
+
+
+def equivocation(peers: tuple[Peer, Peer], replies: tuple[Message, Message]) -> Proof | None:
+    """Return what would prove that one of two nodes, who answered the same differently, lies; None if they agree."""
+    signers = [signer_of(one) for one in replies]
+    found = [with_account(peer, reply, who) for peer, reply, who in zip(peers, replies, signers, strict=True)]
+    accounts = [account_of(one[1], who) for one, who in zip(found, signers, strict=True)]
+    if accounts[0].record.result == accounts[1].record.result:
+        return None
+    if accounts[0].record.hashpath_after != accounts[1].record.hashpath_after:
+        raise CodecError(
+            "these are answers to different questions", hint="Ask both with the same host name and headers."
+        )
+    return Proof(
+        "equivocation", signers[0], claims=tuple(one[0] for one in found), accounts=tuple(one[1] for one in found)
+    )
+
+
+def with_account(peer: Peer, reply: Message, accused: str) -> tuple[Claim, Claim]:
+    """Return a reply as claim, and its signer's account of it."""
+    last: HyperpyError | None = None
+    for ident in sorted(contents(reply)):
+        try:
+            account = peer.account(f"hashpath={reply.hashpath}&result={ident}")
+        except MessageNotFound as error:
+            last = error
+            continue
+        account_of(account, accused)
+        return Claim(reply), account
+    assert last is not None
+    raise last
+
+
+# -- a process ------------------------------------------------------------------------------------
+
+
+def state_of(peer: Peer, process: str, slot: int) -> Asked:
+    """Return a node's signed state after a slot.
+
+    Raises:
+        UpstreamError: it answers with an error.
+    """
+    found = peer.ask(f"/{process}/compute={slot}")
+    if found.reply.get("status") != 200 or found.reply.get("at-slot") != slot:
+        raise UpstreamError(f"{peer.url} does not answer slot {slot} of {process}")
+    return found
+
+
+def parted(first: Peer, second: Peer, process: str, last: int, heard: Callable[[int], None]) -> Difference:
+    """Return the slot at which two nodes part, by comparing state IDs.
+
+    Args:
+        heard: called with each slot that is compared.
+    """
+
+    def same(slot: int) -> bool:
+        heard(slot)
+        one, other = (state_of(peer, process, slot).reply.without("status") for peer in (first, second))
+        return commitments.content_id(one) == commitments.content_id(other)
+
+    return first_difference(same, last)
+
+
+def last_slot(peer: Peer, process: str) -> int:
+    """Return where a process's schedule ends, by a node's word."""
+    found = peer.ask(f"/{process}/slot/current").reply
+    current = found.get("body")
+    if not isinstance(current, int) or isinstance(current, bool) or current < 0:
+        raise UpstreamError(f"{peer.url} knows no schedule of {process}")
+    return current
+
+
+def wrong_state(peer: Peer, process: str, slot: int, scheduler: Peer | None = None) -> Proof:
+    """Return what would prove that a node's state after a slot is false, if it is.
+
+    Args:
+        scheduler: whom to ask for the assignment; the node itself by default.
+    """
+    if not is_id(process.encode()):
+        raise CodecError(f"{process[:60]!a} is no process ID")
+    claims = [_state_claim(peer, process, one) for one in range(max(0, slot - 1), slot + 1)]
+    accused = signer_of(claims[-1].reply)
+    account = peer.account(f"process={process}&slot={slot}")
+    account_of(account, accused)
+    assignment = assignment_of(scheduler or peer, process, slot)
+    return Proof("wrong-state", accused, tuple(claims), (account,), (assignment,), process=process, slot=slot)
+
+
+def _state_claim(peer: Peer, process: str, slot: int) -> Claim:
+    asked = state_of(peer, process, slot)
+    request = asked.members[1] if len(asked.members) == 2 else None
+    return Claim(asked.reply, None, request if isinstance(request, Message) else None)
+
+
+def assignment_of(peer: Peer, process: str, slot: int) -> Message:
+    """Return the assignment of a slot, by a node's word; its signatures are the scheduler's.
+
+    Raises:
+        UpstreamError: the node has none.
+    """
+    listed = peer.ask(f"/{process}/schedule?from={slot}&to={slot}").reply.get("assignments")
+    found = listed.get(str(slot)) if isinstance(listed, Message) else None
+    if not isinstance(found, Message):
+        raise UpstreamError(f"{peer.url} lists no slot {slot} of {process}")
+    return found

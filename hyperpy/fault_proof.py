@@ -1,0 +1,332 @@
+"""The form of a fault proof: what somebody signed, and what shows that it is false (docs/fault-proofs.md).
+
+A proof is an AO message that the challenger signs: ``type: fault-proof``, ``v``, ``kind``, ``accused`` and a
+``body``, the evidence as canonical bytes (:mod:`hyperpy.codecs.whole`), in which messages keep all their
+commitments. A file of it is the canonical bytes of the whole message and a SHA-256 over them.
+
+What counts as the accused's word, and nothing else does (design 5):
+
+* a reply signature whose ``tag`` is the hashpath of the base and request that are given with it; it counts for
+  the keys that it covers;
+* an assignment with exactly an assignment's fields, all of them covered.
+
+An *account* is a reply of the accused's own ``fault@1.0/account``: the trail record of the claimed step. It says
+which code made the result, without which an old version's honest result could not be told from a lie.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from hyperpy import commitments, hashpath
+from hyperpy.codecs import whole
+from hyperpy.commitments.assignments import FIELDS, LINKS
+from hyperpy.commitments.fields import RSA_TYPE, fields_of
+from hyperpy.encoding import is_id, key_text, sha256
+from hyperpy.errors import CodecError, HyperpyError, InvalidSignature, SizeError
+from hyperpy.message import Link, Message, Value, committed_list
+from hyperpy.trail import Record
+
+TYPE: Final = b"fault-proof"
+VERSION: Final = 1
+KINDS: Final = ("wrong-result", "equivocation", "wrong-state", "double-assignment")
+MAX_BYTES: Final = 4 << 20
+"""A longer proof is not read."""
+MAX_CLAIMS: Final = 2
+DEVICE: Final = "fault@1.0"
+_FIELDS: Final = frozenset({"claims", "accounts", "assignments", "process", "slot"})
+_PROOF: Final = frozenset({"type", "v", "kind", "accused", "body"})
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A signed reply, and the step that its tag names.
+
+    Attributes:
+        reply: with the commitments it came with.
+        base, request: of the step; None where the account holds them.
+    """
+
+    reply: Message
+    base: Message | None = None
+    request: Message | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What the accused says of a step, read from its reply.
+
+    Attributes:
+        record: the trail's record of the step; of a slot, that of the execution device's step.
+        base, request: the step's, where it is no slot's.
+        process, slot: where it is one.
+        before, after: content IDs of the states before and after the slot; ``before`` empty for the first.
+    """
+
+    record: Record
+    base: Message | None = None
+    request: Message | None = None
+    process: str = ""
+    slot: int = -1
+    before: str = ""
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What a fault proof says.
+
+    Attributes:
+        kind: one of :data:`KINDS`.
+        accused: address; of an ``equivocation`` either of the two signers.
+        claims: ``wrong-result`` one, ``equivocation`` two, ``wrong-state`` the state before the slot, unless that
+            is the first, and the state after it.
+        accounts: of ``equivocation`` two, in the claims' order; of ``double-assignment`` none; else one.
+        assignments: ``wrong-state`` one, ``double-assignment`` two.
+    """
+
+    kind: str
+    accused: str
+    claims: tuple[Claim, ...] = ()
+    accounts: tuple[Claim, ...] = ()
+    assignments: tuple[Message, ...] = ()
+    process: str = ""
+    slot: int = -1
+
+
+# -- message and file -------------------------------------------------------------------------
+
+
+def as_message(proof: Proof) -> Message:
+    """Return a proof as the message that the challenger signs."""
+    found: dict[str, Value] = {
+        "claims": tuple(map(_claim, proof.claims)),
+        "accounts": tuple(map(_claim, proof.accounts)),
+        "assignments": tuple(proof.assignments),
+        "process": proof.process.encode(),
+        "slot": proof.slot,
+    }
+    items: dict[str, Value] = {"type": TYPE, "v": VERSION, "kind": proof.kind.encode()}
+    return Message.make({**items, "accused": proof.accused.encode(), "body": whole.encode(Message.make(found))})
+
+
+def read(message: Message) -> Proof:
+    """Return what a proof message says; signatures of others in it are not looked at yet.
+
+    Raises:
+        CodecError: it is no proof.
+        CommitmentError: the challenger did not sign all of it.
+    """
+    if not message.committed_keys() >= _PROOF or not commitments.committers(message):
+        raise InvalidSignature("a fault proof must be signed by who makes it")
+    commitments.check(message)
+    if not set(commitments.committed(message, committers="all")) >= _PROOF:
+        raise InvalidSignature("a fault proof must be signed as a whole")
+    kind, accused, body = (message.get(name) for name in ("kind", "accused", "body"))
+    if message.get("type") != TYPE or message.get("v") != VERSION or not isinstance(kind, bytes):
+        raise CodecError(f"not a fault proof of version {VERSION}")
+    if not isinstance(accused, bytes) or not is_id(accused) or not isinstance(body, bytes):
+        raise CodecError("a fault proof names the accused's address, and holds evidence")
+    if len(body) > MAX_BYTES:
+        raise SizeError(f"a fault proof may have at most {MAX_BYTES} bytes")
+    return _evidence(key_text(kind), key_text(accused), whole.decode(body))
+
+
+def _evidence(kind: str, accused: str, found: Value) -> Proof:
+    if not isinstance(found, Message) or found.raw_items().keys() != _FIELDS or kind not in KINDS:
+        raise CodecError("not the evidence of a fault proof")
+    lists = [found.raw(name) for name in ("claims", "accounts", "assignments")]
+    process, slot = found.raw("process"), found.raw("slot")
+    if not all(type(one) is tuple and len(one) <= MAX_CLAIMS for one in lists):
+        raise CodecError("the lists of a fault proof are short")
+    if type(process) is not bytes or type(slot) is not int or not -1 <= slot < 1 << 62:
+        raise CodecError("a fault proof's process and slot are an ID and a number")
+    claims, accounts, assignments = (one if type(one) is tuple else () for one in lists)
+    if not all(type(one) is Message for one in assignments):
+        raise CodecError("an assignment is a message")
+    given = tuple(one for one in assignments if type(one) is Message)
+    return Proof(
+        kind,
+        accused,
+        tuple(map(_read_claim, claims)),
+        tuple(map(_read_claim, accounts)),
+        given,
+        key_text(process),
+        slot,
+    )
+
+
+def _claim(claim: Claim) -> Message:
+    items: dict[str, Value] = {"reply": claim.reply}
+    if claim.base is not None:
+        items["base"] = claim.base
+    if claim.request is not None:
+        items["request"] = claim.request
+    return Message.make(items)
+
+
+def _read_claim(found: Value) -> Claim:
+    if not isinstance(found, Message) or not found.raw_items().keys() <= {"reply", "base", "request"}:
+        raise CodecError("not a claim")
+    reply, base, request = (found.raw(name) for name in ("reply", "base", "request"))
+    if type(reply) is not Message or not isinstance(base, Message | None) or not isinstance(request, Message | None):
+        raise CodecError("a claim holds messages")
+    return Claim(reply, base, request)
+
+
+def to_bytes(message: Message) -> bytes:
+    """Return the file of a signed proof message."""
+    data = whole.encode(message)
+    return data + sha256(data)
+
+
+def from_bytes(data: bytes) -> Message:
+    """Return the proof message of a file; see :func:`read`.
+
+    Raises:
+        CodecError, SizeError: the file is damaged, or none of these.
+    """
+    if len(data) > MAX_BYTES + 65536:
+        raise SizeError(f"a fault proof may have at most {MAX_BYTES} bytes")
+    if len(data) < 33 or sha256(data[:-32]) != data[-32:]:
+        raise CodecError("the file's digest does not fit: it is damaged, or no fault proof")
+    found = whole.decode(data[:-32])
+    if not isinstance(found, Message) or found.get("type") != TYPE:
+        raise CodecError("not a fault proof")
+    return found
+
+
+# -- what counts as somebody's word -----------------------------------------------------------
+
+
+def said(claim: Claim, signer: str, before: str = "") -> Message:
+    """Return what a reply says by its signer's word: the covered keys, nothing else.
+
+    Args:
+        before: the hashpath that the base had already; empty: it begins with the base.
+
+    Raises:
+        InvalidSignature: the signer's signature is not there, does not verify, or its tag is not the hashpath
+            of the claim's base and request.
+    """
+    if claim.base is None or claim.request is None:
+        raise InvalidSignature("the claim comes without its base and request")
+    expected = _path(claim.base, claim.request, before)
+    for name, one in claim.reply.commitments.items():
+        fields = fields_of(one)
+        if commitments.committer_of(one) != signer or fields.get("type") != RSA_TYPE.encode():
+            continue
+        if "status" not in committed_list(one) or key_text(fields.get("tag", b"")) != expected:
+            continue
+        commitments.check(claim.reply, ids=(name,), committers="none")
+        covered = {key.removesuffix("+link") for key in committed_list(one)} - {"ao-types"}
+        return Message.make({key: item for key, item in claim.reply.raw_items().items() if key in covered})
+    raise InvalidSignature(f"no reply signature of {signer} has the hashpath of this step")
+
+
+def _path(base: Message, request: Message, before: str) -> str:
+    known = before or commitments.hashpath_id(base)
+    try:
+        return hashpath.combine(known, hashpath.reference(request), hashpath.algorithm_of(base))
+    except HyperpyError as error:
+        raise InvalidSignature(f"the claimed step has no hashpath: {error.message}") from None
+
+
+def account_of(claim: Claim, signer: str) -> Account:
+    """Return what a reply of the signer's own ``fault@1.0/account`` says.
+
+    The base must be unsigned, and without a history: of those nobody can make two with one hashpath.
+
+    Raises:
+        InvalidSignature: it is no such reply of the signer.
+        CodecError: it holds no account.
+    """
+    base, request = claim.base, claim.request
+    if base is None or request is None or base.commitments or base.get("device") != DEVICE.encode():
+        raise InvalidSignature("an account is an answer of fault@1.0")
+    if request.get("path") != b"account":
+        raise InvalidSignature("an account is what the key 'account' answers")
+    body = said(claim, signer).get("body")
+    return read_account(body)
+
+
+def account_body(account: Account) -> bytes:
+    """Return an account as the canonical bytes that the key ``account`` answers."""
+    items: dict[str, Value] = {"record": account.record.encode()}
+    if account.base is not None and account.request is not None:
+        items |= {"base": account.base, "request": account.request}
+    if account.process:
+        items |= {"process": account.process.encode(), "slot": account.slot}
+        items |= {"before": account.before.encode(), "after": account.after.encode()}
+    return whole.encode(Message.make(items))
+
+
+def read_account(body: Value | None) -> Account:
+    """Return the account of such bytes; raise CodecError if they are none."""
+    found = whole.decode(body) if isinstance(body, bytes) and len(body) <= MAX_BYTES else None
+    record = found.raw("record") if isinstance(found, Message) else None
+    if not isinstance(found, Message) or not isinstance(record, bytes):
+        raise CodecError("not an account")
+    base, request, slot = found.raw("base"), found.raw("request"), found.raw("slot")
+    texts = [found.raw(name) for name in ("process", "before", "after")]
+    if any(not isinstance(one, bytes | None) for one in texts) or not isinstance(slot, int | None):
+        raise CodecError("not an account")
+    process, before, after = (key_text(one) if isinstance(one, bytes) else "" for one in texts)
+    return Account(
+        Record.decode(record),
+        base if isinstance(base, Message) else None,
+        request if isinstance(request, Message) else None,
+        process,
+        slot if isinstance(slot, int) else -1,
+        before,
+        after,
+    )
+
+
+def contents(reply: Message) -> set[str]:
+    """Return the content IDs of which a reply may be the answer.
+
+    A reply adds a ``status`` to the result; one in JSON also adds ``raw``, the same results for older clients.
+    """
+    bare = reply.without("status")
+    found = {commitments.content_id(reply), commitments.content_id(bare)}
+    if "raw" in bare:
+        found.add(commitments.content_id(bare.without("raw")))
+        results = bare.get("results")
+        if isinstance(results, Message) and "raw" in results:
+            found.add(commitments.content_id(bare.without("raw") | {"results": results.without("raw")}))
+    return found
+
+
+def check_assignment(process: str, slot: int, assignment: Message, signer: str = "") -> tuple[str, ...]:
+    """Return who signed an assignment of a slot with exactly its fields, all covered (design 5).
+
+    Args:
+        signer: who must have.
+
+    Raises:
+        InvalidSignature: nobody did, or it is another message.
+    """
+    fields = set(assignment)
+    whole_set = FIELDS <= fields <= FIELDS | LINKS and not fields.isdisjoint(LINKS)
+    if not whole_set or assignment.get("process") != process.encode() or assignment.get("slot") != slot:
+        raise InvalidSignature("not an assignment of this process and slot with exactly an assignment's fields")
+    kind = assignment.get("type")
+    if not isinstance(kind, bytes) or kind.lower() != b"assignment" or type(assignment.raw("body")) is Link:
+        raise InvalidSignature("not an assignment")
+    found = []
+    for name, one in assignment.commitments.items():
+        who = commitments.committer_of(one)
+        covered = {key.removesuffix("+link") for key in committed_list(one)} - {"ao-types"}
+        if (
+            who is not None
+            and who == (signer or who)
+            and covered == fields
+            and type(assignment.raw("body")) is not Link
+        ):
+            commitments.check(assignment, ids=(name,), committers="none")
+            found.append(who)
+    if not found:
+        raise InvalidSignature("nobody who counts signed all of the assignment")
+    return tuple(found)
