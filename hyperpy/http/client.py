@@ -100,7 +100,9 @@ class Connection:
 
     def headers(self, origin: Origin, form: RequestForm) -> list[tuple[bytes, bytes]]:
         """Return the headers that a request goes out with: what the origin's node makes its message from."""
-        made = self._http().build_request(form.method, origin.url + "/", headers=form.headers, content=form.body or None)
+        made = self._http().build_request(
+            form.method, origin.url + "/", headers=form.headers, content=form.body or None
+        )
         return [(name.lower(), value) for name, value in made.headers.raw]
 
     def _http(self) -> httpx2.Client:
