@@ -57,7 +57,7 @@ def verify(
         return bad_file(error.rule, error.message)
     try:
         return verify_receipt(receipt, policy, progress=progress)
-    except (HyperpyError, ValueError, TypeError, RecursionError, ArithmeticError) as error:
+    except (HyperpyError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError) as error:
         return bad_file("form", f"the receipt cannot be read: {error!s:.200}")
 
 

@@ -169,6 +169,8 @@ class Receipt:
         if signature is None or dict(signature.raw_items()) != dict(wanted.raw_items()):
             return ()
         try:
+            if any("commitment-device" not in fields for fields in signature.commitments.values()):
+                return ()
             commitments.check(signature, ids="all")
             covered = set(commitments.committed(signature))
         except HyperpyError:

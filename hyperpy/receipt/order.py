@@ -56,7 +56,8 @@ class _Needs:
             if record.parent:
                 self._parts[record.parent].append(name)
         for one in receipt.slots:
-            self._slots[one.process].append((one.slot, one.record))
+            if one.record in receipt.steps:
+                self._slots[one.process].append((one.slot, one.record))
         self._slot_of = {one.record: one for one in receipt.slots}
 
     def of(self, name: bytes) -> Iterator[bytes]:

@@ -41,22 +41,7 @@ def decode(data: bytes) -> Receipt:
     if len(data) < 64 or sha256(data[:-32]) != data[-32:]:
         raise ReceiptError("digest", "the file does not end with the SHA-256 of what stands before it")
     try:
-        found = canonical.unpacked(data[:-32])
-    except HyperpyError as error:
-        raise ReceiptError("canonical", error.message) from None
-    if type(found) is not Message or tuple(sorted(found.raw_items())) != KEYS:
-        raise ReceiptError("form", "not a receipt: other keys")
-    fields = dict(found.raw_items())
-    version = fields["v"]
-    if type(version) is not int or version != VERSION:
-        raise ReceiptError("version", f"a receipt of version {version!r:.20}; this hyperpy reads {VERSION}")
-    try:
-        pieces = joined(fields)
-        if b"".join(pieces) != data[:-32]:
-            raise ReceiptError("canonical", "the bytes are not in canonical form")
-        made = _receipt(fields)
-        at = 2 * KEYS.index("signature") + 2
-        made.__dict__["digest"] = sha256(b"".join([*pieces[:at], b"\xc0", *pieces[at + 1 :]]))
+        made = parsed(data[:-32])
         _check_order(made)
     except ReceiptError:
         raise
@@ -65,7 +50,29 @@ def decode(data: bytes) -> Receipt:
     return made
 
 
-# -- from bytes ------------------------------------------------------------------------------
+def parsed(body: bytes) -> Receipt:
+    """Return the receipt whose map has these canonical bytes; order and digest are not looked at.
+
+    Raises:
+        ReceiptError, HyperpyError: they are not what is written for any receipt.
+    """
+    try:
+        found = canonical.unpacked(body)
+    except HyperpyError as error:
+        raise ReceiptError("canonical", error.message) from None
+    if type(found) is not Message or tuple(sorted(found.raw_items())) != KEYS:
+        raise ReceiptError("form", "not a receipt: other keys")
+    fields = dict(found.raw_items())
+    version = fields["v"]
+    if type(version) is not int or version != VERSION:
+        raise ReceiptError("version", f"a receipt of version {version!r:.20}; this hyperpy reads {VERSION}")
+    pieces = joined(fields)
+    if b"".join(pieces) != body:
+        raise ReceiptError("canonical", "the bytes are not in canonical form")
+    made = _receipt(fields)
+    at = 2 * KEYS.index("signature") + 2
+    made.__dict__["digest"] = sha256(b"".join([*pieces[:at], b"\xc0", *pieces[at + 1 :]]))
+    return made
 
 
 def _receipt(fields: dict[str, Any]) -> Receipt:

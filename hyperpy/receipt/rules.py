@@ -29,7 +29,7 @@ class Look:
         self._receipt = receipt
         self.steps = receipt.steps
         self.slot_of = {one.record: one for one in receipt.slots}
-        self._by_slot = {(one.process, one.slot): one.record for one in receipt.slots}
+        self._by_slot = {(one.process, one.slot): self.steps.get(one.record) for one in receipt.slots}
         self._assignments = {
             (process, _slot(one)): one for process, each in receipt.assignments.items() for one in each
         }
@@ -126,9 +126,9 @@ class Look:
                 if key != "path" and _differ(assignment, request, key):
                     wrong.append(Finding("slot", f"the slot's request has another '{key}' than its assignment"))
         before = self._by_slot.get((process, slot - 1))
-        if before is not None and self.steps[before].hashpath_after != record.hashpath_before:
+        if before is not None and before.hashpath_after != record.hashpath_before:
             text = "the slot does not begin where the one before it ended"
-            wrong.append(Finding("slot", text, self.steps[before].hashpath_after, record.hashpath_before))
+            wrong.append(Finding("slot", text, before.hashpath_after, record.hashpath_before))
 
 
 def _differ(assignment: Message, request: Message, key: str) -> bool:
