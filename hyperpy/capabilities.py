@@ -339,18 +339,20 @@ class Accounts(Protocol):
 
 
 class Audit(Protocol):
-    """``audit``: what this node recorded, made again and compared, and proofs of it (docs/audit.md)."""
+    """``audit``: what this node recorded, made again and compared, and proofs of it (docs/audit.md).
+
+    ``ctx`` is that of the key which asks: it says until when, and whose results the request may read.
+    """
 
     def replay(
         self,
         ref: str,
+        ctx: Context,
         *,
         slots: tuple[int, int] | None = None,
         sample: int = 0,
         seed: int = 0,
         first: bool = False,
-        deadline: float = 0.0,
-        readers: frozenset[str] | None = None,
     ) -> Report:
         """Make recorded steps again and say what came of each.
 
@@ -359,17 +361,22 @@ class Audit(Protocol):
             slots: first and last slot of a process, both included.
             sample: how many steps to draw; 0 takes all. ``seed`` says which.
             first: stop at the first fault.
-            deadline: monotonic seconds, when the caller's time ends.
-            readers: addresses that signed the request; None is everybody.
 
         Raises:
             MessageNotFound: nothing that this node recorded is meant by ``ref``.
             Forbidden: it is for others to read.
+            Busy: too many audits are under way.
             DeviceTimeout: time ran out; what was done is kept, and asking again goes on from there.
         """
 
-    def trail(self, ref: str, *, readers: frozenset[str] | None = None) -> Message:
+    def trail(self, ref: str, ctx: Context) -> Message:
         """Return the recorded steps that led to ``ref``, oldest first, as ``steps``; see :meth:`replay`."""
 
-    def receipt(self, ref: str, *, readers: frozenset[str] | None = None, **options: Any) -> bytes:
-        """Return the receipt file of ``ref``; see :meth:`replay`."""
+    def receipt(self, ref: str, ctx: Context, **options: Any) -> bytes:
+        """Return the receipt file of ``ref``, signed by this node; see :meth:`replay`.
+
+        Options as :func:`hyperpy.audit.receipts.build`; ``sign=False`` leaves it unsigned.
+        """
+
+    def close(self) -> None:
+        """Let go of what is under way: the node stops."""

@@ -14,6 +14,7 @@ from typing import Any
 from hyperpy import commitments, path, reply, results
 from hyperpy.accounts import Accounts
 from hyperpy.actors import ActorSystem
+from hyperpy.audit.service import Audits
 from hyperpy.cache import Batch, Cache
 from hyperpy.config import Config
 from hyperpy.context import Chain, Frame, Order, Services, device_error, is_commit, ok
@@ -123,6 +124,7 @@ class Node:
             "jobs": Jobs(self.resolver, store, self._own_chain),
             "workers": Workers(self.actors),
             "slots": slots,
+            "audit": Audits(store, config, self.sign, devices),
             "accounts": Accounts(self.registry, self.cache, self.trail, slots, public=config.trail.public),
         }
         if not config.devices.override:
@@ -423,8 +425,7 @@ class Node:
             }
             result = self.resolver.resolve(handler, call, Frame(self.resolver, quiet, 0, None))
             if result.status != "ok":
-                made = reply.of_result(result)
-                raise _Halted(made)
+                raise _Halted(reply.of_result(result))
             if isinstance(result.value, Message) and handler.get("hook") is None:
                 request = result.value
         return request
@@ -433,8 +434,7 @@ class Node:
 
     def _start_device(self, spec: DeviceSpec, instance: Any, bundled: bool) -> None:
         allowed = spec.needs if bundled else self.config.devices.grant.get(spec.name, ())
-        granted = [need for need in spec.needs if need in allowed]
-        missing = [need for need in spec.needs if need not in granted]
+        missing = [need for need in spec.needs if need not in allowed]
         if missing:
             raise Forbidden(
                 f"device '{spec.name}' asks for {', '.join(missing)}, which the operator has not granted",
@@ -442,7 +442,7 @@ class Node:
             )
         start = hook_of(instance, "start")
         if start is not None:
-            start(**{need: self._lend[need] for need in granted})
+            start(**{need: self._lend[need] for need in spec.needs})
 
 
 class _Halted(HyperpyError):

@@ -2,16 +2,68 @@
 
 from __future__ import annotations
 
-from hyperpy import Message, device, key
+import json
+import re
+from typing import Final
+
+from hyperpy import Context, Message, device, key
+from hyperpy.capabilities import Audit as Audits
+from hyperpy.errors import ParameterError
 
 from . import browser
 
+_RANGE: Final = re.compile(r"([0-9]{1,18})(?:-([0-9]{1,18}))?")
+_MOST: Final = 1_000_000
 
-@device("audit@1.0")
+
+@device("audit@1.0", needs=("audit",))
 class Audit:
     """Audits what this node and others computed."""
+
+    def start(self, audit: Audits) -> None:
+        """Take what makes recorded steps again."""
+        self._audit = audit
+
+    def stop(self) -> None:
+        """Let go of audits that nobody went on with."""
+        self._audit.close()
 
     @key
     def page(self) -> Message:
         """Return an HTML page that checks a receipt in the browser: no node is asked for anything more."""
         return Message({"content-type": "text/html; charset=utf-8", "body": browser.page()})
+
+    @key(deterministic=False, reads=True)
+    def replay(
+        self, ref: str, ctx: Context, slots: str = "", sample: int = 0, seed: int = 0, first: bool = False
+    ) -> Message:
+        """Make again what led to ``ref`` and compare; the body is the report as JSON, ``verdict`` its verdict.
+
+        ``slots=A-B`` names slots of a process, ``sample=K`` and ``seed=S`` draw K steps, ``first=true`` stops at
+        the first fault. Work that takes longer than a request may is gone on with when it is asked for again.
+        """
+        if not 0 <= sample <= _MOST:
+            raise ParameterError("'sample' must be a number of steps", name="sample")
+        found = self._audit.replay(ref, ctx, slots=_slots(slots), sample=sample, seed=seed, first=first)
+        return Message(
+            {
+                "verdict": found.verdict.value,
+                "exit-code": found.exit_code(),
+                "content-type": "application/json",
+                "body": json.dumps(found.as_json(), ensure_ascii=False),
+            }
+        )
+
+    @key(deterministic=False, reads=True)
+    def trail(self, ref: str, ctx: Context) -> Message:
+        """Return the recorded steps that led to ``ref``, oldest first: ``steps``; nothing is made again."""
+        return self._audit.trail(ref, ctx)
+
+
+def _slots(text: str) -> tuple[int, int] | None:
+    if not text:
+        return None
+    found = _RANGE.fullmatch(text)
+    if found is None:
+        raise ParameterError("'slots' must be A-B or one number", name="slots")
+    return int(found[1]), int(found[2] or found[1])
