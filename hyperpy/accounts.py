@@ -14,8 +14,8 @@ from hyperpy.fault_proof import Account
 from hyperpy.message import Message, Value
 from hyperpy.normalise import key_of
 from hyperpy.registry import Registry
-from hyperpy.schedule_rules import Mark
 from hyperpy.sdk import Context, Result
+from hyperpy.slot_rules import as_role
 from hyperpy.trail import Trail
 
 
@@ -65,14 +65,11 @@ class Accounts:
         """See :meth:`hyperpy.capabilities.Accounts.slot`."""
         self._open()
         record, after = self._trail.by_slot(process, slot), self._slots.state(process, slot)
-        assignment = self._slots.read(process, slot)
         if record is None or after is None:
             return None
         before = self._slots.state(process, slot - 1) if slot > 0 else None
-        if slot > 0:
-            mark = None if before is None else Mark.read(before.private.get("schedule"))
-            if mark is None or (assignment is not None and not mark.follows(assignment)):
-                return None  # the two states are not of one schedule
+        if slot > 0 and (before is None or _base_id(before) != record.base):
+            return None  # the kept state is not the one that the slot was computed from: another schedule's, or gone
         return Account(record, None, None, process, slot, "" if before is None else shown_id(before), shown_id(after))
 
     def _read(self, ref: str) -> Value | None:
@@ -84,6 +81,11 @@ class Accounts:
     def _open(self) -> None:
         if not self._public:
             raise Forbidden("this node's trail is not public", hint="[trail] public = true opens it.")
+
+
+def _base_id(state: Message) -> str:
+    """Return the content ID of a slot's base, made from the state before it."""
+    return shown_id(as_role(state, "execution", "results"))
 
 
 def shown_id(state: Message) -> str:

@@ -1,0 +1,304 @@
+"""Fault proofs: who lied is found guilty, whoever asks; nobody who was honest ever is, whatever is sent."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hyperpy import Message, commitments, hashpath
+from hyperpy.audit import fault
+from hyperpy.codecs import whole
+from hyperpy.commitments import commit
+from hyperpy.errors import CodecError, InvalidSignature, MessageNotFound, SizeError
+from hyperpy.fault_proof import MAX_BYTES, Account, Claim, Proof, account_body, as_message, from_bytes, to_bytes
+from hyperpy.testing import node, wallet
+from hyperpy.trail import Record
+from tests.audit.liars import Served, Tally, corrupt, judged, served, signed
+
+DOUBLE = "/~tally@1.0&n=21/double"
+
+
+@pytest.fixture(scope="module")
+def honest() -> Iterator[Served]:
+    with served("honest") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def liar() -> Iterator[Served]:
+    with served("liar") as made:
+        corrupt(made.node, "tally@1.0", "double", lambda true, found: true + 1)
+        corrupt(made.node, "tally@1.0", "pair", lambda true, found: true | {"second": 0})
+        yield made
+
+
+@pytest.fixture(scope="module")
+def third() -> Iterator[Any]:
+    """A third party: judges, and knows nothing of the two but the proof."""
+    with node(Tally) as made:
+        yield made.node
+
+
+def proof_of(at: Served, path: str) -> Proof:
+    return fault.wrong_result(at.peer, at.peer.ask(path).reply)
+
+
+def verdict(third: Any, proof: Proof) -> tuple[str, str]:
+    found = judged(third, signed(proof))
+    return found.text("verdict"), found.text("reason")
+
+
+# -- the guilty -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [DOUBLE, "/~tally@1.0&n=3/pair", "/~message@1.0&n=4/~tally@1.0/pair"])
+def test_a_signed_lie_is_guilty_and_both_results_are_named(liar: Served, third: Any, path: str) -> None:
+    found = judged(third, signed(proof_of(liar, path)))
+    assert (found.text("verdict"), found.text("accused")) == ("guilty", liar.address)
+    assert found["expected"] != found["got"]
+
+
+def test_the_true_result_is_the_expected_one(liar: Served, third: Any) -> None:
+    found = judged(third, signed(proof_of(liar, DOUBLE)))
+    true, said = (commitments.content_id(Message({"ao-result": "body", "body": number})) for number in (42, 43))
+    assert (found.text("expected"), found.text("got")) == (true, said)
+
+
+def test_a_lie_in_a_later_step_of_a_path(liar: Served, third: Any) -> None:
+    proof = proof_of(liar, "/~message@1.0&n=1/set&n=7/set&device=tally@1.0/pair")
+    assert verdict(third, proof)[0] == "guilty"
+
+
+def test_a_proof_of_one_step_is_small(liar: Served) -> None:
+    assert len(to_bytes(signed(proof_of(liar, DOUBLE)))) < 16 << 10
+
+
+def test_two_nodes_that_answer_differently(honest: Served, liar: Served, third: Any) -> None:
+    for pair in ((honest, liar), (liar, honest)):
+        proof = fault.equivocation(
+            (pair[0].peer, pair[1].peer), (pair[0].peer.ask(DOUBLE).reply, pair[1].peer.ask(DOUBLE).reply)
+        )
+        assert proof is not None
+        found = judged(third, signed(proof))
+        assert (found.text("verdict"), found.text("accused")) == ("guilty", liar.address)
+    same = honest.peer.ask(DOUBLE).reply
+    assert fault.equivocation((honest.peer, honest.peer), (same, same)) is None
+
+
+# -- the honest -----------------------------------------------------------------------------------
+
+HONEST = [
+    DOUBLE,
+    "/~tally@1.0&n=3/pair",
+    "/~tally@1.0&n=3/listed",
+    "/~tally@1.0&n=3/pair/first",
+    "/~tally@1.0&n=3/pair/keys",
+    "/~message@1.0&n=1/set&n=7/set&device=tally@1.0/pair",
+    "/~message@1.0&n=4/~tally@1.0/double",
+    "/~message@1.0&status=503&n=1/set&n=2",
+    "/~message@1.0&x+integer=5/x",
+    "/~tally@1.0/double&n=(~tally@1.0&n=2/double)",
+    "/~tally@1.0&n=3/credential",
+    "/~tally@1.0/elsewhere",
+    "/~tally@1.0/clock",
+    "/~fault@1.0/implementation&of=tally@1.0",
+    "/~json@1.0&a=1/commitments",
+    "/~patch@1.0&a=1/a",
+]
+
+
+@pytest.mark.parametrize("path", HONEST)
+def test_an_honest_node_is_never_guilty(honest: Served, third: Any, path: str) -> None:
+    reply = honest.peer.ask(path).reply
+    try:
+        proof = fault.wrong_result(honest.peer, reply)
+    except (MessageNotFound, InvalidSignature):
+        return  # it gives no account, or claims nothing: there is no proof
+    assert verdict(third, proof)[0] in ("not-guilty", "undecided")
+
+
+@pytest.mark.parametrize("path", HONEST[:5])
+def test_what_can_be_made_again_is_decided(honest: Served, third: Any, path: str) -> None:
+    assert verdict(third, proof_of(honest, path)) == ("not-guilty", "made again, the result is the one signed")
+
+
+@pytest.mark.parametrize(
+    ("path", "because"),
+    [
+        ("/~tally@1.0&n=3/credential", "reads what no ID shows"),
+        ("/~tally@1.0/elsewhere", "recorded answers"),
+        ("/~tally@1.0/clock", "not deterministic"),
+    ],
+)
+def test_what_depends_on_more_is_undecided(honest: Served, third: Any, path: str, because: str) -> None:
+    word, reason = verdict(third, proof_of(honest, path))
+    assert word == "undecided" and because in reason
+
+
+def test_a_device_that_is_not_here_is_undecided(honest: Served) -> None:
+    with node() as bare:
+        word, reason = verdict(bare.node, proof_of(honest, DOUBLE))
+    assert word == "undecided" and "tally@1.0" in reason
+
+
+V1 = """
+from hyperpy import device, key
+@device("price@1.0")
+class Price:
+    @key
+    def of(self, n: int) -> int:
+        return n {}
+"""
+
+
+def test_an_older_implementation_is_no_lie(tmp_path: Path) -> None:
+    old, new = tmp_path / "price.py", tmp_path / "new" / "price.py"
+    old.write_text(V1.format("* 2"), "utf-8")
+    new.parent.mkdir()
+    new.write_text(V1.format("* 3"), "utf-8")
+    with served("honest", old) as at, node(new) as judge:
+        reply = at.peer.ask("/~price@1.0&n=2/of").reply
+        before = fault.wrong_result(at.peer, reply)
+        assert verdict(judge.node, before)[1].startswith("the implementation differs")
+        old.write_text(V1.format("* 3"), "utf-8")
+        at.node.reload(old)
+        again = at.peer.ask("/~price@1.0&n=2/of").reply
+        assert (reply["body"], again["body"]) == (4, 6)
+        assert verdict(judge.node, fault.wrong_result(at.peer, again))[0] == "not-guilty"
+        assert "implementation differs" in verdict(judge.node, fault.wrong_result(at.peer, reply))[1]
+        mixed = dataclasses.replace(before, accounts=fault.wrong_result(at.peer, again).accounts)
+        assert verdict(judge.node, mixed) == (
+            "undecided",
+            "the signed reply is not the result that the account is about",
+        )
+
+
+# -- what attackers send ----------------------------------------------------------------------------
+
+
+def test_a_changed_claim_is_no_claim(honest: Served, third: Any) -> None:
+    proof = proof_of(honest, DOUBLE)
+    reply = proof.claims[0].reply
+    forged = Message.make({**reply.raw_items(), "body": 99}, reply.commitments)
+    word, reason = verdict(third, dataclasses.replace(proof, claims=(Claim(forged),)))
+    assert word == "undecided" and "does not" in reason
+
+
+def test_keys_that_nobody_signed_count_for_nothing(honest: Served, liar: Served, third: Any) -> None:
+    for at, word in ((honest, "not-guilty"), (liar, "guilty")):
+        proof = proof_of(at, "/~tally@1.0&n=3/pair")
+        reply = proof.claims[0].reply
+        more = Message.make({**reply.raw_items(), "third": 1, "path": b"x"}, reply.commitments)
+        assert verdict(third, dataclasses.replace(proof, claims=(Claim(more),)))[0] == word
+
+
+def test_the_tag_of_another_step(honest: Served, third: Any) -> None:
+    one, other = proof_of(honest, DOUBLE), proof_of(honest, "/~tally@1.0&n=5/double")
+    for mixed in (dataclasses.replace(one, claims=other.claims), dataclasses.replace(one, accounts=other.accounts)):
+        word, reason = verdict(third, mixed)
+        assert word == "undecided" and "hashpath of this step" in reason
+
+
+def test_another_base_under_an_honest_claim(honest: Served, third: Any) -> None:
+    proof = proof_of(honest, DOUBLE)
+    claim = proof.accounts[0]
+    known = fault.account_of(claim, honest.address)
+    assert known.base is not None and known.request is not None
+    changed = Account(known.record, known.base | {"n": 22}, known.request)
+    forged = Message.make({**claim.reply.raw_items(), "body": account_body(changed)}, claim.reply.commitments)
+    assert (
+        verdict(third, dataclasses.replace(proof, accounts=(Claim(forged, claim.base, claim.request),)))[0]
+        == "undecided"
+    )
+    mine = signed_account(changed, claim, "mallory")
+    assert verdict(third, dataclasses.replace(proof, accounts=(mine,)))[0] == "undecided"
+
+
+def signed_account(account: Account, like: Claim, who: str) -> Claim:
+    assert like.base is not None and like.request is not None
+    tag = hashpath.extend(like.base, like.request)
+    body = Message({"type": "account", "body": account_body(account), "status": 200})
+    return Claim(commit(body, wallet(who), tag=tag), like.base, like.request)
+
+
+def test_a_node_that_signs_what_it_is_asked_to_gives_no_account(honest: Served, third: Any) -> None:
+    """Whoever asks may have a reply with any content signed; its tag says that it was asked for."""
+    proof = proof_of(honest, DOUBLE)
+    known = fault.account_of(proof.accounts[0], honest.address)
+    wrong = commitments.content_id(Message({"ao-result": "body", "body": 43}))
+    record = Record(**{**{f.name: getattr(known.record, f.name) for f in dataclasses.fields(Record)}, "result": wrong})
+    body = account_body(Account(record, known.base, known.request))
+    with node() as elsewhere:  # the same words under a signature of the honest node's key, but of another question
+        base, request = Message({"device": "message@1.0", "body": body}), Message({"path": "set", "type": "account"})
+        assert elsewhere.node.resolve(base, request)
+    words = Message({"type": "account", "body": body, "status": 200})
+    reply = commit(words, wallet("honest"), tag=hashpath.extend(base, request))
+    claim = dataclasses.replace(proof, accounts=(Claim(reply, base, request),))
+    assert "an account is" in verdict(third, claim)[1]
+    real = proof.accounts[0]
+    claim = dataclasses.replace(proof, accounts=(Claim(reply, real.base, real.request),))
+    assert "hashpath of this step" in verdict(third, claim)[1]
+
+
+def test_a_signature_without_a_hashpath_claims_nothing(honest: Served, third: Any) -> None:
+    proof = proof_of(honest, DOUBLE)
+    for words in (Message({"ao-result": "body", "body": 1, "status": 200}), Message({"ao-result": "body", "body": 1})):
+        claim = Claim(commit(words, wallet("honest")))
+        assert verdict(third, dataclasses.replace(proof, claims=(claim,)))[0] == "undecided"
+
+
+def test_a_proof_must_be_signed_and_whole(honest: Served, liar: Served, third: Any) -> None:
+    made = as_message(proof_of(liar, DOUBLE))
+    partly = commit(made, wallet("challenger"), committed=["type", "kind", "v"])
+    other = signed(proof_of(liar, DOUBLE))
+    swapped = Message.make({**other.raw_items(), "accused": honest.address.encode()}, other.commitments)
+    for bad in (made, partly, swapped, Message({"type": "fault-proof"}), Message()):
+        found = judged(third, bad)
+        assert found.text("verdict") == "undecided" and "not a proof" in found.text("reason")
+    forged = dataclasses.replace(proof_of(liar, DOUBLE), accused=honest.address)
+    assert verdict(third, forged)[0] == "undecided"
+
+
+def test_long_and_crowded_proofs_are_refused(liar: Served, third: Any) -> None:
+    proof = proof_of(liar, DOUBLE)
+    many = dataclasses.replace(proof, claims=proof.claims * 3)
+    found = judged(third, signed(many))
+    assert found.text("verdict") == "undecided" and "short" in found.text("reason")
+    long = commit(as_message(proof) | {"body": b"x" * (MAX_BYTES + 1)}, wallet("challenger"))
+    found = judged(third, long)
+    assert found.text("verdict") == "undecided" and "at most" in found.text("reason")
+    with pytest.raises(SizeError):
+        from_bytes(b"x" * (MAX_BYTES + 70_000))
+
+
+def test_every_byte_of_a_file_counts(liar: Served) -> None:
+    data = to_bytes(signed(proof_of(liar, DOUBLE)))
+    assert to_bytes(from_bytes(data)) == data
+    for at in range(0, len(data), 97):
+        with pytest.raises(CodecError):
+            from_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+
+
+def test_no_change_of_the_evidence_convicts_the_honest(honest: Served, third: Any) -> None:
+    made = as_message(proof_of(honest, DOUBLE))
+    body = made["body"]
+    assert isinstance(body, bytes)
+    seen = set()
+    for at in range(0, len(body), 53):
+        changed = body[:at] + bytes([body[at] ^ 0x55]) + body[at + 1 :]
+        found = judged(third, commit(made | {"body": changed}, wallet("challenger")))
+        seen.add(found.text("verdict"))
+    assert "guilty" not in seen and "undecided" in seen
+
+
+def test_submitted_proofs_are_kept_when_decided(honest: Served, liar: Served, third: Any) -> None:
+    guilty = signed(proof_of(liar, DOUBLE))
+    found = third.resolve({"device": "fault@1.0"}, {"path": "submit", "proof": guilty})
+    assert found.text("verdict") == "guilty"
+    assert whole.encode(third.resolve(found.text("proof"))["body"]) == whole.encode(guilty["body"])
+    undecided = signed(proof_of(honest, "/~tally@1.0/clock"))
+    assert "proof" not in third.resolve({"device": "fault@1.0"}, {"path": "submit", "proof": undecided})
