@@ -11,7 +11,7 @@ from hyperpy.audit.source import Evidence
 from hyperpy.errors import HyperpyError
 from hyperpy.receipt import decode
 from hyperpy.receipt.loading import load
-from hyperpy.verdicts import Finding, Report, Verdict
+from hyperpy.verdicts import Finding, Report, Verdict, worst
 from hyperpy.verify import bad_file, verify
 
 REFUSED = frozenset({Verdict.BAD_FILE, Verdict.INVALID})
@@ -39,10 +39,22 @@ def replayed(
     except HyperpyError as error:
         return bad_file("form", f"the receipt cannot be read: {error.message}")
     report.ref, report.attested_by = checked.ref, checked.attested_by
-    again = {step.record for step in report.steps}
-    left = [step for step in checked.steps if step.record not in again]
-    if left and not report.sample and not (options is not None and options.first):
-        text = f"{len(left)} steps of the receipt were not made again"
-        report.findings.append(Finding("steps", text))
-        report.base_verdict = Verdict.MISSING
+    _join(report, checked, whole=not report.sample and not (options is not None and options.first))
     return report
+
+
+def _join(report: Report, checked: Report, *, whole: bool) -> None:
+    """Let what could not be checked without making it again count, too."""
+    steps = {step.record: step for step in report.steps}
+    left = 0
+    for one in checked.steps:
+        step = steps.get(one.record)
+        if step is None:
+            left += 1
+        elif one.verdict is Verdict.MISSING:
+            known = {found.text for found in step.findings}
+            step.findings += tuple(found for found in one.findings if found.text not in known)
+            step.verdict = worst([step.verdict, Verdict.MISSING])
+    if left and whole:
+        report.findings.append(Finding("steps", f"{left} steps of the receipt were not made again"))
+        report.base_verdict = worst([report.base_verdict or Verdict.REPRODUCED, Verdict.MISSING])

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any, Final, cast
 
 from hyperpy.codecs import canonical, whole
-from hyperpy.encoding import key_text, sha256
+from hyperpy.encoding import b64u, key_text, native, sha256
 from hyperpy.errors import HyperpyError
 from hyperpy.message import Message, Value
 from hyperpy.receipt.content import (
@@ -43,6 +43,7 @@ def decode(data: bytes) -> Receipt:
     try:
         made = parsed(data[:-32])
         _check_order(made)
+        _check_ids(made)
     except ReceiptError:
         raise
     except (HyperpyError, TypeError, ValueError, AttributeError, KeyError, RecursionError, OverflowError) as error:
@@ -164,6 +165,16 @@ def _absent(item: Any) -> Absent:
     if _text(reason) not in REASONS:
         raise ReceiptError("form", "something is absent for an unknown reason")
     return Absent(_id(name), _text(reason), None if size is None else _number(size, _SIZE))
+
+
+def _check_ids(receipt: Receipt) -> None:
+    """Refuse records that write an ID in another way than it is computed: base64 has more than one."""
+    for record in receipt.steps.values():
+        names = [record.base, record.request, record.hashpath_before[:43], record.hashpath_after[:43]]
+        names += [record.result] if record.result else []
+        names += [name for one in record.oracles for name in (one.request, one.result) if name]
+        if any(len(name) != 43 or b64u(native(name)) != name for name in names):
+            raise ReceiptError("form", "a record names something by what is no ID, or not the one way to write it")
 
 
 def _check_order(receipt: Receipt) -> None:

@@ -216,6 +216,13 @@ def algorithm_of(definition: Value | None) -> str:
     return text if text in hashpath.ALGORITHMS else _USUAL
 
 
+def _goes_on(mark: Mark, assignment: Message) -> bool:
+    """Say whether an assignment follows a mark by both chains, as far as it has them."""
+    if not mark.chain or "hash-chain" not in assignment:
+        return mark.follows(assignment)
+    return mark.follows(assignment) and mark.follows(assignment.without("base-hashpath"))
+
+
 def snapshots(receipt: Receipt) -> list[Finding]:  # 13
     """Refuse a snapshot that the schedule does not go on from."""
     found = []
@@ -224,7 +231,7 @@ def snapshots(receipt: Receipt) -> list[Finding]:  # 13
         due = [each for each in receipt.assignments.get(one.process, ()) if _slot(each) == one.slot + 1]
         mark = Mark.read(one.mark)
         try:
-            if not due or mark is None or not mark.follows(due[0]):
+            if not due or mark is None or not _goes_on(mark, due[0]):
                 found.append(Finding("snapshot", f"slot {one.slot + 1} of {name} does not go on from the snapshot"))
             state = receipt.index.get(one.state)
             if isinstance(state, Message) and state.get("at-slot") != one.slot:

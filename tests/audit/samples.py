@@ -54,7 +54,19 @@ class Sample:
 
 
 DEVICES = (Sample, Count)
-KINDS = ("chain", "literal", "oracle", "signed", "nested", "slots", "cached", "error", "part", "signed receipt")
+KINDS = (
+    "chain",
+    "literal",
+    "oracle",
+    "signed",
+    "nested",
+    "slots",
+    "cached",
+    "error",
+    "part",
+    "signed receipt",
+    "snapshot",
+)
 
 
 class Made:
@@ -113,6 +125,12 @@ def made(kind: str) -> Iterator[Made]:
             here.send(process, action="Inc")
             here.get(process, "now")
             yield Made(store, process, (0, 1))
+        elif kind == "snapshot":
+            process = here.spawn()
+            for action in ("Inc", "Dec"):
+                here.send(process, action=action)
+            here.get(process, "now")
+            yield Made(store, process, (2, 2))
         elif kind == "cached":
             batch = Batch()
             name = here.node.cache.put(Message({"device": "sample@1.0", "a": 7}), batch)
