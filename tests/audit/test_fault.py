@@ -136,13 +136,15 @@ def test_what_can_be_made_again_is_decided(honest: Served, third: Any, path: str
 )
 def test_what_depends_on_more_is_undecided(honest: Served, third: Any, path: str, because: str) -> None:
     word, reason = verdict(third, proof_of(honest, path))
-    assert word == "undecided" and because in reason
+    assert word == "undecided"
+    assert because in reason
 
 
 def test_a_device_that_is_not_here_is_undecided(honest: Served) -> None:
     with node() as bare:
         word, reason = verdict(bare.node, proof_of(honest, DOUBLE))
-    assert word == "undecided" and "tally@1.0" in reason
+    assert word == "undecided"
+    assert "tally@1.0" in reason
 
 
 V1 = """
@@ -185,7 +187,8 @@ def test_a_changed_claim_is_no_claim(honest: Served, third: Any) -> None:
     reply = proof.claims[0].reply
     forged = Message.make({**reply.raw_items(), "body": 99}, reply.commitments)
     word, reason = verdict(third, dataclasses.replace(proof, claims=(Claim(forged),)))
-    assert word == "undecided" and "does not" in reason
+    assert word == "undecided"
+    assert "does not" in reason
 
 
 def test_keys_that_nobody_signed_count_for_nothing(honest: Served, liar: Served, third: Any) -> None:
@@ -200,14 +203,16 @@ def test_the_tag_of_another_step(honest: Served, third: Any) -> None:
     one, other = proof_of(honest, DOUBLE), proof_of(honest, "/~tally@1.0&n=5/double")
     for mixed in (dataclasses.replace(one, claims=other.claims), dataclasses.replace(one, accounts=other.accounts)):
         word, reason = verdict(third, mixed)
-        assert word == "undecided" and "hashpath of this step" in reason
+        assert word == "undecided"
+        assert "hashpath of this step" in reason
 
 
 def test_another_base_under_an_honest_claim(honest: Served, third: Any) -> None:
     proof = proof_of(honest, DOUBLE)
     claim = proof.accounts[0]
     known = fault.account_of(claim, honest.address)
-    assert known.base is not None and known.request is not None
+    assert known.base is not None
+    assert known.request is not None
     changed = Account(known.record, known.base | {"n": 22}, known.request)
     forged = Message.make({**claim.reply.raw_items(), "body": account_body(changed)}, claim.reply.commitments)
     assert (
@@ -219,7 +224,8 @@ def test_another_base_under_an_honest_claim(honest: Served, third: Any) -> None:
 
 
 def signed_account(account: Account, like: Claim, who: str) -> Claim:
-    assert like.base is not None and like.request is not None
+    assert like.base is not None
+    assert like.request is not None
     tag = hashpath.extend(like.base, like.request)
     body = Message({"type": "account", "body": account_body(account), "status": 200})
     return Claim(commit(body, wallet(who), tag=tag), like.base, like.request)
@@ -258,7 +264,8 @@ def test_a_proof_must_be_signed_and_whole(honest: Served, liar: Served, third: A
     swapped = Message.make({**other.raw_items(), "accused": honest.address.encode()}, other.commitments)
     for bad in (made, partly, swapped, Message({"type": "fault-proof"}), Message()):
         found = judged(third, bad)
-        assert found.text("verdict") == "undecided" and "not a proof" in found.text("reason")
+        assert found.text("verdict") == "undecided"
+        assert "not a proof" in found.text("reason")
     forged = dataclasses.replace(proof_of(liar, DOUBLE), accused=honest.address)
     assert verdict(third, forged)[0] == "undecided"
 
@@ -267,10 +274,12 @@ def test_long_and_crowded_proofs_are_refused(liar: Served, third: Any) -> None:
     proof = proof_of(liar, DOUBLE)
     many = dataclasses.replace(proof, claims=proof.claims * 3)
     found = judged(third, signed(many))
-    assert found.text("verdict") == "undecided" and "short" in found.text("reason")
+    assert found.text("verdict") == "undecided"
+    assert "short" in found.text("reason")
     long = commit(as_message(proof) | {"body": b"x" * (MAX_BYTES + 1)}, wallet("challenger"))
     found = judged(third, long)
-    assert found.text("verdict") == "undecided" and "at most" in found.text("reason")
+    assert found.text("verdict") == "undecided"
+    assert "at most" in found.text("reason")
     with pytest.raises(SizeError):
         from_bytes(b"x" * (MAX_BYTES + 70_000))
 
@@ -292,7 +301,8 @@ def test_no_change_of_the_evidence_convicts_the_honest(honest: Served, third: An
         changed = body[:at] + bytes([body[at] ^ 0x55]) + body[at + 1 :]
         found = judged(third, commit(made | {"body": changed}, wallet("challenger")))
         seen.add(found.text("verdict"))
-    assert "guilty" not in seen and "undecided" in seen
+    assert "guilty" not in seen
+    assert "undecided" in seen
 
 
 def test_submitted_proofs_are_kept_when_decided(honest: Served, liar: Served, third: Any) -> None:
