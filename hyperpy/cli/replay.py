@@ -1,0 +1,169 @@
+"""replay: recorded steps made again."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hyperpy.cli.app import ConfigFile, DeviceFiles, Json, StoreDir, Url, err, out, show
+from hyperpy.cli.node import settings
+from hyperpy.errors import CodecError, HyperpyError, ParameterError, UpstreamError
+from hyperpy.verdicts import Finding, Report, Verdict
+
+if TYPE_CHECKING:
+    from hyperpy.audit.pool import Source
+    from hyperpy.audit.replay import Options
+
+_RANGE = re.compile(r"([0-9]{1,18})(?:-([0-9]{1,18}))?")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs of this file."""
+    app.command(context_settings={"ignore_unknown_options": True})(replay)  # an ID may begin with "-"
+
+
+def replay(
+    ref: Annotated[str, typer.Argument(help="A result's ID, a hashpath, a process's ID, a receipt file, or a URL.")],
+    store: StoreDir = None,
+    config_file: ConfigFile = None,
+    url: Url = None,
+    device: DeviceFiles = [],  # noqa: B006
+    slots: Annotated[str, typer.Option(help="Slots of a process, such as 0-99.")] = "",
+    sample: Annotated[int, typer.Option(min=0, help="Draw so many steps; 0 takes all.")] = 0,
+    seed: Annotated[int, typer.Option(help="Which sample is drawn.")] = 0,
+    first: Annotated[bool, typer.Option("--first/--all", help="Stop at the first fault, or go on.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Let attested inputs not pass: exit code 2.")] = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Worker processes; by default one a processor.")] = None,
+    seconds: Annotated[float, typer.Option(min=0.001, help="What one step may take.")] = 30.0,
+    details: Annotated[bool, typer.Option("--details", help="Show every step with all its words.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write the report as an HTML page into this file.")] = None,
+    json: Json = False,
+) -> None:
+    """Make recorded steps again, compare, and say who lies where.
+
+    Exit codes: 0 reproduced, 1 diverged or invalid, 2 missing, another implementation or only attested,
+    3 a file that is no receipt.
+
+    Example: hyperpy replay 'BASE-ID/KEY' --store DIR
+    """
+    from hyperpy.audit.replay import Options
+
+    logging.getLogger("hyperpy.device").setLevel(logging.CRITICAL)
+    made = settings(config_file, store, None, device)
+    options = Options(
+        first=first,
+        sample=sample,
+        seed=seed,
+        slots=slot_range(slots),
+        seconds=seconds,
+        devices=tuple(made.devices.files),
+        config=made,
+    )
+    try:
+        source, named = _source(ref, Path(made.store.dir), url)
+        report = _audited(source, named, options, jobs, html, quiet=json)
+        report.ref = ref
+    except CodecError as error:
+        finding = Finding("file", error.message)
+        report = Report(ref, findings=[finding], base_verdict=Verdict.BAD_FILE)
+    except HyperpyError as error:
+        if isinstance(error, ParameterError) or error.status != 404:
+            raise
+        report = Report(ref, findings=[Finding("record", error.message)], base_verdict=Verdict.MISSING)
+    _print(report, json, details, strict)
+    raise typer.Exit(report.exit_code(strict=strict))
+
+
+def slot_range(text: str) -> tuple[int, int] | None:
+    """Return the first and last slot of ``A-B`` or ``A``; None of nothing.
+
+    Raises:
+        ParameterError: it is neither.
+    """
+    if not text:
+        return None
+    found = _RANGE.fullmatch(text)
+    if found is None:
+        raise ParameterError(f"{text[:40]!r} is no range of slots", name="slots", hint="Use --slots 0-99.")
+    return int(found[1]), int(found[2] or found[1])
+
+
+def _source(ref: str, folder: Path, url: str | None) -> tuple[Source, str]:
+    """Return where a reference is to be looked for, and the reference there; that of a file or URL is empty."""
+    from hyperpy.audit.pool import Source
+
+    if url is not None or re.match(r"https?://", ref):
+        return Source(data=fetched(ref, url), where=f"the receipt of {url or ref}"), ""
+    file = Path(ref)
+    if file.is_file():
+        return Source(data=file.read_bytes() or b"\0", where=str(file)), ""
+    return Source(folder=str(folder)), ref
+
+
+def fetched(ref: str, url: str | None = None) -> bytes:
+    """Return a node's receipt for a reference, or for what it answers to a GET of a URL.
+
+    Raises:
+        UpstreamError: there is no such node, or it gives no receipt.
+    """
+    from hyperpy.client import Client
+
+    if url is None:
+        origin, slash, path = ref.partition("://")[2].partition("/")
+        url = f"{ref.partition('://')[0]}://{origin}"
+        with Client(url) as client:
+            reply = client.get(slash + path)
+        if reply.hashpath is None:
+            raise UpstreamError(f"the reply to {ref[:200]} has no hashpath: there is nothing to replay")
+        ref = reply.hashpath
+    with Client(url) as client:
+        answer = client.get(f"/~audit@1.0/receipt?ref={ref}")
+    body = answer.get("body")
+    if answer.get("status") != 200 or not isinstance(body, bytes):
+        told = body.decode("utf-8", "replace") if isinstance(body, bytes) else ""
+        raise UpstreamError(f"{url} gives no receipt for {ref[:200]}: {told[:300]}")
+    return body
+
+
+def _audited(source: Source, ref: str, options: Options, jobs: int | None, html: Path | None, *, quiet: bool) -> Report:
+    from hyperpy.audit.collect import collect
+    from hyperpy.audit.pool import replay_in_processes
+
+    with source.open() as evidence, _bar(quiet) as progress:
+        plan = collect(evidence, ref, slots=options.slots)
+        report = replay_in_processes(source, evidence, plan, options, jobs=jobs, progress=progress)
+        if html is not None:
+            from hyperpy.audit.html import render
+
+            page = render(report, lambda one: evidence.cache.read(one, exact=True))
+            html.write_text(page, "utf-8")
+        return report
+
+
+@contextlib.contextmanager
+def _bar(quiet: bool) -> Iterator[Any]:
+    """Yield what shows how far an audit is, on a terminal."""
+    if quiet or not err.is_terminal:
+        yield None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("making steps again")
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _print(report: Report, json: bool, details: bool, strict: bool) -> None:
+    if json:
+        show(report.as_json(), True)
+        return
+    from hyperpy.audit.text import render
+
+    out.print(render(report, details=details, strict=strict), end="", markup=False, highlight=False, soft_wrap=True)
