@@ -17,8 +17,7 @@ from hyperpy.errors import Forbidden, HyperpyError, MessageNotFound
 from hyperpy.message import Link, Message, Value
 from hyperpy.privacy import Gate
 from hyperpy.receipt import Absent, Receipt, Schedule, Slot, Snapshot, encode, name_of, ordered, shallow
-from hyperpy.receipt.checks import genuine
-from hyperpy.receipt.content import walk, written
+from hyperpy.receipt.content import genuine, walk, written
 from hyperpy.store.schedule import backwards, read_assignment, slot_bytes
 from hyperpy.trail import Record
 

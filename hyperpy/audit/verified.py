@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from hyperpy.audit.collect import collect
 from hyperpy.audit.replay import Options, replay
 from hyperpy.audit.source import Evidence
 from hyperpy.errors import HyperpyError
-from hyperpy.receipt import decode
+from hyperpy.receipt import Receipt, decode
 from hyperpy.receipt.loading import load
 from hyperpy.verdicts import Finding, Report, Verdict, worst
 from hyperpy.verify import bad_file, verify
@@ -35,12 +36,21 @@ def replayed(
     try:
         receipt = decode(data)
         evidence = Evidence.of_store(load(receipt), "the receipt", roots=receipt.roots, attested_by=receipt.signers)
-        report = replay(evidence, collect(evidence), options, progress=progress)
+        made = _ranged(receipt, options or Options())
+        report = replay(evidence, collect(evidence, slots=made.slots), made, progress=progress)
     except HyperpyError as error:
         return bad_file("form", f"the receipt cannot be read: {error.message}")
     report.ref, report.attested_by = checked.ref, checked.attested_by
     _join(report, checked, whole=not report.sample and not (options is not None and options.first))
     return report
+
+
+def _ranged(receipt: Receipt, options: Options) -> Options:
+    """Let computing begin where the receipt's snapshots are, if it has any."""
+    if not receipt.snapshots or not receipt.slots or options.slots is not None:
+        return options
+    numbers = [one.slot for one in receipt.slots]
+    return replace(options, slots=(min(numbers), max(numbers)))
 
 
 def _join(report: Report, checked: Report, *, whole: bool) -> None:

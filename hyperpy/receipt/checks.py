@@ -8,9 +8,9 @@ from typing import Any, Final
 from hyperpy import commitments
 from hyperpy.commitments.combined import raw_id
 from hyperpy.encoding import b64u, sha256
-from hyperpy.errors import HyperpyError, InvalidSignature
+from hyperpy.errors import HyperpyError
 from hyperpy.message import Link, Message, Value
-from hyperpy.receipt.content import Receipt, walk
+from hyperpy.receipt.content import Receipt, genuine, walk
 from hyperpy.verdicts import Finding
 
 _MOST: Final = 1_000
@@ -44,18 +44,6 @@ def commitments_hold(receipt: Receipt) -> list[Finding]:  # 3
             if len(found) == _MOST:
                 break
     return found
-
-
-def genuine(item: Message) -> None:
-    """Refuse a message unless each of its commitments is genuine, and says by which device it was made.
-
-    Raises:
-        CommitmentError, HyperpyError: one is not.
-    """
-    for name, fields in item.commitments.items():
-        if "commitment-device" not in fields:
-            raise InvalidSignature(f"commitment {name!a} does not say by which device it was made")
-    commitments.check(item, committers=(), ids="all")
 
 
 def closed_and_minimal(receipt: Receipt, order: Iterable[bytes]) -> list[Finding]:

@@ -11,8 +11,8 @@ from hyperpy import commitments
 from hyperpy.codecs import canonical, whole
 from hyperpy.commitments.combined import combined_id, derivable, raw_id
 from hyperpy.commitments.signing import with_commitments
-from hyperpy.encoding import b64u, key_bytes, sha256
-from hyperpy.errors import CodecError, HyperpyError, MessageNotFound, SizeError
+from hyperpy.encoding import b64u, b64u_decode, key_bytes, sha256
+from hyperpy.errors import CodecError, HyperpyError, InvalidSignature, MessageNotFound, SizeError
 from hyperpy.message import Link, Message, Value, committed_list
 from hyperpy.trail import Record
 
@@ -168,11 +168,10 @@ class Receipt:
         signature, wanted = self.signature, self.statement()
         if signature is None or dict(signature.raw_items()) != dict(wanted.raw_items()):
             return ()
-        for fields in signature.commitments.values():
-            if "commitment-device" not in fields or set(committed_list(fields)) != {"type", "digest"}:
-                return ()  # a node signs many things on request, but with a status, and never just these two
+        if any(set(committed_list(fields)) != {"type", "digest"} for fields in signature.commitments.values()):
+            return ()  # a node signs many things on request, but with a status, and never just these two
         try:
-            commitments.check(signature, ids="all")
+            genuine(signature)
         except HyperpyError:
             return ()
         return commitments.committers(signature)
@@ -266,6 +265,24 @@ def walk(item: Value) -> Iterator[Value]:
         yield one
         held = one.raw_items().values() if type(one) is Message else one if type(one) is tuple else ()
         todo += [part for part in held if type(part) is Message or type(part) is tuple]
+
+
+# -- signatures ----------------------------------------------------------------------------
+
+
+def genuine(item: Message) -> None:
+    """Refuse a message unless each of its commitments is genuine, and says by which device it was made.
+
+    Raises:
+        CommitmentError, HyperpyError: one is not.
+    """
+    for name, fields in item.commitments.items():
+        if "commitment-device" not in fields:
+            raise InvalidSignature(f"commitment {name!a} does not say by which device it was made")
+        told = fields.raw("signature")
+        if isinstance(told, bytes) and b64u(b64u_decode(told)).encode() != told:
+            raise InvalidSignature(f"commitment {name!a} does not write its signature in the one way")
+    commitments.check(item, committers=(), ids="all")
 
 
 # -- bytes -----------------------------------------------------------------------------------
