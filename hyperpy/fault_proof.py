@@ -35,7 +35,7 @@ MAX_BYTES: Final = 4 << 20
 """A longer proof is not read."""
 MAX_CLAIMS: Final = 2
 DEVICE: Final = "fault@1.0"
-_FIELDS: Final = frozenset({"claims", "accounts", "assignments", "process", "slot"})
+_FIELDS: Final = frozenset({"claims", "accounts", "assignments", "definition", "process", "slot"})
 _PROOF: Final = frozenset({"type", "v", "kind", "accused", "body"})
 
 
@@ -100,9 +100,12 @@ class Proof:
 
 def as_message(proof: Proof) -> Message:
     """Return a proof as the message that the challenger signs."""
+    definition = next((one.reply.raw("process") for one in proof.claims if "process" in one.reply), None)
+    once = definition if type(definition) is Message else None
     found: dict[str, Value] = {
-        "claims": tuple(map(_claim, proof.claims)),
-        "accounts": tuple(map(_claim, proof.accounts)),
+        "claims": tuple(_claim(one, once) for one in proof.claims),
+        "accounts": tuple(_claim(one, None) for one in proof.accounts),
+        "definition": once if once is not None else b"",
         "assignments": tuple(proof.assignments),
         "process": proof.process.encode(),
         "slot": proof.slot,
@@ -146,19 +149,17 @@ def _evidence(kind: str, accused: str, found: Value) -> Proof:
     if not all(type(one) is Message for one in assignments):
         raise CodecError("an assignment is a message")
     given = tuple(one for one in assignments if type(one) is Message)
-    return Proof(
-        kind,
-        accused,
-        tuple(map(_read_claim, claims)),
-        tuple(map(_read_claim, accounts)),
-        given,
-        key_text(process),
-        slot,
-    )
+    definition = found.raw("definition")
+    words = tuple([_read_claim(one, definition) for one in claims])
+    told = tuple([_read_claim(one, None) for one in accounts])
+    return Proof(kind, accused, words, told, given, key_text(process), slot)
 
 
-def _claim(claim: Claim) -> Message:
-    items: dict[str, Value] = {"reply": claim.reply}
+def _claim(claim: Claim, definition: Message | None) -> Message:
+    reply = claim.reply
+    if definition is not None and _same(reply.raw("process"), definition):
+        reply = Message.make({**reply.raw_items(), "process": True}, reply.commitments)
+    items: dict[str, Value] = {"reply": reply}
     if claim.base is not None:
         items["base"] = claim.base
     if claim.request is not None:
@@ -166,12 +167,19 @@ def _claim(claim: Claim) -> Message:
     return Message.make(items)
 
 
-def _read_claim(found: Value) -> Claim:
+def _same(item: Value | None, other: Message) -> bool:
+    """Say whether two messages are the same with all their commitments."""
+    return type(item) is Message and (item is other or whole.encode(item) == whole.encode(other))
+
+
+def _read_claim(found: Value, definition: Value | None) -> Claim:
     if not isinstance(found, Message) or not found.raw_items().keys() <= {"reply", "base", "request"}:
         raise CodecError("not a claim")
     reply, base, request = (found.raw(name) for name in ("reply", "base", "request"))
     if type(reply) is not Message or not isinstance(base, Message | None) or not isinstance(request, Message | None):
         raise CodecError("a claim holds messages")
+    if isinstance(definition, Message) and reply.raw("process") is True:
+        reply = Message.make({**reply.raw_items(), "process": definition}, reply.commitments)
     return Claim(reply, base, request)
 
 

@@ -111,6 +111,12 @@ def signer_of(reply: Message) -> str:
     raise InvalidSignature("nobody signed this reply with a hashpath: it claims nothing")
 
 
+def lean(message: Message, signer: str) -> Message:
+    """Return a message with the commitments of one signer alone: others prove nothing here."""
+    kept = {name: one for name, one in message.commitments.items() if commitments.committer_of(one) == signer}
+    return message.with_commitments(kept)
+
+
 # -- one answer ---------------------------------------------------------------------------------
 
 
@@ -152,7 +158,7 @@ def with_account(peer: Peer, reply: Message, accused: str) -> tuple[Claim, Claim
             last = error
             continue
         account_of(account, accused)
-        return Claim(reply), account
+        return Claim(lean(reply, accused)), _lean(account, accused)
     assert last is not None
     raise last
 
@@ -204,12 +210,19 @@ def wrong_state(peer: Peer, process: str, slot: int, scheduler: Peer | None = No
     """
     if not is_id(process.encode()):
         raise CodecError(f"{process[:60]!a} is no process ID")
-    claims = [_state_claim(peer, process, one) for one in range(max(0, slot - 1), slot + 1)]
-    accused = signer_of(claims[-1].reply)
+    asked = [_state_claim(peer, process, one) for one in range(max(0, slot - 1), slot + 1)]
+    accused = signer_of(asked[-1].reply)
     account = peer.account(f"process={process}&slot={slot}")
     account_of(account, accused)
+    claims = tuple(_lean(one, accused) for one in asked)
     assignment = assignment_of(scheduler or peer, process, slot)
-    return Proof("wrong-state", accused, tuple(claims), (account,), (assignment,), process=process, slot=slot)
+    signer = next(iter(commitments.committers(assignment)), "")
+    given = (lean(assignment, signer),)
+    return Proof("wrong-state", accused, claims, (_lean(account, accused),), given, process=process, slot=slot)
+
+
+def _lean(claim: Claim, signer: str) -> Claim:
+    return Claim(lean(claim.reply, signer), claim.base, claim.request)
 
 
 def _state_claim(peer: Peer, process: str, slot: int) -> Claim:
