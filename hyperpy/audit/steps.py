@@ -347,7 +347,7 @@ def _put_on(origin: bytes) -> frozenset[str]:
     pairs = tuple((one[0], one[1]) for one in raw["headers"])
     asked = RawRequest(key_text(raw["method"]), raw["target"], pairs, raw["body"], "127.0.0.1")
     allowed: set[str] = set()
-    for member in path.parse(read(asked, Rules()).message):
+    for member in path.parse(read(asked, Rules()).message)[1:]:  # the first is the root itself
         inner = (
             member.message if isinstance(member, As) else member.raw("path") if isinstance(member, Message) else None
         )
