@@ -209,14 +209,14 @@ class _Maker:
 
     def _gather(self, refs: Iterable[str]) -> None:
         """Hold what is named and what that names in turn, level by level, while there is room."""
-        todo = list(dict.fromkeys(refs))
+        todo = dict.fromkeys(refs, b"")
         while todo:
-            below: dict[str, None] = {}
-            for ref in todo:
+            below: dict[str, bytes] = {}
+            for ref, parent in todo.items():
                 name = raw_id(ref)
                 if name is None or name in self._held or name in self._absent or name in self._scheduled:
                     continue
-                entry = self._read(ref, name)
+                entry = self._read(ref, name, parent)
                 if entry is None:
                     continue
                 size = len(canonical.encode(written(entry)))
@@ -225,14 +225,18 @@ class _Maker:
                     continue
                 self._left -= size
                 self._held[name] = entry
-                below.update(dict.fromkeys(_links(entry)))
-            todo = list(below)
+                below.update(dict.fromkeys(_links(entry), commitments.content_key(entry)))
+            todo = below
         contents = {commitments.content_key(item) for item in self._held.values() if _is_signed(item)}
         for name in contents & self._held.keys():
             del self._held[name]
 
-    def _read(self, ref: str, name: bytes) -> Value | None:
-        """Return an entry; None, listed as absent, if it cannot be one."""
+    def _read(self, ref: str, name: bytes, parent: bytes = b"") -> Value | None:
+        """Return an entry; None, listed as absent, if it cannot be one.
+
+        Args:
+            parent: ID of what the message that names it says.
+        """
         try:
             item = self._evidence.cache.read(ref, exact=True)
             if self._readers is not None:
@@ -246,7 +250,8 @@ class _Maker:
         except Forbidden:
             reason = "private"
         except MessageNotFound:
-            reason = "gone"
+            claimed = parent and self._evidence.store.get("claims", parent + name) is not None
+            reason = "unverifiable" if claimed else "gone"
         except HyperpyError:
             reason = "unverifiable"
         self._absent[name] = Absent(name, reason)

@@ -10,7 +10,7 @@ from hyperpy.commitments.combined import raw_id
 from hyperpy.encoding import b64u, sha256
 from hyperpy.errors import HyperpyError
 from hyperpy.message import Link, Message, Value
-from hyperpy.receipt.content import Receipt, genuine, walk
+from hyperpy.receipt.content import Receipt, genuine
 from hyperpy.verdicts import Finding
 
 _MOST: Final = 1_000
@@ -115,11 +115,6 @@ def links(item: Value) -> list[str]:
     """Return the IDs that a shallow value's links name."""
     held = item.raw_items().values() if isinstance(item, Message) else item if isinstance(item, tuple) else ()
     return [one.id for one in held if type(one) is Link]
-
-
-def scheduled_links(assignment: Message) -> list[str]:
-    """Return the IDs of links inside a whole assignment: there are none, since it stands alone."""
-    return [text for part in walk(assignment) for text in links(part)]
 
 
 def part(receipt: Receipt) -> list[Finding]:  # 14

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import pairwise
 
 from hyperpy import commitments
 from hyperpy.errors import HyperpyError
@@ -58,7 +59,10 @@ class _Needs:
         for one in receipt.slots:
             if one.record in receipt.steps:
                 self._slots[one.process].append((one.slot, one.record))
-        self._slot_of = {one.record: one for one in receipt.slots}
+        for line in self._slots.values():
+            line.sort()
+        self._earlier = {name: before for line in self._slots.values() for (_, before), (_, name) in pairwise(line)}
+        self._computed = {one.record for one in receipt.slots}
 
     def of(self, name: bytes) -> Iterator[bytes]:
         """Yield the IDs of the records that one needs."""
@@ -73,12 +77,10 @@ class _Needs:
         places = {one: at for at, one in enumerate(record.oracles)}
         parts = self._parts.get(name, ())
         yield from sorted(parts, key=lambda one: (places.get(outcome(steps[one]), -1), one))
-        slot = self._slot_of.get(name)
-        if slot is not None:
-            yield from (one for at, one in self._slots[slot.process] if at < slot.slot)
+        if name in self._computed:
+            yield from [self._earlier[name]] if name in self._earlier else []
         elif record.device == PROCESS:
-            for each in self._slots.values():
-                yield from (one for _, one in each)
+            yield from (line[-1][1] for line in self._slots.values())
 
     def _content(self, ref: str) -> str:
         try:

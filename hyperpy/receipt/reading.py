@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any, Final, cast
 
 from hyperpy.codecs import canonical, whole
 from hyperpy.encoding import b64u, key_text, native, sha256
 from hyperpy.errors import HyperpyError
-from hyperpy.message import Message, Value
+from hyperpy.message import Link, Message, Value
 from hyperpy.receipt.content import (
     KEYS,
     MAX_BYTES,
@@ -137,7 +138,7 @@ def _number(item: Any, limit: int) -> int:
 def _message(item: Any) -> Value:
     """Return an entry of ``messages``: one layer, with nothing nested but commitments' fields."""
     found = item if type(item) is bytes else whole.restored(item)
-    held = found.raw_items().values() if type(found) is Message else found if type(found) is tuple else ()
+    held = _held(found)
     if type(found) not in (Message, tuple, bytes) or any(type(one) in (Message, tuple) for one in held):
         raise ReceiptError("form", "an entry of messages is not one layer with links")
     if any(one is None for one in held):
@@ -177,8 +178,14 @@ def _check_ids(receipt: Receipt) -> None:
             raise ReceiptError("form", "a record names something by what is no ID, or not the one way to write it")
 
 
+def _held(item: Value) -> Iterable[Value]:
+    return item.raw_items().values() if type(item) is Message else item if type(item) is tuple else ()
+
+
 def _check_order(receipt: Receipt) -> None:
     """Refuse lists that are not sorted, or name something twice."""
+    if any(Link in map(type, _held(part)) for _, part in receipt.scheduled):
+        raise ReceiptError("form", "an assignment in a receipt holds all of its parts")
     lists: dict[str, list[Any]] = {
         "roots": list(receipt.roots),
         "records": list(receipt.steps),

@@ -10,7 +10,6 @@ from hyperpy.commitments.combined import raw_id
 from hyperpy.encoding import b64u
 from hyperpy.errors import CodecError, HyperpyError, MessageNotFound
 from hyperpy.message import Link, Message, Value
-from hyperpy.receipt.checks import scheduled_links
 from hyperpy.receipt.content import Receipt
 from hyperpy.receipt.order import outcome
 from hyperpy.schedule_rules import Mark, check_assignment, check_signed, schedulers_of, slot_of
@@ -199,8 +198,6 @@ def _schedule(receipt: Receipt, process: bytes, assignments: tuple[Message, ...]
 
 def _assignment(process: str, one: Message, schedulers: tuple[str, ...], due: int) -> list[Finding]:
     """Return what is wrong with one assignment by itself."""
-    if scheduled_links(one):
-        raise CodecError("an assignment in a receipt holds all of its parts")
     if slot_of(one) != due:
         raise CodecError("a slot is missing, or stands twice")
     signers = schedulers or commitments.committers(one)
