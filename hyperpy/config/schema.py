@@ -222,6 +222,54 @@ class Hooks:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Snp:
+    """Which machines with SEV-SNP this node believes, in the reference's form (`snp@1.0`)."""
+
+    trusted: list[dict[str, Any]] = _setting(
+        [],
+        "Trusted configurations, as `local-hashes` has them: vcpus, vcpu_type, vmm_type, guest_features, "
+        "firmware, kernel, initrd, append.",
+        wire="snp-trusted",
+    )
+    enforced_keys: list[str] = _setting(
+        ["vcpus", "vcpu_type", "vmm_type", "guest_features", "firmware", "kernel", "initrd", "append"],
+        "Keys of `local-hashes` that must equal those of one trusted configuration.",
+        wire="snp-enforced-keys",
+    )
+    policy: dict[str, Any] = _setting(
+        {}, "More that a report must be: a table as [snp] of a policy file.", wire="snp-policy"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GreenZone:
+    """A group of attested nodes that share keys (`greenzone@1.0`)."""
+
+    peer_location: str = _setting("", "URL of the zone's keeper, for `join`.", wire="green-zone-peer-location")
+    peer_id: str = _setting("", "Address of the zone's keeper, for `join`.", wire="green-zone-peer-id")
+    policy: dict[str, Any] = _setting(
+        {},
+        "What members must be: a table as a whole policy file; without measurements those of [snp] trusted.",
+        wire="green-zone-policy",
+    )
+    required_config: dict[str, Any] = _setting(
+        {},
+        "Settings that a member's node message must have; `self` stands for this node's own.",
+        wire="green-zone-required-config",
+    )
+    rotation: float = _setting(
+        86400.0, "Seconds after which the zone's keeper begins a new epoch.", wire="green-zone-rotation", least=1
+    )
+    members: int = _setting(256, "Most members.", wire="green-zone-members", least=1, most=10_000)
+    compatible: bool = _setting(
+        False,
+        "Take and make joins as the reference does, and share an identity (`key`, `become`): weaker; see "
+        "docs/attestation.md.",
+        wire="green-zone-compatible",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Actors:
     """How what holds state is run: one actor per process, model or wallet."""
 
@@ -257,6 +305,8 @@ class Config:
     names: Names = field(default_factory=Names)
     routes: Routes = field(default_factory=Routes)
     hooks: Hooks = field(default_factory=Hooks)
+    snp: Snp = field(default_factory=Snp)
+    green_zone: GreenZone = field(default_factory=GreenZone)
     actors: Actors = field(default_factory=Actors)
     extra: Mapping[str, Any] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
