@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final
 
-from hyperpy import commitments, hashpath, path, results
+from hyperpy import commitments, hashpath, path, receipt, results
 from hyperpy.audit.bisect import Difference, first_difference
-from hyperpy.encoding import is_id
+from hyperpy.codecs import whole
+from hyperpy.encoding import is_id, key_text, sha256
 from hyperpy.errors import CodecError, HyperpyError, InvalidSignature, MessageNotFound, UpstreamError
 from hyperpy.fault_proof import Claim, Proof, account_of, contents
 from hyperpy.http.client import Connection, parse_url, request_form
 from hyperpy.http.wire import RawRequest, Rules, read
 from hyperpy.message import As, Message, Value
+from hyperpy.trail import Record
 
 _RULES: Final = (Rules(), Rules(host_with_port=True))
 
@@ -161,6 +164,41 @@ def with_account(peer: Peer, reply: Message, accused: str) -> tuple[Claim, Claim
         return Claim(lean(reply, accused)), _lean(account, accused)
     assert last is not None
     raise last
+
+
+# -- files --------------------------------------------------------------------------------------
+
+
+def reply_bytes(reply: Message) -> bytes:
+    """Return a file of a signed reply: its canonical bytes and a SHA-256 over them."""
+    data = whole.encode(reply.with_private(hashpath=None))
+    return data + sha256(data)
+
+
+def replies_of_file(peer: Peer, data: bytes) -> list[Message]:
+    """Return the signed reply in a file, or, for a receipt, the node's replies to the hashpaths it is about.
+
+    Raises:
+        CodecError: it is neither.
+    """
+    if len(data) < 33 or sha256(data[:-32]) != data[-32:]:
+        raise CodecError("the file's digest does not fit: it is damaged, or neither receipt nor reply")
+    with suppress(HyperpyError):
+        found = whole.decode(data[:-32])
+        if isinstance(found, Message) and found.commitments:
+            commitments.check(found)
+            return [_tagged(found)]
+    kept = receipt.decode(data)
+    records = [Record.decode(one) for one in kept.records]
+    return [peer.ask(f"/{one.hashpath_after}").reply for one in records if one.id in kept.roots and one.hashpath_after]
+
+
+def _tagged(reply: Message) -> Message:
+    for one in reply.commitments.values():
+        tag = one.raw("tag")
+        if isinstance(tag, bytes):
+            return reply.with_private(hashpath=key_text(tag))
+    return reply
 
 
 # -- a process ------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hyperpy.cli import challenge
 from hyperpy.cli.app import ConfigFile, DeviceFiles, Json, StoreDir, Url, Wallet, err, out, show
 from hyperpy.cli.node import settings
 from hyperpy.errors import ConfigError, ParameterError, UpstreamError
@@ -83,7 +84,7 @@ def verify(
     device: DeviceFiles = [],  # noqa: B006
     json: Json = False,
 ) -> None:
-    """Check a receipt without asking anybody; with --replay, make its steps again.
+    """Check a receipt without asking anybody; with --replay, make its steps again. A fault proof is judged.
 
     Exit codes: 0 reproduced, 1 diverged or invalid, 2 attested only or something is missing, 3 no receipt.
 
@@ -94,6 +95,8 @@ def verify(
     except OSError as error:
         err.print(f"error: {file} cannot be read: {error.strerror}", style="red", markup=False, highlight=False)
         raise typer.Exit(3) from None
+    if challenge.is_proof(data):
+        raise typer.Exit(challenge.verify_proof(data, device, json=json))
     report = _checked(data, replay, _rules(policy), device)
     if html is not None:
         from hyperpy.audit import html as pages

@@ -1,0 +1,237 @@
+"""challenge: a proof that a node signed a false result; and what ``verify`` says of such a proof."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hyperpy.cli.app import DeviceFiles, Json, err, out, plain, show
+from hyperpy.errors import CodecError, ConfigError, HyperpyError, ParameterError
+from hyperpy.message import Message
+
+if TYPE_CHECKING:
+    from hyperpy.audit.fault import Peer
+    from hyperpy.fault_proof import Proof
+
+_OWN = Path("hyperpy-user.json")
+_CODES = {"guilty": 1, "not-guilty": 0, "undecided": 2}
+"""Exit codes by verdict (design 3): diverged, reproduced, incomplete."""
+_FIELDS = ("verdict", "accused", "kind", "reason", "expected", "got")
+
+_Targets = Annotated[
+    list[str] | None,
+    typer.Argument(help="A node's URL and paths; or a receipt, a saved reply or a hashpath, with --url."),
+]
+_Output = Annotated[Path | None, typer.Option("-o", "--output", help="File for the proof.")]
+_Wallet = Annotated[Path, typer.Option("--wallet", help="Your wallet file (JWK); made if absent.")]
+_Keep = Annotated[Path | None, typer.Option("--save-reply", help="Keep the node's signed reply in this file.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb of this file."""
+    app.command(context_settings={"ignore_unknown_options": True})(challenge)  # an ID may begin with "-"
+
+
+def challenge(
+    target: _Targets = None,
+    url: Annotated[str | None, typer.Option("--url", help="The node whose word is examined.")] = None,
+    against: Annotated[str | None, typer.Option("--against", help="A second node to compare with.")] = None,
+    process: Annotated[str | None, typer.Option("--process", help="Find the slot at which two nodes part.")] = None,
+    slot: Annotated[
+        int | None, typer.Option("--slot", min=0, help="The slot to examine, instead of searching.")
+    ] = None,
+    output: _Output = None,
+    save_reply: _Keep = None,
+    wallet: _Wallet = _OWN,
+    device: DeviceFiles = [],  # noqa: B006
+    json: Json = False,
+) -> None:
+    """Make a signed result again; if it is false, write a signed proof of that.
+
+    With --process and --against, the slot at which two nodes part is found by bisecting, and who lied is told.
+    Exit codes: 0 the claim holds, 1 it is false, 2 it cannot be decided here, 3 a file that is no receipt or reply.
+
+    Example: hyperpy challenge http://localhost:8734 '/~calculator@1.0&a=1/add&b=2' -o lie.proof
+    """
+    logging.getLogger("hyperpy.device").setLevel(logging.CRITICAL)
+    words = list(target or ())
+    if words and words[0].startswith(("http://", "https://")):
+        url = words.pop(0)
+    if url is None:
+        raise ParameterError("name the node whose word is examined", name="url", hint="Give its URL, or --url.")
+    try:
+        with ExitStack() as opened:
+            first = opened.enter_context(_peer(url))
+            second = None if against is None else opened.enter_context(_peer(against))
+            if process is not None:
+                found = _process(first, second, process, slot, json)
+            else:
+                found = _answers(first, second, words, save_reply)
+        code = _decided(found, output, wallet, device, json)
+    except HyperpyError as error:
+        err.print(f"error: {error.diagnostics()}", style="red", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from None
+    raise typer.Exit(code)
+
+
+def _peer(url: str) -> Peer:
+    from hyperpy.audit.fault import Peer
+
+    return Peer(url)
+
+
+# -- what is claimed ------------------------------------------------------------------------------
+
+
+def _process(first: Peer, second: Peer | None, process: str, slot: int | None, json: bool) -> list[Proof]:
+    """Return what to judge of a process: the slot that was named, or that at which two nodes part."""
+    from hyperpy.audit import fault
+
+    if slot is None:
+        if second is None:
+            raise ParameterError(
+                "a search needs a second node", name="against", hint="Give --against URL, or --slot N."
+            )
+        last = fault.last_slot(first, process)
+        found = fault.parted(first, second, process, last, lambda _: None)
+        if not json:
+            out.print(f"{last + 1} slots, {found.comparisons} comparisons of states", highlight=False)
+        if found.slot is None:
+            err.print(f"both nodes have the same state after slot {last}", markup=False, highlight=False)
+            return []
+        slot = found.slot
+        if not json:
+            out.print(f"they part at slot {slot}", highlight=False)
+    return [fault.wrong_state(peer, process, slot, first) for peer in (first, second) if peer is not None]
+
+
+def _answers(first: Peer, second: Peer | None, words: Sequence[str], keep: Path | None) -> list[Proof]:
+    """Return what to judge of a node's answers."""
+    from hyperpy.audit import fault
+
+    if not words:
+        raise ParameterError("name a path, a receipt, a saved reply or a hashpath", name="target")
+    found: list[Proof] = []
+    for where in words:
+        for reply in _replies(first, where):
+            if keep is not None:
+                _write(keep, fault.reply_bytes(reply))
+            if second is None:
+                found.append(fault.wrong_result(first, reply))
+                continue
+            proof = fault.equivocation((first, second), (reply, second.ask(where).reply))
+            found += [proof] if proof is not None else [fault.wrong_result(first, reply)]
+    return found
+
+
+def _replies(peer: Peer, where: str) -> list[Message]:
+    """Return the signed replies that a word of the command line means."""
+    from hyperpy.audit import fault
+
+    file = Path(where)
+    if not file.is_file():
+        return [peer.ask("/" + where.removeprefix("/")).reply]
+    try:
+        return fault.replies_of_file(peer, file.read_bytes())
+    except CodecError as error:
+        err.print(f"error: {file}: {error.message}", style="red", markup=False, highlight=False)
+        raise typer.Exit(3) from None
+
+
+# -- what comes of it ------------------------------------------------------------------------------
+
+
+def _decided(found: Sequence[Proof], output: Path | None, wallet: Path, devices: list[Path], json: bool) -> int:
+    """Judge what was found, write the proof of the first lie, and return the exit code."""
+    from hyperpy.commitments import commit
+    from hyperpy.fault_proof import as_message, to_bytes
+    from hyperpy.keys import RsaKey
+
+    if not found:
+        return 0
+    key = RsaKey.load(wallet) if wallet.exists() else RsaKey.create(wallet)
+    made = [commit(as_message(proof), key) for proof in found]
+    verdicts = [_judged(message, devices) for message in made]
+    shown: list[dict[str, Any]] = []
+    for message, verdict in zip(made, verdicts, strict=True):
+        words = {name: plain(verdict[name]) for name in _FIELDS if name in verdict}
+        if verdict.text("verdict") == "guilty" and output is not None and not any("proof" in one for one in shown):
+            data = to_bytes(message)
+            _write(output, data)
+            words |= {"proof": str(output), "bytes": len(data)}
+        shown.append(words)
+    if json:
+        show(shown, True)
+    for words in () if json else shown:
+        _tell(words)
+    codes = [_CODES.get(one.text("verdict"), 2) for one in verdicts]
+    return 1 if 1 in codes else max(codes)
+
+
+def _tell(words: dict[str, Any]) -> None:
+    """Print a verdict for people."""
+    lines = [
+        f"{words['verdict']}: {words['reason']}",
+        f"  accused   {words['accused']}",
+        f"  kind      {words['kind']}",
+    ]
+    lines += [f"  {name:<9} {words[name]}" for name in ("expected", "got") if name in words]
+    if "proof" in words:
+        lines.append(f"  proof     {words['proof']}, {words['bytes']} bytes")
+    out.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+def _judged(message: Message, devices: list[Path]) -> Message:
+    """Return the verdict of this machine's devices, in a node in memory."""
+    from hyperpy.cli.node import _local
+
+    with _local(None, devices) as node:
+        found = node.resolve({"device": "fault@1.0"}, {"path": "judge", "proof": message})
+    if not isinstance(found, Message):
+        raise HyperpyError("the judge gave no verdict")
+    return found
+
+
+def is_proof(data: bytes) -> bool:
+    """Say whether a file is a fault proof."""
+    from hyperpy.fault_proof import from_bytes
+
+    try:
+        from_bytes(data)
+    except HyperpyError:
+        return False
+    return True
+
+
+def verify_proof(data: bytes, devices: list[Path], *, json: bool) -> int:
+    """Judge a proof file for ``hyperpy verify``; print the verdict and return the exit code.
+
+    0: the claim holds, the accused did not lie; 1: it is false; 2: undecided.
+    """
+    from hyperpy.fault_proof import from_bytes
+
+    logging.getLogger("hyperpy.device").setLevel(logging.CRITICAL)
+    verdict = _judged(from_bytes(data), devices)
+    words = {name: plain(verdict[name]) for name in _FIELDS if name in verdict}
+    if json:
+        show(words, True)
+    else:
+        _tell(words)
+    return _CODES.get(verdict.text("verdict"), 2)
+
+
+def _write(file: Path, data: bytes) -> None:
+    """Write a file, whole or not at all."""
+    beside = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        beside.write_bytes(data)
+        beside.replace(file)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise ConfigError(f"{file} cannot be written: {error.strerror}", hint="Name another file.") from None

@@ -1,0 +1,123 @@
+"""``hyperpy challenge`` and ``hyperpy verify`` of a proof, as a person types them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from hyperpy.audit.collect import collect
+from hyperpy.audit.receipts import build
+from hyperpy.audit.source import Evidence
+from hyperpy.cli.app import app, register_all
+from hyperpy.client import Client
+from hyperpy.fault_proof import from_bytes
+from hyperpy.testing import wallet
+from tests.audit import liars
+from tests.audit.liars import Served, corrupt, know, process, served
+
+DEVICE = Path(liars.__file__)
+DOUBLE = "/~tally@1.0&n=21/double"
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(scope="module")
+def two() -> Iterator[tuple[Served, Served]]:
+    with served("honest", DEVICE) as honest, served("liar", DEVICE, flags={"relay.peers": [honest.url]}) as liar:
+        corrupt(liar.node, "tally@1.0", "double", lambda true, found: true + 1)
+        corrupt(
+            liar.node, "tally@1.0", "compute", lambda true, found: true | {"total": 0} if true["total"] > 9 else true
+        )
+        yield honest, liar
+
+
+def run(folder: Path, *words: str, code: int = 0) -> Any:
+    register_all()
+    more = ["--wallet", str(folder / "mine.json")] if words[0] == "challenge" else []
+    done = CliRunner().invoke(app, [*words, *more, "--device", str(DEVICE), "--json"])
+    assert done.exit_code == code, done.output
+    return json.loads(done.stdout) if done.stdout.strip() else None
+
+
+def test_a_false_answer_gives_a_proof_that_verify_judges(two: tuple[Served, Served], tmp_path: Path) -> None:
+    file = tmp_path / "lie.proof"
+    [made] = run(tmp_path, "challenge", two[1].url, DOUBLE, "-o", str(file), code=1)
+    assert (made["verdict"], made["accused"], made["proof"]) == ("guilty", two[1].address, str(file))
+    assert made["bytes"] == file.stat().st_size < 16 << 10
+    found = run(tmp_path, "verify", str(file), code=1)
+    assert (found["verdict"], found["expected"]) == ("guilty", made["expected"])
+    assert from_bytes(file.read_bytes()).text("accused") == two[1].address
+
+
+def test_a_true_answer_gives_none(two: tuple[Served, Served], tmp_path: Path) -> None:
+    file = tmp_path / "no.proof"
+    [made] = run(tmp_path, "challenge", two[0].url, DOUBLE, "-o", str(file))
+    assert made["verdict"] == "not-guilty"
+    assert not file.exists()
+    [made] = run(tmp_path, "challenge", two[0].url, "/~tally@1.0/clock", "-o", str(file), code=2)
+    assert made["verdict"] == "undecided"
+    assert not file.exists()
+
+
+def test_two_nodes_are_compared(two: tuple[Served, Served], tmp_path: Path) -> None:
+    for first, second in (two, two[::-1]):
+        [made] = run(tmp_path, "challenge", first.url, DOUBLE, "--against", second.url, code=1)
+        assert (made["kind"], made["accused"]) == ("equivocation", two[1].address)
+
+
+def test_a_saved_reply_and_a_hashpath(two: tuple[Served, Served], tmp_path: Path) -> None:
+    file = tmp_path / "reply"
+    run(tmp_path, "challenge", two[1].url, DOUBLE, "--save-reply", str(file), code=1)
+    [made] = run(tmp_path, "challenge", str(file), "--url", two[1].url, code=1)
+    assert made["verdict"] == "guilty"
+    hashpath = two[1].peer.ask(DOUBLE).reply.hashpath
+    assert hashpath is not None
+    [made] = run(tmp_path, "challenge", hashpath, "--url", two[1].url, code=1)
+    assert made["verdict"] == "guilty"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    run(tmp_path, "challenge", str(file), "--url", two[1].url, code=3)
+
+
+def test_a_receipt_is_challenged_by_asking_its_node(two: tuple[Served, Served], tmp_path: Path) -> None:
+    hashpath = two[1].peer.ask(DOUBLE).reply.hashpath
+    file = tmp_path / "r.receipt"
+    evidence = Evidence.of_store(two[1].node.store, "the liar's store")
+    file.write_bytes(build(evidence, collect(evidence, str(hashpath)), sign=None))
+    [made] = run(tmp_path, "challenge", str(file), "--url", two[1].url, code=1)
+    assert (made["verdict"], made["accused"]) == ("guilty", two[1].address)
+
+
+def test_a_process_is_bisected(two: tuple[Served, Served], tmp_path: Path) -> None:
+    honest, liar = two
+    made = process(honest)
+    with Client(honest.url, wallet("owner")) as client:
+        name = client.send("/~scheduler@1.0/schedule", made).text("process")
+        for number in range(1, 8):
+            client.send(f"/{name}/schedule", {"target": name, "type": "Message", "by": str(number)})
+    know(liar, made)
+    file = tmp_path / "slot.proof"
+    words = ("challenge", "--process", name, "--url", honest.url, "--against", liar.url)
+    found = run(tmp_path, *words, "-o", str(file), code=1)
+    assert [one["verdict"] for one in found] == ["not-guilty", "guilty"]
+    assert found[1]["accused"] == liar.address
+    assert run(tmp_path, "verify", str(file), code=1)["kind"] == "wrong-state"
+    done = CliRunner().invoke(app, [*words, "--wallet", str(tmp_path / "mine.json"), "--device", str(DEVICE)])
+    assert "8 slots, 4 comparisons of states" in done.stdout
+    assert "they part at slot 4" in done.stdout
+
+
+def test_a_damaged_proof_is_a_bad_file(two: tuple[Served, Served], tmp_path: Path) -> None:
+    file = tmp_path / "lie.proof"
+    run(tmp_path, "challenge", two[1].url, DOUBLE, "-o", str(file), code=1)
+    file.write_bytes(file.read_bytes()[:-1])
+    run(tmp_path, "verify", str(file), code=3)
+
+
+def test_who_cannot_be_asked_is_not_convicted(two: tuple[Served, Served], tmp_path: Path) -> None:
+    run(tmp_path, "challenge", "http://127.0.0.1:9", DOUBLE, code=2)
+    run(tmp_path, "challenge", two[1].url, "/~tally@1.0/absent", code=2)
