@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hyperpy import config
+from hyperpy.audit import text
+from hyperpy.audit.collect import collect
+from hyperpy.audit.pool import Source
+from hyperpy.audit.replay import Options, replay
 from hyperpy.client import Client
-from hyperpy.commitments import unsigned_id
 from hyperpy.http.server import Server
 from hyperpy.keys import RsaKey
 from hyperpy.message import Message
-from hyperpy.node import Node, open_node
-from hyperpy.recorder import wrap
+from hyperpy.node import open_node
+from hyperpy.verdicts import Report
 
 _SHOUT = """from hyperpy import device, key
 
@@ -83,10 +85,7 @@ def run(progress: Callable[[str], None] | None = None) -> list[dict[str, Any]]:
             finally:
                 server.stop()
         say("The node has stopped. Now everything is made again, from the store alone:\n")
-        with open_node(settings) as node:
-            for row in rows:
-                row["verdict"] = _again(node, row)
-                say(f"  {row['verdict']}: {row['title']}  {row['hashpath']}")
+        _audit(rows, settings, say)
         say("\nTo try it yourself:\n  hyperpy serve --port 8734")
         for _, path in _PATHS[:2]:
             say(f"  curl 'http://localhost:8734{path}'")
@@ -135,12 +134,17 @@ def _keys(reply: Message) -> str:
     return ", ".join(f"{name}: {reply.text(name)}" for name in wanted if name in reply)
 
 
-def _again(node: Node, row: dict[str, Any]) -> str:
-    trail = node.trail
-    record = trail.by_slot(row["process"], row["slot"]) if "slot" in row else trail.by_hashpath(row["hashpath"])
-    assert record is not None, f"the trail lacks {row['path']}"
-    row["hashpath"] = record.hashpath_after
-    result = node.resolver.rerun(record, time.monotonic() + 30)
-    got = unsigned_id(wrap(result.value))
-    assert (got, result.hashpath) == (record.result, record.hashpath_after), f"{row['path']} diverged"
-    return "reproduced"
+def _audit(rows: list[dict[str, Any]], settings: config.Config, say: Callable[[str], None]) -> None:
+    """Make again what was answered, with the devices and the store of the node; note each verdict."""
+    options = Options(devices=settings.devices.files, config=settings)
+    reports: dict[str, Report] = {}
+    with Source(folder=settings.store.dir).open() as evidence:
+        for row in rows:
+            ref = row["process"] if "slot" in row else row["hashpath"]
+            if ref not in reports:
+                reports[ref] = replay(evidence, collect(evidence, ref), options)
+            report = reports[ref]
+            step = report.steps[row.get("slot", -1)]
+            row["hashpath"], row["verdict"] = step.after, step.verdict.value
+            say(f"  {row['verdict']}: {row['title']}  {row['hashpath']}")
+            assert report.exit_code() == 0, text.render(report)
