@@ -21,6 +21,10 @@ _LOADS: Final = 100_000
 _USUAL: Final = "sha-256-chain"
 
 
+_ROLE: Final = frozenset({"device", "input-prefix", "output-prefixes"})
+"""Keys that change where a message is taken as another device; the hashpath goes on from what it was."""
+
+
 class Look:
     """Checks one record after the other against the rest of the receipt."""
 
@@ -90,9 +94,20 @@ class Look:
         if not known or name in self.slot_of or record.parent:
             return  # parts may begin at what a step in between made, which replay makes again
         content = commitments.content_id(base)
-        if all(content != one.result and record.base != one.result for one in known):
+        if all(content != one.result and not self._recast(base, one.result) for one in known):
             text = "the base is not the result of the step that the hashpath names"
             wrong.append(Finding("hashpath-before", text, known[0].result, record.base))
+
+    def _recast(self, base: Value, result: str) -> bool:
+        """Say whether a base is a result as another device (``~device`` in a path, or a process's role)."""
+        try:
+            made = self._receipt.read(result)
+        except MessageNotFound:
+            return raw_id(result) in self._absent
+        if not isinstance(made, Message) or not isinstance(base, Message):
+            return False
+        keys = (set(made.raw_items()) | set(base.raw_items())) - _ROLE
+        return not any(_differ(made, base, key) for key in keys)
 
     def _check_links(self, record: Record, wrong: list[Finding]) -> None:
         parent = self.steps.get(record.parent)

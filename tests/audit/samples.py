@@ -89,7 +89,9 @@ def sign(message: Message) -> Message:
 def after(here: Place, path: str) -> str:
     """Resolve a path and return the hashpath of the last recorded step."""
     known = {key for key, _ in here.node.store.scan("trail")}
-    here.web.get(path)
+    reply = here.web.get(path)
+    if reply.hashpath is not None:
+        return reply.hashpath
     fresh = [here.node.trail.read(key) for key, _ in here.node.store.scan("trail") if key not in known]
     tops = [record for record in fresh if record is not None and not record.parent]
     befores = {record.hashpath_before for record in tops}
