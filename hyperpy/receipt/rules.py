@@ -91,12 +91,18 @@ class Look:
                 wrong.append(Finding("hashpath-before", "the hashpath is not that of the base", made, told))
             return
         known = [self.steps[one] for one in self.before(record) if one != name]
-        if not known or name in self.slot_of or record.parent:
-            return  # parts may begin at what a step in between made, which replay makes again
+        if not known or name in self.slot_of or record.parent or any(map(self._is_slot, known)):
+            return  # parts may begin at what a step in between made, processes' states are more than results
         content = commitments.content_id(base)
         if all(content != one.result and not self._recast(base, one.result) for one in known):
             text = "the base is not the result of the step that the hashpath names"
             wrong.append(Finding("hashpath-before", text, known[0].result, record.base))
+
+    def _is_slot(self, record: Record) -> bool:
+        """Say whether a record's request is an assignment."""
+        request = self._receipt.index.get(raw_id(record.request) or b"")
+        kind = request.raw("type") if isinstance(request, Message) else None
+        return isinstance(kind, bytes) and kind.lower() == b"assignment"
 
     def _recast(self, base: Value, result: str) -> bool:
         """Say whether a base is a result as another device (``~device`` in a path, or a process's role)."""
