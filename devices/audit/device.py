@@ -14,6 +14,8 @@ from . import browser
 
 _RANGE: Final = re.compile(r"([0-9]{1,18})(?:-([0-9]{1,18}))?")
 _MOST: Final = 1_000_000
+_RECEIPT: Final = 32 << 20
+"""Bytes of messages that a receipt made for a request holds."""
 
 
 @device("audit@1.0", needs=("audit",))
@@ -58,6 +60,26 @@ class Audit:
     def trail(self, ref: str, ctx: Context) -> Message:
         """Return the recorded steps that led to ``ref``, oldest first: ``steps``; nothing is made again."""
         return self._audit.trail(ref, ctx)
+
+    @key(deterministic=False, reads=True)
+    def receipt(
+        self,
+        ref: str,
+        ctx: Context,
+        slots: str = "",
+        part: str = "",
+        sign: bool = True,
+        max_bytes: int = _RECEIPT,
+    ) -> Message:
+        """Return the receipt of ``ref`` as a file: its steps, with all that is needed to check and repeat them.
+
+        ``slots=A-B`` names slots of a process, ``part=a/b`` proves one part of the result alone, ``sign=false``
+        leaves out this node's signature, ``max-bytes=N`` bounds the messages that it holds.
+        """
+        if not 0 <= max_bytes <= _RECEIPT:
+            raise ParameterError(f"'max-bytes' must be a number of at most {_RECEIPT}", name="max-bytes")
+        found = self._audit.receipt(ref, ctx, slots=_slots(slots), part=part, sign=sign, max_bytes=max_bytes)
+        return Message({"content-type": "application/x-hyperpy-receipt", "body": found})
 
 
 def _slots(text: str) -> tuple[int, int] | None:
