@@ -40,16 +40,16 @@ class Fault:
                 must not depend on which version a node runs. A node that has another one cannot answer then.
         """
         proof = _proof(base, request)
-        if ctx.strict and not implementation:
+        try:
+            found = read(proof)
+        except (CommitmentError, MessageError) as error:
+            return _message(Verdict("undecided", _NOBODY, _NOBODY, f"not a proof: {error.message}"))
+        if ctx.strict and not implementation and found.kind != "double-assignment":
             raise ParameterError(
                 "inside a process the code to judge by must be named",
                 name="implementation",
                 hint="Ask a node for it: /~fault@1.0/implementation&of=DEVICE.",
             )
-        try:
-            found = read(proof)
-        except (CommitmentError, MessageError) as error:
-            return _message(Verdict("undecided", _NOBODY, _NOBODY, f"not a proof: {error.message}"))
         return _message(Judge(self._accounts, ctx, implementation).of(found))
 
     @key(deterministic=False)
@@ -111,7 +111,7 @@ def _slot(request: Message) -> int:
 def _message(verdict: Verdict) -> Message:
     """Return a verdict as a message."""
     items = {"verdict": verdict.verdict, "accused": verdict.accused, "kind": verdict.kind, "reason": verdict.reason}
-    for name in ("expected", "got"):
+    for name in ("expected", "got", "fault"):
         if getattr(verdict, name):
             items[name] = getattr(verdict, name)
     return Message(items)

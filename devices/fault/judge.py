@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 from hyperpy import Context, Message, commitments, hashpath, slot_rules
 from hyperpy.capabilities import Accounts, Answers
-from hyperpy.encoding import is_id
+from hyperpy.encoding import b64u, is_id, sha256
 from hyperpy.errors import (
     CommitmentError,
     DeviceNotFound,
@@ -40,7 +40,12 @@ _PLAIN: Final = (str, bytes, int, float, tuple, list, dict, Message)
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What came of a proof; ``expected`` and ``got`` are content IDs, or texts."""
+    """What came of a proof.
+
+    Attributes:
+        expected, got: content IDs of the true result and of the signed one.
+        fault: names the lie, however it was proven and by whom: a ledger punishes each once.
+    """
 
     verdict: Word
     accused: str
@@ -48,6 +53,7 @@ class Verdict:
     reason: str
     expected: str = ""
     got: str = ""
+    fault: str = ""
 
 
 class Undecided(HyperpyError):
@@ -145,7 +151,7 @@ class Judge:
             raise Undecided("the signed reply is not the result that the account is about")
         self._fits(account, base, request)
         result = self._made(base.with_private(), request, record.hashpath_before, fresh=not before)
-        return _compared(proof, signer, _wrapped(result), record.result)
+        return _compared(proof, signer, _wrapped(result), record.result, record.hashpath_after)
 
     def _fits(self, account: Account, base: Message, request: Message) -> None:
         """Refuse what cannot be judged here.
@@ -240,7 +246,7 @@ class Judge:
         self._keeps_nothing(state)
         result = self._made(base, request, hashpath.start(base), fresh=proof.slot == 0)
         made = slot_rules.after(result, state, base, request, process, proof.slot)
-        return _compared(proof, proof.accused, made, account.after)
+        return _compared(proof, proof.accused, made, account.after, f"{proof.process} {proof.slot}")
 
     def _signed_state(self, proof: Proof, claim: Claim, slot: int) -> Message:
         """Return a state that the accused signed as that of a process's slot."""
@@ -291,7 +297,8 @@ class Judge:
         if first == second:
             return Verdict("not-guilty", proof.accused, proof.kind, "both are the same assignment", first, second)
         reason = f"two assignments were signed for slot {proof.slot}"
-        return Verdict("guilty", proof.accused, proof.kind, reason, first, second)
+        fault = _fault(proof.accused, f"{proof.process} {proof.slot}", "double-assignment")
+        return Verdict("guilty", proof.accused, proof.kind, reason, first, second, fault)
 
 
 _KINDS: Final[dict[str, Callable[[Judge, Proof], Verdict]]] = {
@@ -337,8 +344,13 @@ def _wrapped(result: Result) -> Message:
     return Message.make({"ao-result": b"body", "body": item})
 
 
-def _compared(proof: Proof, accused: str, made: Message, claimed: str) -> Verdict:
+def _compared(proof: Proof, accused: str, made: Message, claimed: str, where: str) -> Verdict:
     expected = commitments.content_id(made)
     if expected == claimed:
         return Verdict("not-guilty", accused, proof.kind, "made again, the result is the one signed", expected, claimed)
-    return Verdict("guilty", accused, proof.kind, "made again, the result is another one", expected, claimed)
+    reason = "made again, the result is another one"
+    return Verdict("guilty", accused, proof.kind, reason, expected, claimed, _fault(accused, where, claimed))
+
+
+def _fault(accused: str, where: str, claimed: str) -> str:
+    return b64u(sha256("\n".join((accused, where, claimed)).encode("utf-8", "surrogateescape")))

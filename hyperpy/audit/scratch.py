@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperpy import commitments, hashpath
+from hyperpy.accounts import Accounts
 from hyperpy.actors import ActorSystem
 from hyperpy.audit.layered import Layered
 from hyperpy.audit.source import Evidence
@@ -71,10 +72,12 @@ class Scratch:
             trail=trail,
         )
         self.jobs = ScratchJobs(self)
+        slots = Slots(self.store, self.cache, self.actors)
         self._lend: dict[str, Any] = {
             "node": Absent(setting=lambda name, default=None: settings.get(name, default)),
             "store": Storage(self.cache, self.store),
-            "slots": Slots(self.store, self.cache, self.actors),
+            "slots": slots,
+            "accounts": Accounts(self.registry, self.cache, trail, slots, public=False),
             "workers": Workers(self.actors),
             "jobs": self.jobs,
             "http": Absent(allowed=lambda peer: False),
