@@ -74,7 +74,7 @@ class Node:
         self.address = key.address
         self.store = store
         self.cache = Cache(store)
-        self.housekeeping = Housekeeping(store)
+        self.housekeeping = Housekeeping(store, config)
         self.trail = Trail(store, first=not config.trail.public)
         self.metrics = Metrics()
         self.watchdog = Watchdog()

@@ -71,21 +71,26 @@ def gc(
     config_file: ConfigFile = None,
     json: Json = False,
 ) -> None:
-    """Remove the oldest steps that nothing refers to, then signed messages. The node must not be running.
+    """Remove steps that are too old ([trail] days), then the oldest that nothing needs. The node must not be running.
+
+    What receipts, schedules and snapshots need stays.
 
     Example: hyperpy store gc --target 1000000000
     """
-    from hyperpy import maintenance
+    from hyperpy import maintenance, retention
     from hyperpy.store.lmdb import LmdbStore
 
     made = _settings(store, config_file)
     opened = LmdbStore(Path(made.store.dir), durable=made.store.durable, quota=made.store.quota)
     try:
+        aged = retention.apply(opened, made)
         with _progress() as tell:
             done = maintenance.collect(opened, target, tell)
+        retention.note(opened, done)
     finally:
         opened.close()
-    show(asdict(done), json)
+    total = {name: getattr(aged, name) + getattr(done, name) for name in ("records", "messages", "others")}
+    show({**asdict(done), **total, "before": aged.before}, json)
 
 
 def migrate(store: StoreDir = None, config_file: ConfigFile = None, json: Json = False) -> None:

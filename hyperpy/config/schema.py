@@ -112,9 +112,19 @@ class Relay:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trail:
-    """Who may read what was computed."""
+    """Who may read what was computed, and how long it is kept."""
 
     public: bool = _setting(True, "Let whoever holds a result ID read its trail.", wire="trail-public")
+    days: float = _setting(0.0, "Days that steps are kept; 0: until room is needed.", public=False, least=0.0)
+    receipts_only: bool = _setting(
+        False, "Keep only what receipts, schedules and snapshots need; other steps go after an hour.", public=False
+    )
+    receipt_days: float = _setting(
+        30.0, "Days that what a receipt of this node needs is never removed.", public=False, least=0.0
+    )
+    receipt_records: int = _setting(
+        100_000, "Records at most that are kept for receipts; later ones are given without.", public=False, least=0
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,6 +34,9 @@ _SIGNED = (*_UNSIGNED, _P["aliases"])
 """What a pass may remove. A message with an alias is signed: while the alias stays, so does the message."""
 _NAMING = ("messages", "trail", "aliases")
 _POINTING = ("by-result", "by-hashpath", "by-slot", "by-parent")
+_HASHPATH = _P["by-hashpath"]
+_AGES = (1 << 64) - 1
+"""What an entry of the hashpath index ends with is this less the moment, nanoseconds since 1970."""
 _LOW = 0.9
 _MORE = 4
 _PURGE = 2000
@@ -70,23 +73,34 @@ class Collected:
         return self.after <= self.target
 
 
-def collect(store: LmdbStore, target: int | None = None, progress: Progress = lambda what, count: None) -> Collected:
+def collect(
+    store: LmdbStore,
+    target: int | None = None,
+    progress: Progress = lambda what, count: None,
+    *,
+    older_ns: int | None = None,
+) -> Collected:
     """Remove old steps until cache and trail use at most ``target`` bytes (default 90 % of the quota).
+
+    Args:
+        older_ns: steps recorded before that moment (nanoseconds since 1970) go first, whatever the target.
 
     Raises:
         StoreError: the store failed; what was declared absent and not yet removed is back.
     """
     store.collecting = True
     try:
-        return _collect(store, int(store.quota * _LOW) if target is None else target, progress)
+        return _collect(store, int(store.quota * _LOW) if target is None else target, progress, older_ns)
     finally:
         store.collecting = False
 
 
-def _collect(store: LmdbStore, goal: int, progress: Progress) -> Collected:
+def _collect(store: LmdbStore, goal: int, progress: Progress, older_ns: int | None) -> Collected:
     store.flush()
     before = store.used
     gone: Counter[bytes] = Counter()
+    if older_ns is not None:
+        gone.update(key[:1] for key in _remove(store, _older(store, older_ns, progress), progress))
     for going in (_UNSIGNED, _SIGNED):
         share = 1
         at: bytes | None = b""
@@ -149,6 +163,21 @@ def _oldest(
         if not count % 1000:
             progress("oldest", count)
     return found, None
+
+
+def _older(store: LmdbStore, moment_ns: int, progress: Progress) -> set[bytes]:
+    """Return what batches put whose steps were recorded before a moment, and what lies between these."""
+    found: set[bytes] = set()
+    for count, (_, packed) in enumerate(store.scan("age")):
+        kept, others = msgpack.unpackb(packed, raw=True)
+        keys = (*kept, *others)
+        moment = max((_AGES - int.from_bytes(key[17:], "big") for key in keys if key[:1] == _HASHPATH), default=0)
+        if moment >= moment_ns:
+            return found
+        found.update(key for key in keys if key[:1] in _SIGNED)
+        if not count % 1000:
+            progress("older", count)
+    return found
 
 
 def _size(store: LmdbStore, packed: bytes) -> int:

@@ -1,0 +1,132 @@
+"""How long steps are kept: what a receipt or snapshot needs until that expires, the rest as ``[trail]`` says.
+
+A receipt that this node gave pins its records (table ``pins``): nothing that they name is removed before
+the pin expires. What a schedule, a snapshot, a name, a setting or a task needs stays for good. Every removal is
+noted, so that who misses a step can be told why.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from hyperpy.codecs import canonical
+from hyperpy.config import Config
+from hyperpy.errors import CodecError, SizeError
+from hyperpy.message import Message
+from hyperpy.store.base import Delete, Store
+from hyperpy.store.collect import Collected, collect
+from hyperpy.store.lmdb import LmdbStore
+
+log = logging.getLogger("hyperpy.store")
+
+GRACE_S: Final = 3600.0
+"""How long steps stay where only receipts are kept: long enough to ask for one."""
+EVERY_S: Final = 3600.0
+"""Between two looks at what is too old."""
+_DAY_S: Final = 86400.0
+_NOTE: Final = b"removed"
+
+
+def pin(store: Store, records: Iterable[bytes], until: float, most: int) -> bool:
+    """Keep records, and all that they name, until a moment; durable when this returns.
+
+    Args:
+        records: record IDs, 32 bytes each.
+        until: seconds since 1970.
+        most: pins that there may be; with more than that nothing is pinned.
+
+    Returns:
+        Whether they are pinned.
+
+    Raises:
+        StoreError: it cannot be written now.
+    """
+    wanted = dict.fromkeys(records)
+    known = {key: _until(value) for key, value in store.scan("pins")}
+    new = [name for name in wanted if name not in known]
+    if len(known) + len(new) > most:
+        return False
+    value = canonical.encode({"until": int(until), "why": "receipt"})
+    store.write([("pins", name, value) for name in wanted if known.get(name, 0) < int(until)], durable=True)
+    return True
+
+
+def expire(store: Store, now: float) -> int:
+    """Remove pins whose time has come; return how many. Pins of other kinds stay."""
+    old: list[Delete] = [("pins", key) for key, value in store.scan("pins") if 0 < _until(value) <= now]
+    if old:
+        store.write([], old, durable=True)
+    return len(old)
+
+
+def _until(value: bytes) -> int:
+    """Return when a pin expires; 0 if never."""
+    try:
+        found = canonical.decode(value)
+    except (CodecError, SizeError):
+        return 0
+    until = found.get("until") if isinstance(found, Message) else None
+    return until if isinstance(until, int) else 0
+
+
+def is_limited(config: Config) -> bool:
+    """Say whether steps go because of their age."""
+    return config.trail.receipts_only or config.trail.days > 0
+
+
+def age_s(config: Config) -> float:
+    """Return the age, in seconds, at which steps go."""
+    days = config.trail.days * _DAY_S
+    if not config.trail.receipts_only:
+        return days
+    return min(days, GRACE_S) if days else GRACE_S
+
+
+def apply(store: LmdbStore, config: Config, now: float | None = None) -> Collected:
+    """Remove what the settings say is too old, and note what was removed.
+
+    Raises:
+        StoreError: the store failed.
+    """
+    now = time.time() if now is None else now
+    expire(store, now)
+    limited = is_limited(config)
+    moment = now - age_s(config) if limited else 0.0
+    done = collect(store, store.quota, older_ns=int(moment * 1e9) if limited else None)
+    note(store, done, moment)
+    return done
+
+
+def note(store: Store, done: Collected, moment: float = 0.0) -> None:
+    """Note a removal, for who misses what went; say so in the log.
+
+    Args:
+        moment: steps recorded before it went (seconds since 1970); 0 if room was made.
+    """
+    if not done.records and not done.messages:
+        return
+    before = f", recorded before {_text(moment)}" if moment else " to make room"
+    log.info("removed %d records and %d messages%s", done.records, done.messages, before)
+    known = removed(store)
+    row = {
+        "at": _text(time.time()),
+        "before": _text(moment) if moment else known.get("before", ""),
+        "records": known.get("records", 0) + done.records,
+        "messages": known.get("messages", 0) + done.messages,
+    }
+    store.write([("header", _NOTE, json.dumps(row).encode())])
+
+
+def removed(store: Store) -> dict[str, Any]:
+    """Return what was removed so far: ``at``, ``before``, ``records``, ``messages``; empty if nothing was."""
+    data = store.get("header", _NOTE)
+    return dict(json.loads(data)) if data is not None else {}
+
+
+def _text(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
