@@ -297,6 +297,8 @@ class Teller:
     def _state(self, step: Planned, slot: int) -> StepReport:
         """Return the report of a step that answered with the state after a slot, or took a snapshot of it."""
         found, given = self.checker.checked(step, Neighbours())
+        if step.record.device == PROCESS:
+            found += self._meant(step.record, slot)
         if self.lost is not None or self.line is None or self.line.at != slot:
             found.append(self.lost or Finding("missing", f"slot {slot} was not computed", where=(self.evidence.where,)))
         else:
@@ -308,6 +310,31 @@ class Teller:
         made = report_of(step, verdict_of(found, Verdict.REPRODUCED), found, given)
         made.attested_by = self.schedulers
         return made
+
+    def _meant(self, record: Record, slot: int) -> list[Finding]:
+        """Compare the process and slot that were asked for with those of the state in the reply."""
+        rules = _part("definition")
+        try:
+            base, request = self._read(record.base), self._read(record.request)
+            if not isinstance(base, Message) or not isinstance(request, Message):
+                return []
+            process = rules.process_id(rules.ensured(base, self._read), request)
+        except HyperpyError:
+            return []  # what is missing is said elsewhere
+        if process != self.story.process:
+            return [Finding("state", "the reply is the state of another process", process, self.story.process)]
+        asked = request.get("compute", request.get("slot"))
+        if isinstance(asked, bytes) and asked.isdigit() and len(asked) < 19:
+            asked = int(asked)
+        if type(asked) is int and asked != slot:
+            return [Finding("state", "the reply is the state of another slot", str(asked), str(slot))]
+        if isinstance(asked, bytes) and len(asked) == 43:
+            body = (self.kept.read(process, slot) or Message()).get("body")
+            ident = commitments.signed_id(body) if isinstance(body, Message) else ""
+            if ident != asked.decode("latin-1"):
+                text = "the reply is not the state after the message that was asked for"
+                return [Finding("state", text, asked.decode("latin-1"), ident)]
+        return []
 
     def _asked(self, step: Planned) -> str:
         """Return the ID of what a step had to answer about the live state."""

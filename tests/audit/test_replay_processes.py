@@ -8,6 +8,11 @@ from typing import Any
 import pytest
 
 from hyperpy import Message
+from hyperpy.audit.collect import collect
+from hyperpy.audit.pool import Source
+from hyperpy.audit.receipts import build
+from hyperpy.audit.replay import Options, replay
+from hyperpy.audit.source import Evidence
 from hyperpy.encoding import native
 from hyperpy.store.base import Store
 from hyperpy.store.schedule import read_assignment, write_assignment
@@ -16,6 +21,7 @@ from hyperpy.trail import Record, Trail
 from hyperpy.verdicts import Report, StepReport, Verdict
 from tests.audit.lies import audit, everything, forge, keep, rules
 from tests.devices.lua_parts import module
+from tests.devices.mailing import Mailer, send, spawn
 from tests.devices.parts import Count, Place, place
 from tests.devices.test_lua_processes import LAST, story
 from tests.devices.test_wasm_processes import image_of
@@ -267,3 +273,51 @@ def test_a_reply_that_is_not_the_state(here: Place, store: Store) -> None:
     assert report.first_fault is not None
     assert (report.first_fault.key, rules(report.first_fault)) == ("compute", {"result"})
     assert {step.verdict for step in report.steps if step.slot is not None} == {Verdict.REPRODUCED}
+
+
+def test_a_reply_that_is_the_state_of_another_slot_or_process(here: Place, store: Store) -> None:
+    """Both states are honest; neither is what was asked for."""
+    process, other = counted(here), here.spawn("count@1.0", **{"random-seed": "other"})
+    asked = TestNode(here.node)
+    told = Trail(store).by_hashpath(asked.get(f"/{process}/compute=3").hashpath or "")
+    early, foreign = asked.get(f"/{process}/compute=2").hashpath, asked.get(f"/{other}/compute=0").hashpath
+    assert told is not None
+    for hashpath in (early, foreign):
+        found = Trail(store).by_hashpath(hashpath or "")
+        assert found is not None
+        told = forge(store, told, result=found.result)
+        report = audit(store, told.hashpath_after, **OPTIONS)
+        assert report.first_fault is not None
+        assert (report.first_fault.verdict, rules(report.first_fault)) == (Verdict.INVALID, {"state"})
+
+
+def test_mail_from_process_to_process() -> None:
+    """An honest mixture: pushes, states of two processes, sub-paths; and the same from receipts."""
+    with place(Mailer) as here:
+        first, second = spawn(here, "1"), spawn(here, "2")
+        slot = send(here, first, outbox={"1": {"target": second, "Action": "Ping"}})
+        asked = TestNode(here.node)
+        for path in (
+            f"/{first}/push&slot={slot}",
+            f"/{first}/now/got/3",
+            f"/{second}~process@1.0/compute=1/got",
+            f"/~message@1.0&a=1/set&b=(/{first}/now/got/3)",
+        ):
+            reply = asked.get(path)
+            assert reply["status"] == 200
+        store = here.node.store
+        report = audit(store, roots=everything(store), devices=(Mailer,))
+        assert {step.record: step.findings for step in report.steps if step.findings} == {}
+        assert {step.verdict for step in report.steps} == {Verdict.REPRODUCED, Verdict.ATTESTED}
+        assert {step.device for step in report.steps if step.verdict is Verdict.ATTESTED} <= {
+            "push@1.0", "process@1.0", "scheduler@1.0", "message@1.0"
+        }  # fmt: skip
+        evidence = Evidence.of_store(store, "the test")
+        hashpath = reply.hashpath or ""
+        data = build(evidence, collect(evidence, hashpath))
+        with Source(data=data).open() as held:
+            again = replay(held, collect(held), Options(devices=(Mailer,)))
+        assert [step.as_json() for step in again.steps] == [
+            step.as_json() for step in audit(store, hashpath, devices=(Mailer,)).steps
+        ]
+        assert again.verdict is Verdict.REPRODUCED
