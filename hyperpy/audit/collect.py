@@ -25,6 +25,8 @@ STATES: Final = frozenset({"compute", "now"})
 _ALIKE: Final = 16
 """Records of one hashpath that are looked at."""
 _PARTS: Final = 100_000
+_NAMED: Final = 100
+"""Slots without a record that are named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,7 @@ class _Collector:
         self.known: dict[bytes, Planned] = {}
         self.slots: dict[bytes, tuple[str, int]] = {}
         self.bad: dict[bytes, Finding] = {}
+        self.lacking: set[tuple[str, int]] = set()
 
     def collect(self, ref: str) -> Plan:
         """See the module's function."""
@@ -183,9 +186,11 @@ class _Collector:
         self.plan.schedules.add(process)
         name = self.evidence.store.get("by-slot", native(process) + slot.to_bytes(8, "big"))
         if name is None:
-            gap = Finding("record", f"slot {slot} of the process {process} has no record", where=(self.evidence.where,))
-            if gap not in self.plan.missing:
-                self.plan.missing.append(gap)
+            if (process, slot) not in self.lacking:
+                self.lacking.add((process, slot))
+                if len(self.lacking) <= _NAMED:
+                    text = f"slot {slot} of the process {process} has no record"
+                    self.plan.missing.append(Finding("record", text, where=(self.evidence.where,)))
         else:
             self.slots[name] = (process, slot)
         return name

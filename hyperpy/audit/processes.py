@@ -93,7 +93,7 @@ class Teller:
         start = self.line.at + 1 if self.line is not None else 0
         for slot in range(min(start, self.story.first), self.story.last + 1):
             if self.lost is None and self.line is not None and slot > self.line.at:
-                found = self._slot(slot)
+                found = self._safely(slot)
             else:
                 found = [] if self.lost is None else [self.lost]
             step = self.story.slots.get(slot)
@@ -102,7 +102,11 @@ class Teller:
             elif found:
                 self.extra += [one for one in found if one not in self.extra]
             for asked in self.story.states.get(slot, ()):
-                yield self._state(asked, slot)
+                try:
+                    yield self._state(asked, slot)
+                except (HyperpyError, ValueError, TypeError, KeyError) as error:
+                    broken = Finding("message", f"the evidence is not of its form: {error}")
+                    yield report_of(asked, Verdict.INVALID, [*asked.gaps, broken])
 
     # -- where to begin --------------------------------------------------------------------------
 
@@ -163,6 +167,14 @@ class Teller:
             self.lost = self._failed(error, slot)
             return [*found, self.lost]
         return found + self._compared(slot, self.scratch.seen.last) + self._snapshot(slot)
+
+    def _safely(self, slot: int) -> list[Finding]:
+        """Compute a slot; evidence that is not of its form ends the story, not the audit."""
+        try:
+            return self._slot(slot)
+        except (HyperpyError, ValueError, TypeError, KeyError, RecursionError) as error:
+            self.lost = Finding("message", f"the evidence of slot {slot} is not of its form: {error}")
+            return [self.lost]
 
     def _assignment(self, slot: int) -> Message | None:
         """Return an assignment from the schedule kept here, or from the slot's record, which has it as request."""

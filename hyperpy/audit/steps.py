@@ -3,6 +3,7 @@
 Rules, by the names their findings carry:
 
     message          base, request and result are what their IDs promise
+    signature        the signatures on base and request hold
     hashpath-before  a base that no step made has the hashpath of its own ID
     hashpath-after   the hashpath follows from base and request
     base-link        the base is the result of the step whose hashpath it has; only its device, and keys of a
@@ -27,9 +28,10 @@ from hyperpy.audit.collect import unsigned
 from hyperpy.audit.scratch import NotLent, Scratch
 from hyperpy.audit.source import Evidence, Planned
 from hyperpy.codecs import canonical
+from hyperpy.commitments.combined import combined_id
 from hyperpy.context import Given
 from hyperpy.dispatch import find
-from hyperpy.encoding import b64u, key_text
+from hyperpy.encoding import b64u, key_bytes, key_text
 from hyperpy.errors import Busy, Corrupt, DeviceNotFound, DeviceTimeout, HyperpyError, MessageNotFound
 from hyperpy.http.wire import RawRequest, Rules, read
 from hyperpy.message import As, Message, Value
@@ -111,6 +113,8 @@ class Checker:
             if around.before is not None:
                 finding, given = self._link(record, around.before, base)
                 found += finding
+        if record.origin and not any(one.rule == "origin" for one in found):
+            found += self._origin(record)
         if around.cached is not None:
             found += _cached(record, around.cached)
         return found + self._parts(record, around.parts), given
@@ -118,8 +122,8 @@ class Checker:
     def _message(self, ref: str, role: str, found: list[Finding], needed: bool = True) -> Message | None:
         try:
             item = self.scratch.cache.read(ref, exact=True) if ref else None
-        except Corrupt as error:
-            text = f"the {role} {ref} is not what its ID promises: {error.message}"
+        except (Corrupt, ValueError, TypeError) as error:
+            text = f"the {role} {ref} is not what its ID promises: {error}"
             found.append(Finding("message", text, getattr(error, "expected", ""), getattr(error, "got", "")))
             return None
         except HyperpyError:
@@ -128,10 +132,33 @@ class Checker:
                 found.append(Finding("message", f"the {role} {ref} is not at hand", where=where))
             return None
         if isinstance(item, Message):
+            if item.commitments:
+                found += self._signed(ref, role, item)
             return item
         if needed:
             found.append(Finding("message", f"the {role} is no message"))
         return None
+
+    def _signed(self, ref: str, role: str, item: Message) -> list[Finding]:
+        """Check a message that was read by a signed ID: that it has this ID, and that its signatures hold."""
+        try:
+            known = (commitments.signed_id(item), combined_id(item), commitments.content_id(item))
+        except HyperpyError as error:
+            return [Finding("signature", f"a commitment on the {role} is none: {error.message}")]
+        if ref not in known:
+            return [Finding("message", f"the {role} {ref} has another ID", ref, known[0])]
+        for name in item.commitments:
+            try:
+                commitments.check(item, committers=(), ids=[name])
+            except HyperpyError as error:
+                if ref == known[0] or self._vouched(item, name):
+                    return [Finding("signature", f"a signature on the {role} does not hold: {error.message}")]
+        return []
+
+    def _vouched(self, item: Message, name: str) -> bool:
+        """Say whether the evidence says of a commitment that it was verified; others need not hold."""
+        row = self.evidence.store.get("commitments", commitments.content_key(item) + key_bytes(name))
+        return row is not None and row[:1] == b"\x01"
 
     def _link(self, record: Record, before: Record, base: Message) -> tuple[list[Finding], int]:
         """Compare a base with the result of the step before."""
@@ -169,6 +196,14 @@ class Checker:
         except (HyperpyError, ValueError, TypeError, KeyError):
             return [wrong]
         return [] if changed <= allowed else [wrong]
+
+    def _origin(self, record: Record) -> list[Finding]:
+        """Check that a kept request is what its digest promises; one that is not kept is not needed."""
+        try:
+            self.evidence.trail.origin(record.origin)
+        except Corrupt as error:
+            return [Finding("origin", error.message, error.expected, error.got)]
+        return []
 
     def _parts(self, record: Record, parts: Sequence[Record]) -> list[Finding]:
         """Compare the listed answers with the recorded sub-steps that gave them."""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import pytest
 
 from hyperpy import Message
 from hyperpy.audit.replay import odds
+from hyperpy.cache import Batch
+from hyperpy.codecs import canonical
+from hyperpy.commitments import commit, signed_id, unsigned_id
+from hyperpy.context import Frame
 from hyperpy.encoding import native
 from hyperpy.store.base import Store
-from hyperpy.testing import TestNode, node
+from hyperpy.testing import TestNode, node, wallet
 from hyperpy.trail import Trail
 from hyperpy.verdicts import Verdict
 from tests.audit.lies import DEVICES, audit, damage, everything, forge, keep, last, of, rules
@@ -216,8 +221,6 @@ def test_a_stale_result_from_the_cache(here: TestNode, store: Store) -> None:
 def test_an_answer_that_was_changed(here: TestNode, store: Store) -> None:
     record = last(store, told(here, "/~dice@1.0/twice"))
     one, two = record.oracles
-    import dataclasses
-
     other = dataclasses.replace(one, result=keep(store, Message({"fell": 77})))
     lie = forge(store, record, oracles=(other, two))
     found = of(audit(store, lie.hashpath_after), lie)
@@ -251,6 +254,46 @@ def test_a_missing_message(here: TestNode, store: Store) -> None:
     store.write([], [("messages", native(record.request))])
     found = of(audit(store, record.hashpath_after), record)
     assert (found.verdict, rules(found)) == (Verdict.MISSING, {"message"})
+
+
+def test_a_forged_committer(here: TestNode, store: Store) -> None:
+    """A request is laid to somebody who never signed it, and the store says that the signature was verified."""
+    signed = commit(Message({"path": "set", "d": b"4"}), wallet("owner"))
+    chain = here.node.chain(Batch())
+    made = here.node.resolver.resolve(Message({"a": 1}), signed, Frame(here.node.resolver, chain, 0, None))
+    assert chain.batch is not None
+    chain.batch.commit(store)
+    record = last(store, made.hashpath or "")
+    assert record.request == signed_id(signed)
+    assert audit(store, record.hashpath_after).verdict is Verdict.REPRODUCED
+    (name,) = [name for name, fields in signed.commitments.items() if "committer" in fields]
+    key = native(unsigned_id(signed)) + name.encode()
+    row = store.get("commitments", key)
+    assert row is not None
+    fields = canonical.decode(row[1:])
+    assert isinstance(fields, Message)
+    for forged in ({"signature": bytes(256)}, {"signature": b"A" * 342}, {"committer": wallet("alice").address}):
+        row = b"\x01" + canonical.encode(fields | forged)
+        store.write([("commitments", key, row)])
+        found = of(audit(store, record.hashpath_after), record)
+        assert found.verdict is Verdict.INVALID
+        assert rules(found) & {"signature", "message"}, forged
+
+
+def test_a_signed_id_that_stands_for_another_message(here: TestNode, store: Store) -> None:
+    one, other = (commit(Message({"path": "set", "d": text}), wallet("owner")) for text in (b"4", b"5"))
+    chain = here.node.chain(Batch())
+    made = here.node.resolver.resolve(Message({"a": 1}), one, Frame(here.node.resolver, chain, 0, None))
+    assert chain.batch is not None
+    here.node.cache.put(other, chain.batch)
+    chain.batch.commit(store)
+    alias = store.get("aliases", native(signed_id(other)))
+    assert alias is not None
+    store.write([("aliases", native(signed_id(one)), alias)])
+    record = last(store, made.hashpath or "")
+    found = of(audit(store, record.hashpath_after), record)
+    assert found.verdict is Verdict.INVALID
+    assert "message" in rules(found)
 
 
 # -- options ------------------------------------------------------------------------------------
