@@ -55,10 +55,7 @@ def verify(
         receipt = decode(data)  # 1
     except ReceiptError as error:
         return bad_file(error.rule, error.message)
-    try:
-        return verify_receipt(receipt, policy, progress=progress)
-    except (HyperpyError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError) as error:
-        return bad_file("form", f"the receipt cannot be read: {error!s:.200}")
+    return verify_receipt(receipt, policy, progress=progress)
 
 
 def bad_file(rule: str, text: str) -> Report:
@@ -69,7 +66,16 @@ def bad_file(rule: str, text: str) -> Report:
 def verify_receipt(
     receipt: Receipt, policy: Mapping[str, Any] | None = None, *, progress: Callable[[int, int], object] | None = None
 ) -> Report:
-    """Return what is to be said of a receipt that was read; see :func:`verify`."""
+    """Return what is to be said of a receipt that was read; see :func:`verify`. Does not raise either."""
+    try:
+        return _verified(receipt, policy, progress)
+    except (HyperpyError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError) as error:
+        return bad_file("form", f"the receipt cannot be read: {error!s:.200}")
+
+
+def _verified(
+    receipt: Receipt, policy: Mapping[str, Any] | None, progress: Callable[[int, int], object] | None
+) -> Report:
     report = Report(b64u(receipt.digest), total=len(receipt.steps))
     found = report.findings
     order = computed(receipt)

@@ -10,10 +10,10 @@ from hyperpy.audit.collect import collect
 from hyperpy.audit.replay import Options, replay
 from hyperpy.audit.source import Evidence
 from hyperpy.errors import HyperpyError
-from hyperpy.receipt import Receipt, decode
+from hyperpy.receipt import Receipt, ReceiptError, decode
 from hyperpy.receipt.loading import load
 from hyperpy.verdicts import Finding, Report, Verdict, worst
-from hyperpy.verify import bad_file, verify
+from hyperpy.verify import bad_file, verify_receipt
 
 REFUSED = frozenset({Verdict.BAD_FILE, Verdict.INVALID})
 """Verdicts after which nothing is made again."""
@@ -30,11 +30,14 @@ def replayed(
 
     What does not hold is not made again. Nobody needs to have signed what was made again.
     """
-    checked = verify(data, policy)
+    try:
+        receipt = decode(data)
+    except ReceiptError as error:
+        return bad_file(error.rule, error.message)
+    checked = verify_receipt(receipt, policy)
     if checked.verdict in REFUSED:
         return checked
     try:
-        receipt = decode(data)
         evidence = Evidence.of_store(load(receipt), "the receipt", roots=receipt.roots, attested_by=receipt.signers)
         made = _ranged(receipt, options or Options())
         report = replay(evidence, collect(evidence, slots=made.slots), made, progress=progress)

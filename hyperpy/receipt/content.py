@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from hyperpy import commitments
 from hyperpy.codecs import canonical, whole
-from hyperpy.commitments.combined import combined_id, derivable, raw_id
+from hyperpy.commitments.combined import MAX_SUMMED, combined_id, derivable, raw_id
 from hyperpy.commitments.signing import with_commitments
 from hyperpy.encoding import b64u, b64u_decode, key_bytes, sha256
 from hyperpy.errors import CodecError, HyperpyError, InvalidSignature, MessageNotFound, SizeError
@@ -17,7 +17,8 @@ from hyperpy.message import Link, Message, Value, committed_list
 from hyperpy.trail import Record
 
 VERSION: Final = 1
-_LOADS: Final = 100_000
+_EACH, _ALL = 100_000, 4_000_000
+"""Links that checking one message may follow, and all of them; 256 bytes that a link leads to count as one, too."""
 MAX_BYTES: Final = 512 << 20
 """Bytes; the longest file that is read."""
 
@@ -176,19 +177,23 @@ class Receipt:
             return ()
         return commitments.committers(signature)
 
-    def allow(self, loads: int) -> None:
-        """Let links be followed so often from now on; messages that share parts can mean far more than they hold."""
-        self._room[0] = loads
+    def allow(self) -> None:
+        """Let links be followed anew, so far: messages that share parts can mean far more than they hold."""
+        left, given, total = self._room
+        total -= given - left
+        given = max(0, min(_EACH, total))
+        self._room[:] = [given, given, total]
 
     @cached_property
     def _room(self) -> list[int]:
-        return [_LOADS]
+        return [_EACH, _EACH, _ALL]
 
     def _load(self, ref: str) -> Value:
-        self._room[0] -= 1
+        found = self.read(ref)
+        self._room[0] -= 1 + _size(found) // 256
         if self._room[0] < 0:
             raise SizeError("a message of the receipt holds too many parts")
-        return self.read(ref)
+        return found
 
     def signed(self, sign: Any) -> Receipt:
         """Return the receipt with a signature; ``sign`` turns a message into the signed one."""
@@ -257,6 +262,20 @@ def lasting(item: Message) -> dict[str, Message]:
     return {} if all(map(derivable, found.values())) else found
 
 
+def _size(item: Value) -> int:
+    """Return about how many bytes a value of one layer holds."""
+    if type(item) is bytes:
+        return len(item)
+    if type(item) is not Message:
+        return 32 * len(item) if type(item) is tuple else 0
+    known = item.memo.get("receipt-size")
+    if known is None:
+        held = item.raw_items()
+        known = sum(map(len, held)) + sum(len(one) if type(one) is bytes else 32 for one in held.values())
+        item.memo["receipt-size"] = known
+    return int(known)
+
+
 def walk(item: Value) -> Iterator[Value]:
     """Yield a value and what is held in it, without loading links."""
     todo = [item]
@@ -276,6 +295,8 @@ def genuine(item: Message) -> None:
     Raises:
         CommitmentError, HyperpyError: one is not.
     """
+    if len(item.commitments) > MAX_SUMMED:
+        raise InvalidSignature(f"more than {MAX_SUMMED} commitments on one message")
     for name, fields in item.commitments.items():
         if "commitment-device" not in fields:
             raise InvalidSignature(f"commitment {name!a} does not say by which device it was made")

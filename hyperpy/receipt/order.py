@@ -43,7 +43,7 @@ def outcome(record: Record) -> Oracle:
 
 
 class _Needs:
-    """What finds the records that a record needs."""
+    """What finds the records that a record needs. Each list is gone through once: those in it are seen then."""
 
     def __init__(self, receipt: Receipt) -> None:
         self._receipt = receipt
@@ -51,6 +51,7 @@ class _Needs:
         self._by_result: dict[str, list[bytes]] = defaultdict(list)
         self._parts: dict[bytes, list[bytes]] = defaultdict(list)
         self._slots: dict[bytes, list[tuple[int, bytes]]] = defaultdict(list)
+        self._asked: set[str] = set()
         for name, record in receipt.steps.items():
             self._by_after[record.hashpath_after].append(name)
             self._by_result[record.result].append(name)
@@ -68,10 +69,11 @@ class _Needs:
         """Yield the IDs of the records that one needs."""
         record, steps = self._receipt.steps[name], self._receipt.steps
         if "/" in record.hashpath_before:
-            yield from self._by_after.get(record.hashpath_before, ())
-        yield from self._by_result.get(record.base, ())
-        if record.base not in self._by_result:
-            yield from self._by_result.get(self._content(record.base), ())
+            yield from self._by_after.pop(record.hashpath_before, ())
+        if record.base not in self._asked:
+            self._asked.add(record.base)
+            yield from self._by_result.pop(record.base, ())
+            yield from self._by_result.pop(self._content(record.base), ())
         if record.cached_from in steps:
             yield record.cached_from
         places = {one: at for at, one in enumerate(record.oracles)}
