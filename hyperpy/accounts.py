@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from typing import cast
 
 from hyperpy import commitments
 from hyperpy.cache import Cache
-from hyperpy.capabilities import Answers, Slots
-from hyperpy.context import Frame
+from hyperpy.capabilities import Answers, Made, Slots
+from hyperpy.context import Frame, Given
 from hyperpy.dispatch import find
 from hyperpy.errors import Forbidden, HyperpyError
 from hyperpy.fault_proof import Account
@@ -41,14 +42,35 @@ class Accounts:
         """See :meth:`hyperpy.capabilities.Accounts.implementation`."""
         return self._registry.lookup(device).implementation
 
-    def strictly(self, ctx: Context, base: Message, request: Message) -> Result:
+    def strictly(self, ctx: Context, base: Message, request: Message, *, slot: bool) -> Made:
         """See :meth:`hyperpy.capabilities.Accounts.strictly`."""
-        chain = cast(Frame, ctx).chain
-        before, chain.strict = chain.strict, True
+        frame = cast(Frame, ctx)
+        chain, here, others = frame.chain, threading.get_ident(), set[str]()
+
+        def observe(device: str, key: str, status: str, base: Message) -> None:
+            if threading.get_ident() == here:
+                others.add(device)
+
+        before = chain.strict, chain.given, chain.met
+        chain.strict, chain.given, chain.met = True, None if slot else Given(), ""
+        frame.resolver.observers.append(observe)
         try:
-            return ctx.step(base, request)
+            made: Result | HyperpyError = frame.resolver.step(base, request, frame)
+        except HyperpyError as error:
+            made = error
         finally:
-            chain.strict = before
+            frame.resolver.observers.remove(observe)
+            beside = chain.met
+            chain.strict, chain.given, chain.met = before
+        return Made(made, beside or self._foreign(base, others))
+
+    def _foreign(self, base: Message, used: set[str]) -> str:
+        """Name a device that took part, other than the base's own, whose code hyperpy's version does not tell."""
+        own = base.get("device")
+        for name in sorted(used):
+            if name.encode() != own and not self._registry.lookup(name).bundled:
+                return f"the device {name}, of which nothing is known"
+        return ""
 
     def step(self, hashpath: str, result: str) -> Account | None:
         """See :meth:`hyperpy.capabilities.Accounts.step`."""

@@ -315,6 +315,18 @@ class Answers(NamedTuple):
     pure: bool
 
 
+class Made(NamedTuple):
+    """What came of a step.
+
+    Attributes:
+        result: its outcome, or the error it ended with.
+        beside: what else than base and request may have had a part in it, in words; empty: nothing.
+    """
+
+    result: Result | HyperpyError
+    beside: str
+
+
 class Accounts(Protocol):
     """``accounts``: what this node answers for, and the means to judge what others do (docs/fault-proofs.md)."""
 
@@ -324,8 +336,12 @@ class Accounts(Protocol):
     def implementation(self, device: str) -> str:
         """Return the digest of a device's code here; raise DeviceNotFound."""
 
-    def strictly(self, ctx: Context, base: Message, request: Message) -> Result:
-        """Return a sub-step's outcome, made as in a slot: what is not deterministic is refused, no cache answers."""
+    def strictly(self, ctx: Context, base: Message, request: Message, *, slot: bool) -> Made:
+        """Make a sub-step from base and request alone: no cache answers, what is not deterministic is refused.
+
+        Args:
+            slot: whether it is a slot's: then ``ctx.strict`` holds in it.
+        """
 
     def step(self, hashpath: str, result: str) -> Account | None:
         """Return this node's account of a step, by its hashpath and the ID of its result; None if it has none.

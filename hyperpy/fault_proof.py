@@ -34,6 +34,8 @@ KINDS: Final = ("wrong-result", "equivocation", "wrong-state", "double-assignmen
 MAX_BYTES: Final = 4 << 20
 """A longer proof is not read."""
 MAX_CLAIMS: Final = 2
+MAX_SIGNATURES: Final = 8
+"""Of one message in a proof."""
 DEVICE: Final = "fault@1.0"
 _FIELDS: Final = frozenset({"claims", "accounts", "assignments", "definition", "process", "slot"})
 _PROOF: Final = frozenset({"type", "v", "kind", "accused", "body"})
@@ -121,6 +123,8 @@ def read(message: Message) -> Proof:
         CodecError: it is no proof.
         CommitmentError: the challenger did not sign all of it.
     """
+    if len(message.commitments) > MAX_SIGNATURES:
+        raise SizeError(f"a fault proof may have {MAX_SIGNATURES} signatures")
     if not message.committed_keys() >= _PROOF or not commitments.committers(message):
         raise InvalidSignature("a fault proof must be signed by who makes it")
     commitments.check(message)
@@ -229,6 +233,8 @@ def said(claim: Claim, signer: str, before: str = "") -> Message:
             continue
         commitments.check(claim.reply, ids=(name,), committers="none")
         covered = {key.removesuffix("+link") for key in committed_list(one)} - {"ao-types"}
+        for item in claim.reply.raw_items().values():
+            check_inner(item)
         return Message.make({key: item for key, item in claim.reply.raw_items().items() if key in covered})
     raise InvalidSignature(f"no reply signature of {signer} has the hashpath of this step")
 
@@ -241,10 +247,45 @@ def _path(base: Message, request: Message, before: str) -> str:
         raise InvalidSignature(f"the claimed step has no hashpath: {error.message}") from None
 
 
+def check_inner(item: Value, depth: int = 0) -> None:
+    """Refuse a value in which a signed message is not what was signed.
+
+    The ID of a signed message is made from its signatures alone. Who signs what holds it vouches for those; what
+    the message says must follow from them.
+
+    Raises:
+        InvalidSignature: a signature in it does not verify, or leaves keys out.
+        SizeError: it is nested too deeply.
+    """
+    if depth > whole.MAX_DEPTH:
+        raise SizeError(f"a message is nested deeper than {whole.MAX_DEPTH}")
+    if type(item) is tuple:
+        for one in item:
+            check_inner(one, depth + 1)
+    if type(item) is not Message:
+        return
+    if item.commitments:
+        _check_whole(item)
+    for one in item.raw_items().values():
+        if type(one) in (Message, tuple):
+            check_inner(one, depth + 1)
+
+
+def _check_whole(item: Message) -> None:
+    if len(item.commitments) > MAX_SIGNATURES:
+        raise SizeError(f"a message in a fault proof may have {MAX_SIGNATURES} signatures")
+    commitments.check(item, ids="all")
+    signed = [one for one in item.commitments.values() if commitments.committer_of(one) is not None]
+    covered = {key.removesuffix("+link") for one in signed or item.commitments.values() for key in committed_list(one)}
+    if not covered >= set(item):
+        raise InvalidSignature("a message in the proof has keys that its signatures leave out")
+
+
 def account_of(claim: Claim, signer: str) -> Account:
     """Return what a reply of the signer's own ``fault@1.0/account`` says.
 
-    The base must be unsigned, and without a history: of those nobody can make two with one hashpath.
+    Base and request must be flat and unsigned, and the base without a history: of such nobody can make two with
+    one hashpath.
 
     Raises:
         InvalidSignature: it is no such reply of the signer.
@@ -253,10 +294,14 @@ def account_of(claim: Claim, signer: str) -> Account:
     base, request = claim.base, claim.request
     if base is None or request is None or base.commitments or base.get("device") != DEVICE.encode():
         raise InvalidSignature("an account is an answer of fault@1.0")
-    if request.get("path") != b"account":
-        raise InvalidSignature("an account is what the key 'account' answers")
+    if request.get("path") != b"account" or request.commitments or not (_flat(base) and _flat(request)):
+        raise InvalidSignature("an account is what the key 'account' answers to a plain question")
     body = said(claim, signer).get("body")
     return read_account(body)
+
+
+def _flat(message: Message) -> bool:
+    return not any(type(one) in (Message, tuple, Link) for one in message.raw_items().values())
 
 
 def account_body(account: Account) -> bytes:
@@ -292,19 +337,19 @@ def read_account(body: Value | None) -> Account:
     )
 
 
-def contents(reply: Message) -> set[str]:
-    """Return the content IDs of which a reply may be the answer.
+def contents(reply: Message) -> dict[str, Message]:
+    """Return the results of which a reply may be the answer, by their content IDs.
 
     A reply adds a ``status`` to the result; one in JSON also adds ``raw``, the same results for older clients.
     """
     bare = reply.without("status")
-    found = {commitments.content_id(reply), commitments.content_id(bare)}
+    found = [reply, bare]
     if "raw" in bare:
-        found.add(commitments.content_id(bare.without("raw")))
+        found.append(bare.without("raw"))
         results = bare.get("results")
         if isinstance(results, Message) and "raw" in results:
-            found.add(commitments.content_id(bare.without("raw") | {"results": results.without("raw")}))
-    return found
+            found.append(bare.without("raw") | {"results": results.without("raw")})
+    return {commitments.content_id(one): one for one in found}
 
 
 def check_assignment(process: str, slot: int, assignment: Message, signer: str = "") -> tuple[str, ...]:
@@ -316,6 +361,7 @@ def check_assignment(process: str, slot: int, assignment: Message, signer: str =
     Raises:
         InvalidSignature: nobody did, or it is another message.
     """
+    check_inner(assignment.raw("body") or b"")
     fields = set(assignment)
     whole_set = FIELDS <= fields <= FIELDS | LINKS and not fields.isdisjoint(LINKS)
     if not whole_set or assignment.get("process") != process.encode() or assignment.get("slot") != slot:

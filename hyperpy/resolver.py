@@ -377,6 +377,7 @@ class Resolver:
 
     def _opened(self, ref: str, frame: Frame) -> Value:
         """Return the message with that ID from the store, if the chain's readers may see it."""
+        frame.chain.met = "a stored message"
         item = self.cache.read(ref, frame.chain.batch)
         return self._gate.opened(ref, item, frame.chain.readers, lambda child: self._opened(child, frame))
 

@@ -56,11 +56,11 @@ class Fault:
     def submit(self, base: Message, request: Message, ctx: Context) -> Message:
         """Judge a proof, and keep it; return the verdict with its ID as ``proof``, under which anybody may read it.
 
-        Only what is decided is kept.
+        Only proofs that convict somebody are kept.
         """
         proof = _proof(base, request)
         verdict = ctx.resolve(Message({"device": "fault@1.0"}), Message({"path": "judge", "proof": proof}))
-        if not isinstance(verdict, Message) or verdict.get("verdict") == b"undecided":
+        if not isinstance(verdict, Message) or verdict.get("verdict") != b"guilty":
             return verdict if isinstance(verdict, Message) else Message()
         return verdict | {"proof": self._store.write(proof)}
 

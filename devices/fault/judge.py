@@ -22,10 +22,9 @@ from hyperpy.errors import (
     MessageError,
     MessageNotFound,
     ParameterError,
-    SizeError,
 )
 from hyperpy.fault_proof import Account, Claim, Proof, account_of, check_assignment, contents, said
-from hyperpy.message import Value, list_to_map
+from hyperpy.message import Value, as_text, list_to_map
 from hyperpy.schedule_rules import schedulers_of
 from hyperpy.sdk import Result
 
@@ -165,6 +164,8 @@ class Judge:
             raise Undecided("the result depends on recorded answers, or was taken from a cache")
         if self._pinned and record.implementation != self._pinned:
             raise Undecided("other code made the result than the one it is to be judged by")
+        if record.device not in (_FALLBACK, as_text(base.get("device", _FALLBACK.encode()))):
+            raise Undecided("the account names another device than the step's base")
         here = self._answers(base, request)
         if (here.device, here.key) != (record.device, record.key):
             raise Undecided("another device or key answers this step here")
@@ -186,23 +187,20 @@ class Judge:
                 raise
             raise Undecided(f"this node cannot make the step: {error.message}") from None
 
-    def _made(self, base: Message, request: Message, path: str, *, fresh: bool) -> Result:
+    def _made(self, base: Message, request: Message, path: str, *, fresh: bool, slot: bool = False) -> Result:
         """Make the step; what may have other causes than base and request is no outcome."""
         private = (Watched(hashpath=path), Watched())
         base = Message.make(dict(base.raw_items()), base.commitments, private[0])
         request = Message.make(dict(request.raw_items()), request.commitments, private[1])
-        try:
-            result = self._accounts.strictly(self._ctx, base, request)
-        except _ELSEWHERE as error:
-            if self._pinned:
-                raise
-            raise Undecided(f"this node cannot make the step: {error.message}") from None
-        except SizeError as error:
-            raise Undecided(f"a limit ends the step: {error.message}") from None
-        except (KeyNotFound, ParameterError) as error:
-            result = Result("error", error.message.encode("utf-8", "replace"))
-        except HyperpyError as error:
-            raise Undecided(f"the step fails here: {error.message}") from None
+        result, beside = self._accounts.strictly(self._ctx, base, request, slot=slot)
+        if isinstance(result, HyperpyError):
+            if isinstance(result, _ELSEWHERE) and self._pinned:
+                raise result
+            if not isinstance(result, (KeyNotFound, ParameterError)):
+                raise Undecided(f"the step fails here: {result.message}")
+            result = Result("error", result.message.encode("utf-8", "replace"))
+        if beside:
+            raise Undecided(f"the step depends on more than base and request: {beside}")
         if any(one.asked for one in private):
             raise Undecided("the step reads what no ID shows, such as a credential or a running machine")
         live = isinstance(result.value, Message) and any(
@@ -224,6 +222,7 @@ class Judge:
         after = self._signed_state(proof, proof.claims[-1], proof.slot)
         if account.after not in contents(after):
             raise Undecided("the signed state is not the one that the account is about")
+        after = contents(after)[account.after]
         process = _definition(proof, after)
         if first:
             state = self._begun(process)
@@ -231,8 +230,8 @@ class Judge:
             state = self._signed_state(proof, proof.claims[0], proof.slot - 1)
             if account.before not in contents(state):
                 raise Undecided("the two signed states are not of one schedule, by the accused's account")
+            state = contents(state)[account.before]
             _definition(proof, state)
-            state = state.without("status")
         return self._slot(proof, account, state, process)
 
     def _slot(self, proof: Proof, account: Account, state: Message, process: Message) -> Verdict:
@@ -244,7 +243,7 @@ class Judge:
             raise Undecided("the accused computed another assignment of this slot")
         self._fits(account, base, request)
         self._keeps_nothing(state)
-        result = self._made(base, request, hashpath.start(base), fresh=proof.slot == 0)
+        result = self._made(base, request, account.record.hashpath_before, fresh=proof.slot == 0, slot=True)
         made = slot_rules.after(result, state, base, request, process, proof.slot)
         return _compared(proof, proof.accused, made, account.after, f"{proof.process} {proof.slot}")
 
@@ -271,7 +270,7 @@ class Judge:
                 return base
             if not found.pure:
                 raise Undecided("the execution device's init is not deterministic")
-            result = self._made(base, asked, hashpath.start(base), fresh=True)
+            result = self._made(base, asked, hashpath.start(base), fresh=True, slot=True)
             if result.status != "ok":
                 raise Undecided("the process cannot begin here")
             return result.value

@@ -11,6 +11,7 @@ from typing import Any
 from hyperpy import Message, commitments, config, device, key
 from hyperpy.audit.fault import Peer
 from hyperpy.commitments import commit
+from hyperpy.errors import HyperpyError
 from hyperpy.fault_proof import Proof, as_message
 from hyperpy.http.server import Server
 from hyperpy.node import Node
@@ -50,9 +51,29 @@ class Tally:
     def elsewhere(self, ctx: Context) -> Any:
         return ctx.resolve({"device": "tally@1.0"}, "clock")
 
+    @key
+    def looked_up(self, ctx: Context, at: str) -> Any:
+        try:
+            return ctx.resolve(at.encode(), "word")
+        except HyperpyError:
+            return b"absent"
+
+    @key
+    def another(self, ctx: Context, n: int) -> Any:
+        return ctx.resolve({"device": "helper@1.0", "n": n}, "next")
+
     @key(deterministic=False)
     def clock(self, ctx: Context) -> int:
         return int(ctx.now() * 1000)
+
+
+@device("helper@1.0")
+class Helper:
+    """Somebody else's device."""
+
+    @key
+    def next(self, n: int) -> int:
+        return n + 1
 
 
 class Served:

@@ -209,6 +209,30 @@ def test_states_of_other_slots_do_not_fit(two: Two, third: Any, fair: Proof) -> 
         assert word(third, mixed)[0] == "undecided"
 
 
+def test_what_a_signed_message_says_cannot_be_exchanged_inside_another(third: Any, fair: Proof) -> None:
+    """The ID of a signed message is that of its signatures: who signed what holds it did not see its words."""
+    first = fair.assignments[0]
+    body = first["body"]
+    assert isinstance(body, Message)
+    for inner in (
+        Message.make({**body.raw_items(), "by": b"900"}, body.commitments),
+        Message.make({**body.raw_items(), "more": b"1"}, body.commitments),
+    ):
+        assert commitments.signed_id(inner) == commitments.signed_id(body)
+        other = Message.make({**first.raw_items(), "body": inner}, first.commitments)
+        commitments.check(other)
+        assert word(third, dataclasses.replace(fair, assignments=(other,)))[0] == "undecided"
+    for place in (0, 1):
+        claim = fair.claims[place]
+        held = claim.reply["process"]
+        assert isinstance(held, Message)
+        inner = Message.make({**held.raw_items(), "total": 9}, held.commitments)
+        reply = Message.make({**claim.reply.raw_items(), "process": inner}, claim.reply.commitments)
+        changed = list(fair.claims)
+        changed[place] = Claim(reply, claim.base, claim.request)
+        assert word(third, dataclasses.replace(fair, claims=tuple(changed)))[0] == "undecided"
+
+
 def test_keys_beside_a_signed_state_count_for_nothing(third: Any, fair: Proof) -> None:
     before = fair.claims[0]
     more = Message.make({**before.reply.raw_items(), "bonus": 1}, before.reply.commitments)

@@ -17,7 +17,7 @@ from hyperpy.errors import CodecError, InvalidSignature, MessageNotFound, SizeEr
 from hyperpy.fault_proof import MAX_BYTES, Account, Claim, Proof, account_body, as_message, from_bytes, to_bytes
 from hyperpy.testing import node, wallet
 from hyperpy.trail import Record
-from tests.audit.liars import Served, Tally, corrupt, judged, served, signed
+from tests.audit.liars import Helper, Served, Tally, corrupt, judged, served, signed
 
 DOUBLE = "/~tally@1.0&n=21/double"
 
@@ -138,6 +138,29 @@ def test_what_depends_on_more_is_undecided(honest: Served, third: Any, path: str
     word, reason = verdict(third, proof_of(honest, path))
     assert word == "undecided"
     assert because in reason
+
+
+def test_what_a_node_happens_to_hold_convicts_nobody(third: Any) -> None:
+    """A device that goes on without a message, or with somebody else's device, answers otherwise elsewhere."""
+    with served("honest", Tally, Helper) as at:
+        name = at.node._lend["store"].write(Message({"word": "known"}))
+        held = proof_of(at, f"/~tally@1.0&at={name}/looked-up")
+        other = proof_of(at, "/~tally@1.0&n=1/another")
+        assert at.peer.ask(f"/~tally@1.0&at={name}/looked-up").reply["body"] == b"known"
+    word, reason = verdict(third, held)
+    assert (word, "a stored message" in reason) == ("undecided", True)
+    with node(Tally, Helper) as judge:
+        word, reason = verdict(judge.node, other)
+        corrupt(judge.node, "helper@1.0", "next", lambda true, found: 5)
+        assert verdict(judge.node, other)[0] == "undecided"
+    assert (word, "helper@1.0" in reason) == ("undecided", True)
+    assert verdict(third, other)[0] == "undecided"
+
+
+def test_an_answer_in_json_is_the_same_claim(honest: Served, liar: Served, third: Any) -> None:
+    for at, word in ((honest, "not-guilty"), (liar, "guilty")):
+        asked = at.peer.ask("/~tally@1.0&n=3/pair?require-codec=application/json")
+        assert verdict(third, fault.wrong_result(at.peer, asked.reply))[0] == word
 
 
 def test_a_device_that_is_not_here_is_undecided(honest: Served) -> None:
