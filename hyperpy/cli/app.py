@@ -33,10 +33,23 @@ Url = Annotated[str | None, typer.Option("--url", help="Ask the node at this URL
 
 def register_all() -> None:
     """Add every verb, once."""
-    from hyperpy.cli import bench, challenge, devices, info, node, process, receipt, replay, store, wallet, wasm
+    from hyperpy.cli import (
+        audit_peer,
+        bench,
+        challenge,
+        devices,
+        info,
+        node,
+        process,
+        receipt,
+        replay,
+        store,
+        wallet,
+        wasm,
+    )
 
     if not app.registered_commands:
-        for part in (node, devices, wallet, info, store, process, replay, receipt, challenge, wasm, bench):
+        for part in (node, devices, wallet, info, store, process, replay, receipt, challenge, audit_peer, wasm, bench):
             part.register(app)
 
 

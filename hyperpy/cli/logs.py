@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import structlog
 
@@ -46,6 +48,18 @@ def configure(level: str, *, as_json: bool = False) -> None:
     package.handlers[:] = [handler]
     package.setLevel(level.upper())
     package.propagate = False
+
+
+@contextmanager
+def only_ours() -> Iterator[None]:
+    """Keep what devices log while a step is made again off the terminal: the report says it."""
+    devices = logging.getLogger("hyperpy.device")
+    level = devices.level
+    devices.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        devices.setLevel(level)
 
 
 def log_steps(node: Node) -> None:
