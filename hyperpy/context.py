@@ -148,8 +148,8 @@ class Chain:
         readers: addresses whose results may be read by ID or hashpath; None is everybody's.
         given: oracle inputs to be injected instead of running keys that are not deterministic;
             None when serving.
-        met: what of this node was met rather than of the inputs: a stored message, a device that is not here, a
-            limit. Whoever catches the error goes on otherwise than another node would.
+        met: what of this node was met rather than of the inputs: a stored message, a device that is not here
+            or keeps a state of its own, a limit. Whoever catches the error goes on otherwise than another node would.
         effects: whether a key that is not deterministic, and does more than look, has answered in time: it
             may have changed something.
         begun: whether one was begun at all, other than an ordered ``commit``, which only makes a signature.

@@ -33,6 +33,7 @@ from hyperpy.dispatch import find
 from hyperpy.encoding import is_id, key_text
 from hyperpy.errors import (
     Busy,
+    DeviceNotFound,
     DeviceReentered,
     DeviceTimeout,
     HyperpyError,
@@ -171,7 +172,11 @@ class Resolver:
                 made = request
             if not isinstance(base, Message):  # 3
                 raise KeyNotFound("a literal value has no keys", hint="Remove the last part of the path.")
-            found = find(self.registry, base, normalise.key_of(made))
+            try:
+                found = find(self.registry, base, normalise.key_of(made))
+            except DeviceNotFound:
+                chain.met = "a device that is not here"
+                raise
             control = None if chain.strict else made.raw("cache-control")
             now = Step(base, made, found, frame, address=address)
             if frame.substeps and frame.depth == 0:  # of sub-paths in the request; their results are in it now
@@ -299,6 +304,7 @@ class Resolver:
             self._running[here] = before
 
     def _in_actor(self, now: Step) -> Any:
+        now.inner.chain.met = "a device that keeps a state of its own"
         device = now.found.device.spec
         group = now.base.get(device.one_per or "", now.request.get(device.one_per or "", b""))
         label = key_text(group) if isinstance(group, bytes) else unsigned_id(group)

@@ -62,6 +62,13 @@ class Tally:
     def another(self, ctx: Context, n: int) -> Any:
         return ctx.resolve({"device": "helper@1.0", "n": n}, "next")
 
+    @key
+    def perhaps(self, ctx: Context, n: int) -> Any:
+        try:
+            return ctx.resolve({"device": "helper@1.0", "n": n}, "next")
+        except HyperpyError:
+            return 0
+
     @key(deterministic=False)
     def clock(self, ctx: Context) -> int:
         return int(ctx.now() * 1000)

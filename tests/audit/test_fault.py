@@ -146,6 +146,7 @@ def test_what_a_node_happens_to_hold_convicts_nobody(third: Any) -> None:
         name = at.node._lend["store"].write(Message({"word": "known"}))
         held = proof_of(at, f"/~tally@1.0&at={name}/looked-up")
         other = proof_of(at, "/~tally@1.0&n=1/another")
+        perhaps = proof_of(at, "/~tally@1.0&n=1/perhaps")
         assert at.peer.ask(f"/~tally@1.0&at={name}/looked-up").reply["body"] == b"known"
     word, reason = verdict(third, held)
     assert (word, "a stored message" in reason) == ("undecided", True)
@@ -155,6 +156,8 @@ def test_what_a_node_happens_to_hold_convicts_nobody(third: Any) -> None:
         assert verdict(judge.node, other)[0] == "undecided"
     assert (word, "helper@1.0" in reason) == ("undecided", True)
     assert verdict(third, other)[0] == "undecided"
+    word, reason = verdict(third, perhaps)
+    assert (word, "a device that is not here" in reason) == ("undecided", True)
 
 
 def test_an_answer_in_json_is_the_same_claim(honest: Served, liar: Served, third: Any) -> None:
