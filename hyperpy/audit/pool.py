@@ -24,6 +24,8 @@ from hyperpy.verdicts import Finding, Report, StepReport
 
 WORTH: Final = 400
 """Steps below which a process of its own costs more than it saves."""
+_STALE_S: Final = 0.1
+"""Seconds for which what a node writes meanwhile may go unnoticed."""
 _TASKS: Final = 4
 """Tasks per worker: the last ones even out what the first ones left."""
 
@@ -55,6 +57,7 @@ class Source:
             yield Evidence.of_receipt(decode(self.data), self.where or "the receipt")
             return
         store = LmdbStore(Path(self.folder), readonly=True)
+        store.tables.stale_s = _STALE_S
         try:
             yield Evidence.of_store(store, self.where or f"the store {self.folder}")
         finally:

@@ -61,6 +61,9 @@ class Tables:
         self._seen: dict[int, int] | None = None
         self._places: dict[int, tuple[int, int]] = {}
         self._closed = False
+        self.stale_s = 0.0
+        """Read-only: seconds for which what another process writes may go unnoticed."""
+        self._due = 0.0
         self.condemned: set[bytes] = set()
         """Keys that are being removed: absent already."""
         self._group: Group[Sequence[Change]] = Group(self._append)
@@ -290,6 +293,11 @@ class Tables:
 
     def _refresh(self) -> None:
         """Read-only: see what the writing process has in its journal now."""
+        if self.stale_s:
+            now = time.monotonic()
+            if now < self._due:
+                return
+            self._due = now + self.stale_s
         state = self._journal.state()
         if state == self._seen:
             return
