@@ -15,11 +15,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from hyperpy import commitments, hashpath, reply
 from hyperpy.audit.bisect import first_difference
-from hyperpy.audit.fault import Asked, Peer, assignment_of, last_slot, signer_of, state_of
+from hyperpy.audit.fault import Asked, Peer, assignment_of, last_slot, signer_of, state_of, with_account
+from hyperpy.audit.replay import Options
 from hyperpy.audit.verified import replayed
 from hyperpy.cache import Batch
 from hyperpy.codecs import canonical
@@ -34,10 +36,12 @@ from hyperpy.errors import (
     NotDeterministic,
     UpstreamError,
 )
+from hyperpy.fault_proof import account_of
 from hyperpy.message import Message, Value
 from hyperpy.node import Node
 from hyperpy.schedule_rules import Mark, check_assignment, schedulers_of, slot_of
 from hyperpy.store.schedule import slot_bytes, write_assignment
+from hyperpy.trail import Record
 from hyperpy.verdicts import Finding, Report, StepReport, Verdict, worst
 
 PROBES: Final = (
@@ -59,10 +63,14 @@ Heard = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What to look at: paths (the probes if there are none and no processes), and processes by ID."""
+    """What to look at: paths (the probes if there are none and no processes), and processes by ID.
+
+    ``devices`` are files or classes beside the bundled and installed devices, for receipts.
+    """
 
     paths: Sequence[str] = ()
     processes: Sequence[str] = ()
+    devices: Sequence[str | Path | type] = ()
 
 
 def audit_peer(peer: Peer, node: Node, wanted: Wanted, heard: Heard = lambda what: None) -> Report:
@@ -75,16 +83,18 @@ def audit_peer(peer: Peer, node: Node, wanted: Wanted, heard: Heard = lambda wha
         UpstreamError: the peer cannot be reached at all.
     """
     report = Report(peer.url)
+    keeps = _keeps_a_trail(peer)
     paths = wanted.paths or (() if wanted.processes else PROBES)
     signers: list[str] = []
     for path in paths:
         heard(path)
-        report.steps.append(step := _path(peer, node, path, report))
+        report.steps.append(step := _path(peer, node, path, report, wanted.devices if keeps else None))
         signers += step.attested_by
     for process in wanted.processes:
         heard(process)
-        report.steps += _process(peer, node, process, heard)
-    report.findings += _unsupplied(peer)
+        report.steps += _process(peer, node, process, heard, keeps)
+    if not keeps:
+        report.findings += [Finding("not-supplied", text, where=(peer.url,)) for text in _MISSING]
     report.total = len(report.steps)
     report.attested_by = tuple(dict.fromkeys(signers))
     return report
@@ -93,7 +103,9 @@ def audit_peer(peer: Peer, node: Node, wanted: Wanted, heard: Heard = lambda wha
 # -- an answer --------------------------------------------------------------------------------
 
 
-def _path(peer: Peer, node: Node, path: str, report: Report) -> StepReport:
+def _path(peer: Peer, node: Node, path: str, report: Report, devices: Sequence[str | Path | type] | None) -> StepReport:
+    """Compare one answer; with ``devices``, which a peer that keeps a trail is asked with, the steps behind it too."""
+    keeps = devices is not None
     try:
         asked = peer.ask(path)
     except InvalidSignature as error:
@@ -107,15 +119,36 @@ def _path(peer: Peer, node: Node, path: str, report: Report) -> StepReport:
             where = (peer.url,)
             text = "nobody signed the reply: it claims nothing"
             return _said(path, Verdict.MISSING, [Finding("signature", text, where=where)])
-    verdict, findings = _compared(node, asked, signer)
+    verdict, findings = _compared(node, asked, signer, keeps)
+    if verdict is Verdict.DIVERGED and keeps and (other := _other_code(node, lambda: _account(peer, answer, signer))):
+        verdict, findings = Verdict.DIFFERS, [*findings, other]
     made = _said(path, verdict, findings, answer)
     made.attested_by = (signer,)
-    if verdict is Verdict.REPRODUCED and answer.hashpath:
-        _with_receipt(peer, answer.hashpath, made, report)
+    if verdict is Verdict.REPRODUCED and devices is not None and answer.hashpath:
+        _with_receipt(peer, answer.hashpath, made, report, Options(devices=devices))
     return made
 
 
-def _compared(node: Node, asked: Asked, signer: str) -> tuple[Verdict, list[Finding]]:
+def _account(peer: Peer, answer: Message, signer: str) -> Record:
+    return account_of(with_account(peer, answer, signer)[1], signer).record
+
+
+def _other_code(node: Node, account: Callable[[], Record]) -> Finding | None:
+    """Return that other code made a result than this machine's, by the signer's own account; None if not."""
+    try:
+        record = account()
+    except HyperpyError:
+        return None
+    try:
+        own = node.registry.lookup(record.device).implementation
+    except DeviceNotFound:
+        own = ""
+    if own == record.implementation:
+        return None
+    return Finding("implementation", f"{record.device} is another version there", own, record.implementation)
+
+
+def _compared(node: Node, asked: Asked, signer: str, keeps: bool) -> tuple[Verdict, list[Finding]]:
     """Resolve the path here and compare what the signature covers."""
     answer = asked.reply
     chain = node.chain(None)
@@ -134,25 +167,28 @@ def _compared(node: Node, asked: Asked, signer: str) -> tuple[Verdict, list[Find
     if theirs != ours:
         text = "computed here, the path gives something else"
         findings.append(Finding("result", text, commitments.content_id(ours), commitments.content_id(theirs)))
-    tagged = any("tag" in fields for fields in answer.commitments.values())
-    if tagged and own.hashpath is not None and answer.hashpath != own.hashpath:
-        text = "the path leads to another hashpath, as far as the request is known"
-        findings.append(Finding("hashpath", text, own.hashpath, answer.hashpath or ""))
-    if any(one.rule == "result" for one in findings):
+    if findings:
         return Verdict.DIVERGED, findings
-    return (Verdict.DIVERGED if findings else Verdict.REPRODUCED), findings
+    tagged = any("tag" in fields for fields in answer.commitments.values())
+    if not tagged or own.hashpath is None or answer.hashpath == own.hashpath:
+        return Verdict.REPRODUCED, []
+    text = "the path leads to another hashpath"
+    if keeps:
+        return Verdict.DIVERGED, [Finding("hashpath", text, own.hashpath, answer.hashpath or "")]
+    text += ", as far as it is known what the node made of the request"
+    return Verdict.ATTESTED, [Finding("hashpath", text, own.hashpath, answer.hashpath or "")]
 
 
 def _only(item: Message, names: set[str]) -> Message:
     return Message.make({name: one for name, one in item.raw_items().items() if name in names})
 
 
-def _with_receipt(peer: Peer, ref: str, made: StepReport, report: Report) -> None:
+def _with_receipt(peer: Peer, ref: str, made: StepReport, report: Report, options: Options) -> None:
     """Ask for the recorded steps behind a reply, and make them again too."""
     data = _receipt(peer, ref)
     if data is None:
         return
-    found = replayed(data)
+    found = replayed(data, options)
     made.given += found.given
     if found.verdict is Verdict.REPRODUCED:
         return
@@ -189,7 +225,7 @@ def _said(path: str, verdict: Verdict, findings: Sequence[Finding], answer: Mess
 # -- a process --------------------------------------------------------------------------------
 
 
-def _process(peer: Peer, node: Node, process: str, heard: Heard) -> Iterator[StepReport]:
+def _process(peer: Peer, node: Node, process: str, heard: Heard, keeps: bool) -> Iterator[StepReport]:
     """Check a process's schedule, compute it here, and find the first state that differs."""
     try:
         last = last_slot(peer, process)
@@ -206,7 +242,7 @@ def _process(peer: Peer, node: Node, process: str, heard: Heard) -> Iterator[Ste
 
     def same(slot: int) -> bool:
         heard(f"{process} slot {slot}")
-        compared[slot] = _same_state(peer, node, process, slot)
+        compared[slot] = _same_state(peer, node, process, slot, keeps)
         return compared[slot][0]
 
     try:
@@ -220,7 +256,14 @@ def _process(peer: Peer, node: Node, process: str, heard: Heard) -> Iterator[Ste
     step = _said(title, Verdict.REPRODUCED if found.slot is None else Verdict.DIVERGED, [])
     step.slot = (process, slot)
     step.findings = () if difference is None else (difference,)
+    if found.slot is not None and (other := _other_code(node, lambda: _slot_account(peer, process, slot))):
+        step.verdict, step.findings = Verdict.DIFFERS, (*step.findings, other)
     yield step
+
+
+def _slot_account(peer: Peer, process: str, slot: int) -> Record:
+    signer = signer_of(state_of(peer, process, slot).reply)
+    return account_of(peer.account(f"process={process}&slot={slot}"), signer).record
 
 
 def _scheduled(peer: Peer, node: Node, process: str, last: int, heard: Heard) -> list[Finding]:
@@ -290,7 +333,7 @@ def _stamp(one: Message) -> int:
     return found if type(found) is int else 0
 
 
-def _same_state(peer: Peer, node: Node, process: str, slot: int) -> tuple[bool, Finding | None]:
+def _same_state(peer: Peer, node: Node, process: str, slot: int, keeps: bool) -> tuple[bool, Finding | None]:
     """Compare a peer's state with the one computed here: as a whole, else by its results."""
     theirs = state_of(peer, process, slot).reply.without("status")
     ours = _state(node, process, slot)
@@ -298,7 +341,7 @@ def _same_state(peer: Peer, node: Node, process: str, slot: int) -> tuple[bool, 
     if ids[0] == ids[1]:
         return True, None
     results = [_results(one) for one in (ours, theirs)]
-    if results[0] is not None and results[0] == results[1] and not _is_hyperpy(peer):
+    if results[0] is not None and results[0] == results[1] and not keeps:
         return True, Finding("form", "the state is written in another form; its results are equal", *ids)
     return False, Finding("result", f"computed here, the state after slot {slot} is another one", *ids)
 
@@ -340,19 +383,12 @@ def _nothing(ref: str) -> Value:
 # -- what a peer cannot supply ------------------------------------------------------------------
 
 
-def _is_hyperpy(peer: Peer) -> bool:
-    return peer.ask("/~audit@1.0/trail?ref=x").reply.get("status") == 400
-
-
-def _unsupplied(peer: Peer) -> list[Finding]:
-    """Return what a peer that is no hyperpy node cannot give, and what is therefore not shown."""
+def _keeps_a_trail(peer: Peer) -> bool:
+    """Say whether a peer knows of audits at all: then a reference that is none is a 400, and no unknown device."""
     try:
-        if _is_hyperpy(peer):
-            return []
-    except HyperpyError:
-        pass
-    where = (peer.url,)
-    return [Finding("not-supplied", text, where=where) for text in _MISSING]
+        return peer.ask("/~audit@1.0/trail?ref=x").reply.get("status") == 400
+    except CommitmentError:
+        return False
 
 
 _MISSING: Final = (

@@ -41,7 +41,7 @@ def audit_peer(
     from hyperpy.cli.node import _local
 
     with only_ours(), Peer(url) as peer, _local(None, device) as node, _told(json) as heard:
-        report = audit_peer(peer, node, Wanted(tuple(path or ()), tuple(process or ())), heard)
+        report = audit_peer(peer, node, Wanted(tuple(path or ()), tuple(process or ()), tuple(device)), heard)
     if html is not None:
         from hyperpy.audit.html import render as page
 
