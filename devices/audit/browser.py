@@ -15,7 +15,7 @@ from typing import Final
 
 MODULES: Final = (
     *("bytes", "canonical", "encoding", "rsa", "ans104", "legacy", "commitments"),
-    *("receipt", "checks", "rules", "verify", "page"),
+    *("receipt", "order", "checks", "rules", "verify", "page"),
 )
 """Each needs only those before it."""
 

@@ -63,14 +63,15 @@ def parsed(body: bytes) -> Receipt:
     except HyperpyError as error:
         raise ReceiptError("canonical", error.message) from None
     if type(found) is not Message or tuple(sorted(found.raw_items())) != KEYS:
-        raise ReceiptError("form", "not a receipt: other keys")
+        rule = "form" if canonical.encode(found) == body else "canonical"
+        raise ReceiptError(rule, "not a receipt: other keys")
     fields = dict(found.raw_items())
-    version = fields["v"]
-    if type(version) is not int or version != VERSION:
-        raise ReceiptError("version", f"a receipt of version {version!r:.20}; this hyperpy reads {VERSION}")
     pieces = joined(fields)
     if b"".join(pieces) != body:
         raise ReceiptError("canonical", "the bytes are not in canonical form")
+    version = fields["v"]
+    if type(version) is not int or version != VERSION:
+        raise ReceiptError("version", f"a receipt of version {version!r:.20}; this hyperpy reads {VERSION}")
     made = _receipt(fields)
     at = 2 * KEYS.index("signature") + 2
     made.__dict__["digest"] = sha256(b"".join([*pieces[:at], b"\xc0", *pieces[at + 1 :]]))

@@ -1,10 +1,11 @@
 // Rules about a receipt as a whole; their names are those of `hyperpy verify`.
 
-import { Unchecked, base64url, nativeId, sha256 } from "./bytes.mjs";
+import { Refused, Unchecked, base64url, nativeId, sha256, unbase64 } from "./bytes.mjs";
 import { Link, Message } from "./canonical.mjs";
 import { checkCommitments, committedOf, committerOf } from "./commitments.mjs";
 
 const MOST = 1000;
+const MOST_SIGNED = 16;
 
 export const finding = (rule, text, expected = "", got = "") => ({ rule, text, expected, got });
 
@@ -25,23 +26,34 @@ export function rootsHeld(receipt) {
 }
 
 export async function commitmentsHold(receipt, unchecked) {
-  // Each signed message once, whatever IDs it is found under.
   const found = [];
-  const signed = new Set([...receipt.index.values()].filter((item) => item instanceof Message && item.commitments.size));
-  for (const item of signed) {
+  for (const [name, item] of receipt.items) {
+    if (!(item instanceof Message) || !item.commitments.size) continue;
     receipt.ids.room = 100000;
     try {
-      await checkCommitments(item, receipt.ids);
+      await checkGenuine(item, receipt.ids);
     } catch (error) {
       if (error instanceof Unchecked) unchecked.add(error.message);
-      else found.push(finding("commitment", `the message ${base64url(receipt.nameOf(item))}: ${error.message}`));
+      else found.push(finding("commitment", `the message ${base64url(name)}: ${error.message}`));
     }
     if (found.length === MOST) break;
   }
   return found;
 }
 
-export function closedAndMinimal(receipt) {
+async function checkGenuine(item, ids) {
+  // Each commitment is genuine, names its device, and is written in the one way.
+  const wrong = (text) => new Refused("commitment", text);
+  if (item.commitments.size > MOST_SIGNED) throw wrong("more commitments on one message than are summed");
+  for (const one of item.commitments.values()) {
+    if (!one.items.has("commitment-device")) throw wrong("a commitment does not say by which device it was made");
+    const told = one.get("signature");
+    if (typeof told === "string" && base64url(unbase64(told)) !== told) throw wrong("a commitment does not write its signature in the one way");
+  }
+  await checkCommitments(item, ids);
+}
+
+export function closedAndMinimal(receipt, order) {
   const wanted = { record: new Set(receipt.roots), message: new Set(), origin: new Set() };
   for (const [kind, name] of named(receipt)) wanted[kind].add(name);
   const origins = receipt.origins.map(sha256);
@@ -60,21 +72,18 @@ export function closedAndMinimal(receipt) {
       found.push(finding("closed", `${base64url(name)} is listed as absent, but nothing names it`));
     } else if (there.has(name)) found.push(finding("closed", `${base64url(name)} is listed as absent, but it is there`));
   }
-  return [...found, ...minimal(receipt, wanted, origins)];
+  return [...found, ...minimal(receipt, wanted, origins, new Set(order))];
 }
 
-function minimal(receipt, wanted, origins) {
-  const spare = [...receipt.records.keys()].filter((name) => !wanted.record.has(name)).map((name) => ["record", name]);
+function minimal(receipt, wanted, origins, needed) {
+  const spare = [...receipt.records.keys()].filter((name) => !needed.has(name)).map((name) => ["record", name]);
   spare.push(...origins.filter((name) => !wanted.origin.has(name)).map((name) => ["origin", name]));
-  const signed = receipt.messages.filter((item) => item instanceof Message && item.commitments.size);
-  const contents = new Set(signed.map((item) => nativeId(receipt.ids.content(item))));
-  for (const item of receipt.messages) {
-    const own = receipt.nameOf(item);
-    const isSigned = item instanceof Message && item.commitments.size > 0;
-    const used = isSigned
-      ? wanted.message.has(own) || wanted.message.has(rawId(receipt.ids.signed(item)))
-      : wanted.message.has(own) && !contents.has(own);
-    if (!used) spare.push(["message", own]);
+  const others = new Set(receipt.items.slice(receipt.messages.length).map(([name]) => name));
+  for (const [, item] of receipt.items) {
+    if (item instanceof Message && item.commitments.size) others.add(nativeId(receipt.ids.content(item)));
+  }
+  for (const [name] of receipt.items.slice(0, receipt.messages.length)) {
+    if (!wanted.message.has(name) || others.has(name)) spare.push(["message", name]);
   }
   const scheduled = new Set([...receipt.slots, ...receipt.snapshots].map(([process]) => process));
   for (const process of receipt.schedules.keys()) if (!scheduled.has(process)) spare.push(["schedule of the process", process]);
@@ -138,13 +147,13 @@ export async function signersOf(receipt, unchecked) {
   if (told.items.size !== 2 || told.get("type") !== "receipt") return unsound;
   try {
     receipt.ids.room = 100000;
-    await checkCommitments(told, receipt.ids);
+    await checkGenuine(told, receipt.ids);
   } catch (error) {
     if (!(error instanceof Unchecked)) return unsound;
     unchecked.add(error.message);
     return [[], []];
   }
   const all = [...told.commitments.values()].filter((one) => committerOf(one));
-  const covered = all.every((one) => ["type", "digest"].every((key) => committedOf(one).includes(key)));
+  const covered = [...told.commitments.values()].every((one) => [...new Set(committedOf(one))].sort().join() === "digest,type");
   return all.length && covered ? [[...new Set(all.map(committerOf))], []] : unsound;
 }

@@ -1,6 +1,6 @@
 // A receipt's bytes as its parts. Nothing it says is checked here but its form.
 
-import { Refused, base64url, nativeId, sha256 } from "./bytes.mjs";
+import { Refused, base64url, nativeId, sha256, unbase64 } from "./bytes.mjs";
 import { Link, Message, Reader, decodeCanonical } from "./canonical.mjs";
 import { Ids } from "./commitments.mjs";
 
@@ -79,6 +79,16 @@ export class Receipt {
     this.signature = signature === null ? null : restored(signature);
     if (this.signature !== null && !(this.signature instanceof Message)) throw malformed("the signature is no message");
     this.checkOrder(list(fields.get("records")).length, list(fields.get("schedules")).length);
+    this.checkIds();
+  }
+
+  checkIds() {
+    // Records write an ID in the one way in which it is computed: base64 has more than one.
+    for (const record of this.records.values()) {
+      const names = [record.base, record.request, record["hashpath-before"].slice(0, 43), record["hashpath-after"].slice(0, 43)];
+      for (const one of [record, ...record.oracles]) names.push(...[one.request, one.result].filter(Boolean));
+      if (!names.every(isInOneForm)) throw malformed("a record names something by what is no ID, or not the one way to write it");
+    }
   }
 
   checkOrder(records, schedules) {
@@ -107,20 +117,23 @@ export class Receipt {
     return raw;
   }
 
+  get items() {
+    // Every message held, with its ID; those of schedules come last.
+    if (this.all) return this.all;
+    const scheduled = [...this.schedules.values()].flat().flatMap(walk);
+    this.all = [...this.messages, ...scheduled].map((item) => [this.nameOf(item), item]);
+    return this.all;
+  }
+
   get index() {
     // Every message that can be read here, by each ID that it is found under.
     if (this.found) return this.found;
     const found = (this.found = new Map());
     const put = (raw, item) => found.has(raw) || found.set(raw, item);
-    const held = [...this.messages];
-    for (const each of this.schedules.values()) for (const one of each) held.push(...walk(one));
     // The order matters where two share an ID: what stands first is what is read.
-    for (const item of held) put(this.nameOf(item), item);
-    for (const item of held) {
-      if (!(item instanceof Message) || !item.commitments.size) continue;
-      const signed = nativeId(this.ids.signed(item));
-      if (signed.length === 32) put(signed, item);
-      put(nativeId(this.ids.content(item)), new Message(item.items));
+    for (const [name, item] of this.items) put(name, item);
+    for (const [, item] of this.items) {
+      if (item instanceof Message && item.commitments.size) put(nativeId(this.ids.content(item)), new Message(item.items));
     }
     return found;
   }
@@ -192,8 +205,10 @@ function layer(item) {
 function schedule(item) {
   const [process, assignments] = list(item);
   if (item.length !== 2 || !list(assignments).length) throw malformed("an empty schedule");
-  const found = assignments.map((raw) => restored(decodeCanonical(text(raw))));
+  const found = assignments.map((raw) => restored(decodedForm(text(raw))));
   if (!found.every((one) => one instanceof Message)) throw malformed("an assignment is no message");
+  const held = found.flatMap(walk).flatMap((one) => (one instanceof Message ? [...one.items.values()] : Array.isArray(one) ? one : []));
+  if (held.some((one) => one instanceof Link)) throw malformed("an assignment in a receipt holds all of its parts");
   return [idOf(process), found];
 }
 
@@ -202,8 +217,24 @@ function absence([name, reason, size]) {
   return { id: idOf(name), reason, size: size === null ? null : number(size, 1n << 50n) };
 }
 
+function decodedForm(raw) {
+  try {
+    return decodeCanonical(raw);
+  } catch (error) {
+    throw malformed(error.message);
+  }
+}
+
+function isInOneForm(name) {
+  try {
+    return name.length === 43 && base64url(unbase64(name)) === name;
+  } catch {
+    return false;
+  }
+}
+
 function recordOf(raw) {
-  const fields = decodeCanonical(raw);
+  const fields = decodedForm(text(raw));
   const names = [...TEXTS, ...DIGESTS, "oracles", "v"].sort();
   if (!(fields instanceof Message) || [...fields.items.keys()].join() !== names.join()) throw malformed("not a trail record");
   if (fields.get("v") !== 1n) throw malformed("a trail record of another version");

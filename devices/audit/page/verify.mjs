@@ -2,6 +2,7 @@
 
 import { Refused, base64url, textOf } from "./bytes.mjs";
 import { closedAndMinimal, commitmentsHold, finding, partReached, rootsHeld, signersOf } from "./checks.mjs";
+import { computed } from "./order.mjs";
 import { decodeReceipt, plainOf } from "./receipt.mjs";
 import { Look, schedulesHold, snapshotsHold } from "./rules.mjs";
 
@@ -28,11 +29,12 @@ const empty = () => ({ ref: "", verdict: "", given: 0, total: 0, findings: [], s
 
 async function verified(receipt) {
   const unchecked = new Set();
+  const names = computed(receipt);
   const [signers, unsound] = await signersOf(receipt, unchecked);
   const findings = [
     ...rootsHeld(receipt),
     ...(await commitmentsHold(receipt, unchecked)),
-    ...closedAndMinimal(receipt),
+    ...closedAndMinimal(receipt, names),
     ...schedulesHold(receipt),
     ...snapshotsHold(receipt),
     ...partReached(receipt),
@@ -40,7 +42,6 @@ async function verified(receipt) {
     ...receipt.evidence.slice(0, 1).map(() => finding("evidence", "attestation evidence has no place in a receipt of version 1")),
   ];
   const look = new Look(receipt);
-  const names = byAge(receipt.records);
   const steps = names.map((name) => stepOf(receipt, look, name, signers));
   const invalid = findings.some((one) => one.rule !== "unsigned") || steps.some((step) => step.verdict === "invalid");
   const missing = unchecked.size || !signers.length || !steps.length || steps.some((step) => step.verdict === "missing");
@@ -59,21 +60,6 @@ async function verified(receipt) {
       return found === null ? "(not in the receipt)" : JSON.stringify(plainOf(found), null, 2);
     },
   };
-}
-
-function byAge(records) {
-  // Each after the one that it is a part of or was taken from; else in the file's order.
-  const done = new Set();
-  for (const first of records.keys()) {
-    const line = [];
-    for (let name = first; records.has(name) && !done.has(name) && !line.includes(name); ) {
-      line.push(name);
-      const record = records.get(name);
-      name = record.parent || record["cached-from"];
-    }
-    line.reverse().forEach((name) => done.add(name));
-  }
-  return [...done];
 }
 
 function stepOf(receipt, look, name, signers) {
