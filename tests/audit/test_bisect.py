@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from hyperpy import Message, commitments
+from hyperpy.actors import ActorSystem
 from hyperpy.audit import fault
 from hyperpy.audit.bisect import first_difference
 from hyperpy.client import Client
@@ -243,6 +245,43 @@ def test_keys_beside_a_signed_state_count_for_nothing(third: Any, fair: Proof) -
     assert word(third, dataclasses.replace(fair, claims=(Claim(changed, None, before.request), fair.claims[1])))[0] == (
         "undecided"
     )
+
+
+COUNTING = """
+from hyperpy import Message, device, key
+@device("counting@1.0")
+class Counting:
+    @key
+    def compute(self, base: Message) -> Message:
+        return base | {"n": int(base.get("n", 0)) + STEP}
+"""
+
+
+def test_states_of_an_older_version_beside_a_newer_account(tmp_path: Path) -> None:
+    """An honest node was updated and computed its process again: its old word does not meet its new one."""
+    file = tmp_path / "counting.py"
+    file.write_text(COUNTING.replace("STEP", "1"), "utf-8")
+    with served("honest", file) as honest:
+        with Client(honest.url, wallet("owner")) as client:
+            name = client.send("/~scheduler@1.0/schedule", process(honest, "counting@1.0")).text("process")
+            for _ in range(3):
+                client.send(f"/{name}/schedule", {"target": name, "type": "Message"})
+        old = fault.wrong_state(honest.peer, name, 3)
+        file.write_text(COUNTING.replace("STEP", "2"), "utf-8")
+        honest.node.reload(file)
+        honest.node.actors.stop()  # whoever computed with the old code keeps what it has, and is gone
+        honest.node.actors = honest.node._lend["workers"]._actors = ActorSystem()
+        store = honest.node.store
+        gone = [("states", at) for at, _ in store.scan("states")]
+        store.write([], gone + [("heads", at) for at, _ in store.scan("heads") if len(at) == 40])
+        new = fault.wrong_state(honest.peer, name, 3)
+        assert (old.claims[1].reply["n"], new.claims[1].reply["n"]) == (4, 8)
+        with node(file) as judge:
+            assert word(judge.node, new)[0] == "not-guilty"
+            assert "implementation differs" in word(judge.node, old)[1]
+            for claims in (old.claims, (old.claims[0], new.claims[1]), (new.claims[0], old.claims[1])):
+                found, reason = word(judge.node, dataclasses.replace(new, claims=claims))
+                assert (found, "by the accused's account" in reason or "is about" in reason) == ("undecided", True)
 
 
 def test_a_device_with_a_snapshot_is_undecided(third: Any) -> None:

@@ -271,6 +271,10 @@ def test_a_node_that_signs_what_it_is_asked_to_gives_no_account(honest: Served, 
     reply = commit(words, wallet("honest"), tag=hashpath.extend(base, request))
     claim = dataclasses.replace(proof, accounts=(Claim(reply, base, request),))
     assert "an account is" in verdict(third, claim)[1]
+    for path, more in (("remove", {"item": "x"}), ("get", {"key": "self"}), ("account", {"x": Message({"y": 1})})):
+        base, request = Message({"device": "fault@1.0", "body": body}), Message({"path": path, **more})
+        forged = Claim(commit(words, wallet("honest"), tag=hashpath.extend(base, request)), base, request)
+        assert "an account is" in verdict(third, dataclasses.replace(proof, accounts=(forged,)))[1]
     real = proof.accounts[0]
     claim = dataclasses.replace(proof, accounts=(Claim(reply, real.base, real.request),))
     assert "hashpath of this step" in verdict(third, claim)[1]
