@@ -49,7 +49,8 @@ def page() -> Iterator[Callable[[bytes], dict[str, Any]]]:
 def here(data: bytes) -> Said:
     """Return what Python says: verdict, rules of the whole, rules of the steps.
 
-    A bad file may be so in several ways at once, and either side names the first that it meets. Of a schedule with a forged signature Python says so twice; the page names the signature alone.
+    A bad file may be so in several ways at once, and either side names the first that it meets. Of a schedule
+    with a forged signature Python says so twice; the page names the signature alone.
     """
     report = verify(data)
     if report.verdict is Verdict.BAD_FILE:
