@@ -118,6 +118,8 @@ class GreenZone:
             return _answered(lambda: self._join(request, ctx))
         asked = request.private.get("order")
         if isinstance(asked, Message) and "report" in asked and "evidence" not in asked:
+            if self.zone.keeps:
+                self._reference.begin()
             return _answered(lambda: self._reference.admit(request, ctx))
         return _answered(lambda: self._admitted(request, ctx))
 
@@ -135,7 +137,8 @@ class GreenZone:
         """Begin an epoch without the member ``address``. The operator's order, each good once."""
         order = self._ordered(request, "remove")
         address = self._given(request, "address")
-        if address == self._keys.address or address not in self.zone.members:
+        known = self.zone.members.keys() | self._reference.trusted
+        if address == self._keys.address or address not in known:
             raise ParameterError("remove: there is no such member", name="address")
         names = {f"{_USED}{name}": b64u(bytes(32)) for name in order.commitments}
         if any(self._store.named(name) is not None for name in names):
@@ -158,6 +161,7 @@ class GreenZone:
         """Forget the zone and its keys. The operator's order."""
         self._ordered(request, "leave")
         self.zone.leave()
+        self._reference.forget()
         return b"OK"
 
     @key(deterministic=False)
@@ -444,4 +448,4 @@ def _listed(item: Message, name: str) -> list[Value]:
 
 
 def _without(members: dict[str, Any], address: str) -> None:
-    del members[address]
+    members.pop(address, None)

@@ -11,6 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hyperpy.devices.greenzone import GreenZone, admission, epochs, keys
+from hyperpy.devices.snp import Snp
 
 from hyperpy import Message, commitments, config, hashpath
 from hyperpy.attest import software
@@ -55,11 +56,13 @@ class Place:
     def __init__(self, stack: ExitStack, name: str, amd: fake_amd.FakeAmd, store: Any = None, **settings: Any) -> None:
         self.guest = FakeGuest(amd)
         self.key = wallet(name)
-        flags = {"devices.grant": {"greenzone@1.0": NEEDS}, "snp.trusted": [HASHES], **settings}
+        flags = {"devices.grant": {"greenzone@1.0": NEEDS, "snp@1.0": NEEDS}, "snp.trusted": [HASHES], **settings}
         loaded = config.load(environ={}, flags=flags)
         self.operator = wallet(f"operator of {name}")
         self.store = store or MemoryStore()
-        self.node = Node(loaded, key=self.key, store=self.store, operator=self.operator.address, devices=[GreenZone])
+        self.node = Node(
+            loaded, key=self.key, store=self.store, operator=self.operator.address, devices=[GreenZone, Snp]
+        )
         self.node._lend["attester"] = self.guest
         stack.callback(self.node.close)
         self.server = Server(self.node, "127.0.0.1", 0)
