@@ -28,7 +28,8 @@ GRACE_S: Final = 3600.0
 """How long steps stay where only receipts are kept: long enough to ask for one."""
 EVERY_S: Final = 3600.0
 """Between two looks at what is too old."""
-_DAY_S: Final = 86400.0
+DAY_S: Final = 86400.0
+"""Seconds of a day."""
 _NOTE: Final = b"removed"
 
 
@@ -81,7 +82,7 @@ def is_limited(config: Config) -> bool:
 
 def age_s(config: Config) -> float:
     """Return the age, in seconds, at which steps go."""
-    days = config.trail.days * _DAY_S
+    days = config.trail.days * DAY_S
     if not config.trail.receipts_only:
         return days
     return min(days, GRACE_S) if days else GRACE_S
@@ -126,6 +127,15 @@ def removed(store: Store) -> dict[str, Any]:
     """Return what was removed so far: ``at``, ``before``, ``records``, ``messages``; empty if nothing was."""
     data = store.get("header", _NOTE)
     return dict(json.loads(data)) if data is not None else {}
+
+
+def named(store: Store, name: str) -> str:
+    """Return how to name a store to who looks for something in it: with what was removed from it, if anything was."""
+    known = removed(store)
+    if not known:
+        return name
+    before = f"recorded before {known['before']}" if known["before"] else "to make room"
+    return f"{name}, from which {known['records']} steps were removed ({before})"
 
 
 def _text(moment: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import OrderedDict
@@ -9,17 +10,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from hyperpy import retention
 from hyperpy.audit.collect import Limits, collect
-from hyperpy.audit.replay import Options, Run, drawn, finished, started
+from hyperpy.audit.replay import Options, Run, drawn, finished, started, work_of
 from hyperpy.audit.source import Evidence, Plan
 from hyperpy.config import Config
 from hyperpy.encoding import b64u
 from hyperpy.errors import Busy, DeviceTimeout, Forbidden
 from hyperpy.message import Message
 from hyperpy.privacy import Gate
+from hyperpy.receipt import decode
 from hyperpy.sdk import Context
 from hyperpy.store.base import Store
 from hyperpy.verdicts import Report, StepReport
+
+log = logging.getLogger("hyperpy.store")
 
 MOST: Final = 8
 """Audits that are under way or may be gone on with; the one longest unheard of is dropped."""
@@ -40,7 +45,7 @@ class _Job:
         self.report = started(evidence, plan, options, self.chosen)
         self.found: dict[str, StepReport] = {}
         self.used = time.monotonic()
-        self._run = Run(evidence, plan, options, self.chosen)
+        self._run = Run(evidence, options, work_of(evidence, plan, options, self.chosen))
         self._steps = iter(self._run)
 
     def go_on(self, until: float) -> Report | None:
@@ -146,7 +151,21 @@ class Audits:
 
         evidence, plan = self._planned(ref, ctx, options.pop("slots", None))
         sign = self._sign if options.pop("sign", True) else None
-        return build(evidence, plan, sign=sign, readers=_readers(ctx), **options)
+        made = build(evidence, plan, sign=sign, readers=_readers(ctx), **options)
+        self._keep(plan, made)
+        return made
+
+    def _keep(self, plan: Plan, made: bytes) -> None:
+        """Have what a receipt needs kept for as long as ``[trail] receipt-days`` says, where there is room for it."""
+        trail = self._config.trail
+        if not trail.receipt_days:
+            return
+        names = [one.name for one in plan.steps]
+        if plan.schedules:  # a later snapshot takes the place of an older one
+            names += [one.state for one in decode(made).snapshots]
+        until = time.time() + trail.receipt_days * retention.DAY_S
+        if not retention.pin(self._store, names, until, trail.receipt_records):
+            log.warning("a receipt's steps are not kept: [trail] receipt-records are in use")
 
     def close(self) -> None:
         """Let go of all audits."""
@@ -159,7 +178,7 @@ class Audits:
     # -- parts -------------------------------------------------------------------------------
 
     def _planned(self, ref: str, ctx: Context, slots: tuple[int, int] | None) -> tuple[Evidence, Plan]:
-        evidence = Evidence.of_store(self._store, "this node's store")
+        evidence = Evidence.of_store(self._store, retention.named(self._store, "this node's store"))
         plan = collect(evidence, ref, slots=slots, limits=Limits(STEPS, STEPS))
         readers = _readers(ctx)
         gate = Gate(evidence.cache, evidence.trail)

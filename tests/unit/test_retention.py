@@ -136,3 +136,22 @@ def test_a_node_removes_what_is_too_old_by_itself(tmp_path: Path, monkeypatch: p
         node.housekeeping.close()
         assert retention.removed(store)["records"] > 0
         assert list(maintenance.verify(store)) == []
+
+
+def test_a_node_keeps_what_its_receipts_need(tmp_path: Path) -> None:
+    store = LmdbStore(tmp_path / "n")
+    own = config.load(environ={}, flags={"trail.receipts-only": True})
+    with Node(own, key=wallet(), store=store, operator=wallet("operator").address) as node:
+        client = TestNode(node)
+        kept_path, lost_path = (client.get(f"/~message@1.0&n={n}/set&k=1").hashpath for n in range(2))
+        assert kept_path is not None
+        assert lost_path is not None
+        data = client.get(f"/~audit@1.0/receipt?ref={kept_path}")["body"]
+        assert isinstance(data, bytes)
+        retention.apply(store, own, time.time() + 2 * DAY)
+        again = client.get(f"/~audit@1.0/replay?ref={kept_path}")
+        assert (again.text("verdict"), again["exit-code"]) == ("reproduced", 0)
+        lost = client.get(f"/~audit@1.0/replay?ref={lost_path}")
+        assert lost["status"] == 404
+        assert "steps were removed (recorded before 2" in lost.text("body")
+        assert list(maintenance.verify(store)) == []
