@@ -34,8 +34,10 @@ from hyperpy.receipt import (
 from hyperpy.receipt.loading import load
 from hyperpy.store.lmdb import LmdbStore
 from hyperpy.store.memory import MemoryStore
-from hyperpy.testing import wallet
+from hyperpy.testing import node, wallet
 from hyperpy.trail import Record, Trail
+from hyperpy.verdicts import Verdict
+from hyperpy.verify import verify
 from tests.audit.samples import KINDS, Sample, after, made, sample, sign
 from tests.devices.parts import place
 
@@ -187,6 +189,59 @@ def test_what_the_asker_may_not_read_is_not_shown() -> None:
         plan = collect(evidence, one.ref)
         with pytest.raises(Forbidden):
             build(evidence, plan, readers=frozenset({"somebody"}))
+
+
+def test_a_step_of_somebody_else_is_absent() -> None:
+    """The reader signed the second of two requests; the first step and its result are not theirs to read."""
+    author = wallet("author").address
+    with place(Sample, store=MemoryStore()) as here:
+        own = here.node
+        first = own.resolve(
+            Message({"device": "sample@1.0", "a": 1, "secret-plan": "x" * 50}), Message({"path": "add"})
+        )
+        signed = commitments.commit(Message({"path": "add", "b": 2}), wallet("author"))
+        second = own.resolve(first, signed)
+        assert isinstance(second, Message)
+        assert second.hashpath is not None
+        evidence = Evidence.of_store(own.store, "here")
+        plan = collect(evidence, second.hashpath)
+        assert len(plan.steps) == 2
+        everything = build(evidence, plan)
+        theirs = build(evidence, plan, sign=sign, readers=frozenset({author}))
+    assert len(decode(everything).records) == 2
+    receipt = decode(theirs)
+    (record,) = receipt.steps.values()
+    assert commitments.signed_id(signed) == record.request
+    assert {(b64u(one.id), one.reason) for one in receipt.absent} >= {(record.base, "private")}
+    report = verify(theirs)
+    assert report.verdict is Verdict.MISSING
+    assert {finding.rule for step in report.steps for finding in step.findings} == {"absent"}
+
+
+def test_over_http_others_get_nothing() -> None:
+    with node(flags={"trail.public": False}) as n:
+        at = n.get("/~calculator@1.0&a=1/add&b=2").hashpath
+        assert at is not None
+        assert n.get("/~audit@1.0/receipt", {"ref": at})["status"] == 403
+
+
+@pytest.mark.parametrize(
+    ("keys", "status"),
+    [
+        ({"ref": "A" * 43}, 404),
+        ({"ref": "nothing"}, 400),
+        ({}, 400),
+        ({"max-bytes": "-1"}, 400),
+        ({"max-bytes": "99999999999"}, 400),
+        ({"slots": "x"}, 400),
+        ({"part": "no/such"}, 404),
+    ],
+)
+def test_wrong_questions_over_http(keys: dict[str, str], status: int) -> None:
+    with node() as n:
+        at = n.get("/~calculator@1.0&a=1/add&b=2").hashpath
+        asked = {"ref": at or "", **keys} if keys else {}
+        assert n.get("/~audit@1.0/receipt", asked)["status"] == status
 
 
 def test_a_message_whose_signature_does_not_hold_is_left_out() -> None:
