@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from hyperpy.audit.replay import Options, Progress, Run, Unit, drawn, finished, replay, started, units
+from hyperpy import retention
+from hyperpy.audit.replay import Options, Progress, Run, Unit, Work, drawn, finished, replay, started, work_of
 from hyperpy.audit.source import Evidence, Plan
 from hyperpy.errors import DeviceError
 from hyperpy.store.lmdb import LmdbStore
@@ -59,7 +60,7 @@ class Source:
         store = LmdbStore(Path(self.folder), readonly=True)
         store.tables.stale_s = _STALE_S
         try:
-            yield Evidence.of_store(store, self.where or f"the store {self.folder}")
+            yield Evidence.of_store(store, self.where or retention.named(store, f"the store {self.folder}"))
         finally:
             store.close()
 
@@ -80,21 +81,20 @@ def replay_in_processes(
         jobs: worker processes at most; by default one for each processor, and none where little is to be done.
     """
     chosen = drawn(plan, options)
-    branches = units(evidence, plan, options, chosen)
+    work = work_of(evidence, plan, options, chosen)
     wanted = jobs if jobs is not None else (os.cpu_count() or 1) if len(chosen) >= WORTH else 1
-    workers = min(wanted, len(branches))
+    workers = min(wanted, len(work.units))
     if workers < 2:
         return replay(evidence, plan, options, progress=progress)
     report = started(evidence, plan, options, chosen)
-    found, extra = _pooled(source, plan, options, branches, workers, progress, len(chosen))
+    found, extra = _pooled(source, options, work, workers, progress, len(chosen))
     return finished(report, plan, found, extra)
 
 
 def _pooled(
     source: Source,
-    plan: Plan,
     options: Options,
-    branches: Sequence[Unit],
+    work: Work,
     workers: int,
     progress: Progress | None,
     total: int,
@@ -102,10 +102,12 @@ def _pooled(
     found: dict[str, StepReport] = {}
     extra: list[Finding] = []
     pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), initializer=_open, initargs=(source, plan, options)
+        workers, multiprocessing.get_context("spawn"), initializer=_open, initargs=(source, options)
     )
     try:
-        waiting: set[Future[Any]] = {pool.submit(_task, numbers) for numbers in shares(branches, workers * _TASKS)}
+        waiting: set[Future[Any]] = {
+            pool.submit(_task, work.part(numbers)) for numbers in shares(work.units, workers * _TASKS)
+        }
         while waiting:
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             for one in done:
@@ -136,22 +138,18 @@ def shares(branches: Sequence[Unit], most: int) -> list[list[int]]:
 
 
 _here: dict[str, Any] = {}
-"""What a worker process holds: its evidence, and the plan."""
+"""What a worker process holds: its evidence, and what it is to do."""
 
 
-def _open(source: Source, plan: Plan, options: Options) -> None:
+def _open(source: Source, options: Options) -> None:
     logging.getLogger("hyperpy").setLevel(logging.CRITICAL)
     context = source.open()
-    evidence = context.__enter__()
-    chosen = drawn(plan, options)
-    _here.update(context=context, evidence=evidence, plan=plan, options=options, chosen=chosen)
-    _here["units"] = units(evidence, plan, options, chosen)
+    _here.update(context=context, evidence=context.__enter__(), options=options)
 
 
-def _task(numbers: Sequence[int]) -> tuple[list[StepReport], list[Finding]]:
+def _task(work: Work) -> tuple[list[StepReport], list[Finding]]:
     """Go through some branches; return what was found out."""
-    branches = [_here["units"][at] for at in numbers]
-    run = Run(_here["evidence"], _here["plan"], _here["options"], _here["chosen"], branches)
+    run = Run(_here["evidence"], _here["options"], work)
     steps: list[StepReport] = []
     for step in run:
         steps.append(step)

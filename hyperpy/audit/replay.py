@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import comb
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hyperpy import commitments
 from hyperpy.audit.collect import snapshot_of, state_of
@@ -68,7 +68,7 @@ def replay(
     """Make the steps of a plan again in this process; see :mod:`hyperpy.audit.pool` for several."""
     options = options or Options()
     chosen = drawn(plan, options)
-    run = Run(evidence, plan, options, chosen)
+    run = Run(evidence, options, work_of(evidence, plan, options, chosen))
     report = started(evidence, plan, options, chosen)
     found: dict[str, StepReport] = {}
     total = len(chosen)
@@ -186,6 +186,28 @@ def _alone(evidence: Evidence, step: Planned) -> Unit:
     return unit
 
 
+class Work(NamedTuple):
+    """What one run does: units, the records around their steps, and what each step hangs together with."""
+
+    units: Sequence[Unit]
+    known: dict[bytes, Record]
+    around: dict[str, tuple[Neighbours, bytes]]
+
+    def part(self, numbers: Sequence[int]) -> Work:
+        """Return the work of some units alone."""
+        chosen = [self.units[at] for at in numbers]
+        names = [step.name for unit in chosen for step in unit.steps]
+        around = {text: self.around[text] for name in names if (text := b64u(name)) in self.around}
+        known = {name: self.known[name] for name in names}
+        return Work(chosen, known, around)
+
+
+def work_of(evidence: Evidence, plan: Plan, options: Options, chosen: Sequence[Planned]) -> Work:
+    """Return what there is to do."""
+    known = {step.name: step.record for step in plan.steps}
+    return Work(units(evidence, plan, options, chosen), known, _neighbours(plan, known))
+
+
 class Run:
     """Goes through units, one step after another; may be left and taken up again.
 
@@ -193,19 +215,10 @@ class Run:
         extra: findings that belong to no step; complete once all was gone through.
     """
 
-    def __init__(
-        self,
-        evidence: Evidence,
-        plan: Plan,
-        options: Options,
-        chosen: Sequence[Planned],
-        only: Sequence[Unit] | None = None,
-    ) -> None:
-        self.evidence, self.plan, self.options = evidence, plan, options
+    def __init__(self, evidence: Evidence, options: Options, work: Work) -> None:
+        self.evidence, self.options = evidence, options
         self.extra: list[Finding] = []
-        self._units = units(evidence, plan, options, chosen) if only is None else list(only)
-        self._known = {step.name: step.record for step in plan.steps}
-        self._around = _neighbours(plan, self._known)
+        self._units, self._known, self._around = work
         self._steps: Any = self._go()
 
     def __iter__(self) -> Iterator[StepReport]:
