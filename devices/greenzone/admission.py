@@ -29,6 +29,8 @@ LIFE_S: Final = 300
 MOST: Final = 1024
 """Nonces that wait, or are remembered as used; beyond it the oldest goes."""
 PURPOSE: Final = b"zone-join"
+VMPLS: Final = frozenset({0})
+"""Privilege levels where the policy names none."""
 
 
 class Attester(Protocol):
@@ -153,6 +155,7 @@ def check(
     require(same_key, "binding/key-mismatch", "the bound key is not that of the address")
     fits = kem[:2] == keys.KEM and len(kem) == 34
     require(fits, "binding/key-mismatch", "the KEM key is no X25519 key")
+    keys.seal(b"", kem[2:], b"")  # some points are no keys
     return Shown(address, Member(kem[2:], sha256(found.statement)), result.policy)
 
 
@@ -175,7 +178,8 @@ def policy_of(table: Any, trusted: Collection[Mapping[str, Any]]) -> policies.Po
         ConfigError: it says something unknown.
     """
     found = policies.of({"id": "green-zone", **_plain(table or {})})
-    found = replace(found, allow_software=False)
+    levels = found.snp.vmpls if found.snp.vmpls is not None else VMPLS
+    found = replace(found, allow_software=False, snp=replace(found.snp, vmpls=levels))
     if found.snp.measurements is not None or not trusted:
         return found
     try:

@@ -110,7 +110,7 @@ class GreenZone:
 
     @key(deterministic=False)
     def join(self, request: Message, ctx: Context) -> Result:
-        """Join the zone of ``peer-location`` and ``peer-id``: the operator's order. Or admit who asks.
+        """Join the zone of ``peer-location`` and ``peer-id``, keys of the operator's order. Or admit who asks.
 
         What a joining node sends is signed by it, and holds ``nonce``, ``evidence``, ``node-message``, ``secret``.
         """
@@ -134,7 +134,7 @@ class GreenZone:
 
     @key(deterministic=False)
     def remove(self, request: Message, ctx: Context) -> Result:
-        """Begin an epoch without the member ``address``. The operator's order, each good once."""
+        """Begin an epoch without the member ``address``, a key of the order. The operator's order, each good once."""
         order = self._ordered(request, "remove")
         address = self._given(request, "address")
         known = self.zone.members.keys() | self._reference.trusted
@@ -233,9 +233,10 @@ class GreenZone:
     def is_trusted(self, request: Message) -> bytes:
         """Return the text ``true`` if a verified signer of the request is a member, else ``false``."""
         order = request.private.get("order")
-        signers = commitments.committers(order) if isinstance(order, Message) else ()
+        made = order.commitments.values() if isinstance(order, Message) else ()
+        signers = {commitments.committer_of(one) for one in made if commitments.is_own_word(one)}
         known = self.zone.members.keys() | self._reference.trusted
-        return b"true" if known & set(signers) else b"false"
+        return b"true" if known & signers else b"false"
 
     @key(name="key", deterministic=False)
     def shared(self, request: Message) -> Result:
@@ -326,13 +327,15 @@ class GreenZone:
         return order
 
     def _given(self, request: Message, name: str, default: str = "") -> str:
-        """Return a parameter of an order: part of its path, or a key that the operator signed."""
+        """Return a parameter of an order: a key that the operator itself signed, never one that others added."""
         order = request.private.get("order")
-        if isinstance(order, Message) and name in order:
-            signed = {one for item in order.commitments.values() for one in committed_list(item)}
-            if name not in signed:
-                raise Forbidden(f"the operator did not sign '{name}'")
-        return request.text(name, default)
+        if not isinstance(order, Message) or name not in order:
+            return default
+        operator = as_text(self._node.setting("operator", b""))
+        for one in order.commitments.values():
+            if commitments.committer_of(one) == operator and {"path", name} <= set(committed_list(one)):
+                return order.text(name)
+        raise Forbidden(f"the operator did not sign '{name}'")
 
     def _flag(self, request: Message, name: str) -> bool:
         return self._given(request, name, "false") == "true"

@@ -150,6 +150,7 @@ def test_nodes_share_a_key_and_one_is_put_out(z: Zone) -> None:
     assert z.keeper.ask("is_trusted", one.key)["body"] == b"true"
     assert z.keeper.ask("is_trusted", two.key)["body"] == b"false"
     assert z.keeper.ask("is_trusted")["body"] == b"false"
+    assert z.keeper.ask("is_trusted", one.key, status=200)["body"] == b"false", "a reply says nothing of its signer"
 
 
 def test_the_removed_one_cannot_open_what_is_sealed_to_others(z: Zone) -> None:
@@ -392,6 +393,40 @@ def test_an_order_to_remove_is_good_once(z: Zone) -> None:
     one.join(z.keeper)
     assert z.keeper._connection.exchange(origin, request_form(signed))["status"] == 403
     assert one.address in z.keeper.zone.members
+
+
+def test_keys_that_the_operator_did_not_sign_are_no_part_of_its_order(z: Zone) -> None:
+    one = z.node("one")
+    one.join(z.keeper)
+    origin = parse_url(z.keeper.url)[0]
+    plain = commitments.commit(Message({"path": AT + "remove", "method": "POST"}), z.keeper.operator)
+    added = Message.make({**plain.raw_items(), "address": one.address.encode()}, plain.commitments)
+    assert z.keeper._connection.exchange(origin, request_form(added))["status"] in (400, 403)
+    both = commitments.commit(added, wallet("mallory"), committed=["path", "method", "address"])
+    assert z.keeper._connection.exchange(origin, request_form(both))["status"] in (400, 403)
+    for name in ("1.address", "2.address", "3.address"):
+        numbered = Message.make({**plain.raw_items(), name: one.address.encode()}, plain.commitments)
+        assert z.keeper._connection.exchange(origin, request_form(numbered))["status"] in (400, 403)
+    assert one.address in z.keeper.zone.members
+
+
+def test_a_kem_key_that_is_none(z: Zone, amd: fake_amd.FakeAmd, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = wallet("outsider")
+    made = admission.statement.make
+
+    def weak(fields: Mapping[str, bytes]) -> Any:
+        return made({**fields, "kem": keys.KEM + bytes(32)})
+
+    nonce, kem, zone = challenged(z)
+    with monkeypatch.context() as patch:
+        patch.setattr(admission.statement, "make", weak)
+        signed = commitments.commit(Message({"type": "x"}), key)
+        shown = admission.show(FakeGuest(amd), signed, X25519PrivateKey.generate(), nonce, Message({"operator": "x"}))
+    context = keys.SECRET + zone.encode() + nonce + key.address.encode()
+    items = {"type": "Green-Zone-Join", "zone": zone, "nonce": b64u(nonce), "evidence": shown.message()}
+    items |= {"node-message": Message({"operator": "x"}), "secret": b64u(keys.seal(bytes(32), kem, context))}
+    refused(z.keeper.ask("join", key, **items), "binding/key-mismatch")
+    assert len(z.keeper.zone.members) == 1
 
 
 def test_the_key_is_for_nobody(z: Zone) -> None:
