@@ -69,6 +69,10 @@ class Tally:
         except HyperpyError:
             return 0
 
+    @key
+    def in_slot(self, ctx: Context) -> bool:
+        return ctx.strict
+
     @key(deterministic=False)
     def clock(self, ctx: Context) -> int:
         return int(ctx.now() * 1000)

@@ -14,8 +14,10 @@ from hyperpy import Message, commitments
 from hyperpy.actors import ActorSystem
 from hyperpy.audit import fault
 from hyperpy.audit.bisect import first_difference
+from hyperpy.cache import Batch
 from hyperpy.client import Client
 from hyperpy.commitments import commit
+from hyperpy.errors import MessageNotFound
 from hyperpy.fault_proof import Claim, Proof, to_bytes
 from hyperpy.testing import node, wallet
 from tests.audit.liars import Served, Tally, corrupt, judged, know, process, served, signed
@@ -282,6 +284,23 @@ def test_states_of_an_older_version_beside_a_newer_account(tmp_path: Path) -> No
             for claims in (old.claims, (old.claims[0], new.claims[1]), (new.claims[0], old.claims[1])):
                 found, reason = word(judge.node, dataclasses.replace(new, claims=claims))
                 assert (found, "by the accused's account" in reason or "is about" in reason) == ("undecided", True)
+
+
+def test_a_node_gives_no_account_of_states_that_do_not_follow_each_other(third: Any) -> None:
+    """After a change of schedule an old state may stand beside a new one for a while."""
+    with served("honest") as honest:
+        with Client(honest.url, wallet("owner")) as client:
+            name = client.send("/~scheduler@1.0/schedule", process(honest)).text("process")
+            for _ in range(2):
+                client.send(f"/{name}/schedule", {"target": name, "type": "Message", "by": "1"})
+            client.get(f"/{name}/now")
+        assert word(third, fault.wrong_state(honest.peer, name, 2))[0] == "not-guilty"
+        slots = honest.node._lend["slots"]
+        batch = Batch()
+        slots.put_state(name, 1, slots.state(name, 1) | {"total": 77}, batch, snapshot=False)
+        batch.commit(honest.node.store)
+        with pytest.raises(MessageNotFound):
+            honest.peer.account(f"process={name}&slot=2")
 
 
 def test_a_device_with_a_snapshot_is_undecided(third: Any) -> None:

@@ -108,6 +108,7 @@ HONEST = [
     "/~fault@1.0/implementation&of=tally@1.0",
     "/~json@1.0&a=1/commitments",
     "/~patch@1.0&a=1/a",
+    "/~tally@1.0/in-slot",
 ]
 
 
@@ -282,6 +283,10 @@ def test_a_node_that_signs_what_it_is_asked_to_gives_no_account(honest: Served, 
 
 def test_a_signature_without_a_hashpath_claims_nothing(honest: Served, third: Any) -> None:
     proof = proof_of(honest, DOUBLE)
+    tag = proof.claims[0].reply.hashpath
+    assert tag is not None
+    said = commit(Message({"ao-result": "body", "body": 42}), wallet("honest"), tag=tag)  # by no reply: no status
+    assert verdict(third, dataclasses.replace(proof, claims=(Claim(said),)))[0] == "undecided"
     for words in (Message({"ao-result": "body", "body": 1, "status": 200}), Message({"ao-result": "body", "body": 1})):
         claim = Claim(commit(words, wallet("honest")))
         assert verdict(third, dataclasses.replace(proof, claims=(claim,)))[0] == "undecided"
