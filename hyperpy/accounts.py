@@ -19,6 +19,9 @@ from hyperpy.sdk import Context, Result
 from hyperpy.slot_rules import as_role
 from hyperpy.trail import Trail
 
+_HERE = ("a limit", "a device that is not here")
+"""What a chain may have met that is one node's alone; see :class:`hyperpy.context.Chain`."""
+
 
 class Accounts:
     """Reads the trail and the states, and makes steps as a slot makes them.
@@ -62,7 +65,7 @@ class Accounts:
             frame.resolver.observers.remove(observe)
             beside = chain.met
             chain.strict, chain.given, chain.met = before
-        return Made(made, beside or self._foreign(base, others))
+        return Made(made, beside or self._foreign(base, others), beside in _HERE)
 
     def _foreign(self, base: Message, used: set[str]) -> str:
         """Name a device that took part, other than the base's own, whose code hyperpy's version does not tell."""

@@ -321,10 +321,12 @@ class Made(NamedTuple):
     Attributes:
         result: its outcome, or the error it ended with.
         beside: what else than base and request may have had a part in it, in words; empty: nothing.
+        here: whether that is this node's alone: others may not meet it.
     """
 
     result: Result | HyperpyError
     beside: str
+    here: bool
 
 
 class Accounts(Protocol):

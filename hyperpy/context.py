@@ -148,7 +148,7 @@ class Chain:
         readers: addresses whose results may be read by ID or hashpath; None is everybody's.
         given: oracle inputs to be injected instead of running keys that are not deterministic;
             None when serving.
-        met: what of this node was met rather than of the inputs: a stored message, a device that is not here
+        met: what of this node was met first rather than of the inputs: a stored message, a device that is not here
             or keeps a state of its own, a limit. Whoever catches the error goes on otherwise than another node would.
         effects: whether a key that is not deterministic, and does more than look, has answered in time: it
             may have changed something.
@@ -189,16 +189,16 @@ class Chain:
         """
         self.steps_left -= 1
         if self.steps_left < 0:
-            self.met = "a limit"
+            self.met = self.met or "a limit"
             raise SizeError("the request needs more steps than this node allows")
         if depth > self.max_depth:
-            self.met = "a limit"
+            self.met = self.met or "a limit"
             raise DeviceReentered(
                 f"the request recursed more than {self.max_depth} levels deep",
                 hint="A path or device probably resolves itself; break the cycle.",
             )
         if time.monotonic() > self.deadline:
-            self.met = "a limit"
+            self.met = self.met or "a limit"
             raise DeviceTimeout("the request's deadline passed")
 
 

@@ -175,7 +175,7 @@ class Resolver:
             try:
                 found = find(self.registry, base, normalise.key_of(made))
             except DeviceNotFound:
-                chain.met = "a device that is not here"
+                chain.met = chain.met or "a device that is not here"
                 raise
             control = None if chain.strict else made.raw("cache-control")
             now = Step(base, made, found, frame, address=address)
@@ -304,7 +304,7 @@ class Resolver:
             self._running[here] = before
 
     def _in_actor(self, now: Step) -> Any:
-        now.inner.chain.met = "a device that keeps a state of its own"
+        now.inner.chain.met = now.inner.chain.met or "a device that keeps a state of its own"
         device = now.found.device.spec
         group = now.base.get(device.one_per or "", now.request.get(device.one_per or "", b""))
         label = key_text(group) if isinstance(group, bytes) else unsigned_id(group)
@@ -383,7 +383,7 @@ class Resolver:
 
     def _opened(self, ref: str, frame: Frame) -> Value:
         """Return the message with that ID from the store, if the chain's readers may see it."""
-        frame.chain.met = "a stored message"
+        frame.chain.met = frame.chain.met or "a stored message"
         item = self.cache.read(ref, frame.chain.batch)
         return self._gate.opened(ref, item, frame.chain.readers, lambda child: self._opened(child, frame))
 

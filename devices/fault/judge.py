@@ -15,6 +15,7 @@ from hyperpy import Context, Message, commitments, hashpath, slot_rules
 from hyperpy.capabilities import Accounts, Answers
 from hyperpy.encoding import b64u, is_id, sha256
 from hyperpy.errors import (
+    Busy,
     CommitmentError,
     DeviceNotFound,
     HyperpyError,
@@ -192,15 +193,18 @@ class Judge:
         private = (Watched(hashpath=path), Watched())
         base = Message.make(dict(base.raw_items()), base.commitments, private[0])
         request = Message.make(dict(request.raw_items()), request.commitments, private[1])
-        result, beside = self._accounts.strictly(self._ctx, base, request, slot=slot)
+        result, beside, here = self._accounts.strictly(self._ctx, base, request, slot=slot)
+        if beside and here and self._pinned:
+            raise result if isinstance(result, _ELSEWHERE) else Busy(f"this node cannot judge: the step met {beside}")
+        if beside:
+            raise Undecided(f"the step depends on more than base and request: {beside}")
         if isinstance(result, HyperpyError):
             if isinstance(result, _ELSEWHERE) and self._pinned:
                 raise result
             if not isinstance(result, (KeyNotFound, ParameterError)):
-                raise Undecided(f"the step fails here: {result.message}")
+                text = result.message.replace(f"; incident {result.incident}", "")  # a number of this node's own
+                raise Undecided(f"the step fails here: {text}")
             result = Result("error", result.message.encode("utf-8", "replace"))
-        if beside:
-            raise Undecided(f"the step depends on more than base and request: {beside}")
         if any(one.asked for one in private):
             raise Undecided("the step reads what no ID shows, such as a credential or a running machine")
         live = isinstance(result.value, Message) and any(

@@ -152,7 +152,9 @@ def fair(two: Two) -> Proof:
 
 
 def word(third: Any, proof: Proof) -> tuple[str, str]:
-    found = judged(third, signed(proof))
+    message = signed(proof)
+    found = judged(third, message)
+    assert commitments.content_id(judged(third, message)) == commitments.content_id(found), "judged twice"
     return found.text("verdict"), found.text("reason")
 
 
@@ -284,6 +286,48 @@ def test_states_of_an_older_version_beside_a_newer_account(tmp_path: Path) -> No
             for claims in (old.claims, (old.claims[0], new.claims[1]), (new.claims[0], old.claims[1])):
                 found, reason = word(judge.node, dataclasses.replace(new, claims=claims))
                 assert (found, "by the accused's account" in reason or "is about" in reason) == ("undecided", True)
+
+
+ODD: list[dict[str, Any]] = [
+    {"by": "not a number"},
+    {"path": "absent"},
+    {"path": "pair"},
+    {"path": "total"},
+    {"path": "results"},
+    {"path": "double", "n": "4"},
+    {"path": "in-slot"},
+    {"path": "clock"},
+    {"path": "a/b"},
+    {"path": "credential"},
+    {"path": "another", "n": "1"},
+    {"data": "no number at all"},
+]
+
+
+def test_slots_that_fail_or_do_odd_things_convict_nobody(third: Any) -> None:
+    with served("honest") as honest:
+        with Client(honest.url, wallet("owner")) as client:
+            name = client.send("/~scheduler@1.0/schedule", process(honest)).text("process")
+            client.send(f"/{name}/schedule", {"target": name, "type": "Message", "by": "3"})
+            for one in ODD:
+                post_odd(client, honest, name, one)
+        words = [examined(honest, third, name, slot) for slot in range(len(ODD) + 2)]
+    assert {found for found, _ in words} == {"not-guilty", "undecided"}, words
+    assert [found for found, _ in words].count("not-guilty") >= 8, words
+
+
+def examined(at: Served, third: Any, name: str, slot: int) -> tuple[str, str]:
+    try:
+        return word(third, fault.wrong_state(at.peer, name, slot))
+    except MessageNotFound as error:  # no account, no proof
+        return "undecided", error.message
+
+
+def post_odd(client: Client, at: Served, name: str, keys: dict[str, Any]) -> None:
+    made = commit(Message({"target": name, "type": "Message", **keys}), wallet("owner"))
+    at.node._lend["store"].write(made)
+    asked = Message({"path": "schedule", "method": "POST", "body": made})
+    assert at.node.resolve({"device": "scheduler@1.0"}, asked)["slot"]
 
 
 def test_a_node_gives_no_account_of_states_that_do_not_follow_each_other(third: Any) -> None:
