@@ -19,7 +19,9 @@ def register(app: typer.Typer) -> None:
 
 
 def bench(
-    part: Annotated[str, typer.Argument(help="all, processes (scheduling and computing alone), or replay.")] = "all",
+    part: Annotated[
+        str, typer.Argument(help="all, processes (scheduling and computing alone), audit, or replay.")
+    ] = "all",
     json: Json = False,
     serving: Annotated[bool, typer.Option(help="Also measure a serving node.")] = True,
     curves: Annotated[Path | None, typer.Option(help="Write the cost curves as PNG into this folder.")] = None,
@@ -32,8 +34,11 @@ def bench(
     if part == "replay":
         _replay(slots, json)
         return
+    if part == "audit":
+        _audit(json)
+        return
     if part not in ("all", "processes"):
-        raise typer.BadParameter("say all, processes or replay", param_hint="part")
+        raise typer.BadParameter("say all, processes, audit or replay", param_hint="part")
     from hyperpy.bench import computing, operations, scheduling
     from hyperpy.bench import serving as served
     from hyperpy.bench.measure import machine
@@ -67,6 +72,23 @@ def bench(
             f"{row.peer:,.0f}" if row.peer else "",
             share,
         )
+    out.print(table)
+
+
+def _audit(json: bool) -> None:
+    """Show what auditing costs beside computing."""
+    from hyperpy.bench import auditing
+    from hyperpy.bench.measure import machine
+
+    with err.status("computing, and making it again"):
+        figures = auditing.rows()
+    if json:
+        show({"machine": machine(), "rows": [one._asdict() for one in figures]}, True)
+        return
+    table = Table("figure", "value", "unit", "aim", box=None, title=machine())
+    for one in figures:
+        aim = f"{'>=' if one.least else '<='} {one.aim:g}" if one.aim else ""
+        table.add_row(one.name, f"{one.value:,.2f}", one.unit, aim)
     out.print(table)
 
 
