@@ -14,7 +14,7 @@ import typer
 from hyperpy.cli.app import ConfigFile, DeviceFiles, Json, StoreDir, Url, err, out, show
 from hyperpy.cli.node import settings
 from hyperpy.errors import CodecError, HyperpyError, ParameterError, UpstreamError
-from hyperpy.verdicts import Finding, Report, Verdict
+from hyperpy.verdicts import Finding, Report, Verdict, worst
 
 if TYPE_CHECKING:
     from hyperpy.audit.pool import Source
@@ -42,6 +42,7 @@ def replay(
     jobs: Annotated[int | None, typer.Option(min=1, help="Worker processes; by default one a processor.")] = None,
     seconds: Annotated[float, typer.Option(min=0.001, help="What one step may take.")] = 30.0,
     details: Annotated[bool, typer.Option("--details", help="Show every step with all its words.")] = False,
+    against: Annotated[str | None, typer.Option(help="Compare with what the node at this URL recorded.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write the report as an HTML page into this file.")] = None,
     json: Json = False,
 ) -> None:
@@ -69,6 +70,8 @@ def replay(
         source, named = _source(ref, Path(made.store.dir), url)
         report = _audited(source, named, options, jobs, html, quiet=json)
         report.ref = ref
+        if against is not None:
+            compared(report, against, named)
     except CodecError as error:
         finding = Finding("file", error.message)
         report = Report(ref, findings=[finding], base_verdict=Verdict.BAD_FILE)
@@ -129,6 +132,37 @@ def fetched(ref: str, url: str | None = None) -> bytes:
         told = body.decode("utf-8", "replace") if isinstance(body, bytes) else ""
         raise UpstreamError(f"{url} gives no receipt for {ref[:200]}: {told[:300]}")
     return body
+
+
+def compared(report: Report, url: str, ref: str) -> None:
+    """Add to a report where the node at a URL recorded other results for the same hashpaths, or none.
+
+    Raises:
+        UpstreamError: there is no such node, or it shows no trail.
+    """
+    from hyperpy.client import Client
+    from hyperpy.message import Message
+
+    with Client(url) as client:
+        answer = client.get(f"/~audit@1.0/trail?ref={ref or report.steps[-1].after}")
+    steps = answer.get("steps")
+    if answer.get("status") != 200 or not isinstance(steps, tuple):
+        raise UpstreamError(f"{url} shows no trail of {report.ref[:200]}")
+    theirs: dict[str, set[str]] = {}
+    for one in steps:
+        if isinstance(one, Message):
+            theirs.setdefault(one.text("hashpath-after", ""), set()).add(one.text("result", ""))
+    for step in report.steps:
+        known = theirs.get(step.after)
+        if known is None:
+            report.findings.append(Finding("peer", f"{url} has no step that led to {step.after}", where=(url,)))
+        elif step.result not in known:
+            text = f"{url} has another result for {step.after}"
+            report.findings.append(Finding("peer", text, step.result, ", ".join(sorted(known))[:1000]))
+    found = [one for one in report.findings if one.rule == "peer"]
+    if found:
+        worse = Verdict.MISSING if all(one.where for one in found) else Verdict.DIVERGED
+        report.base_verdict = worst([worse, *([report.base_verdict] if report.base_verdict else [])])
 
 
 def _audited(source: Source, ref: str, options: Options, jobs: int | None, html: Path | None, *, quiet: bool) -> Report:

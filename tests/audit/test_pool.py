@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from hyperpy import config
+from hyperpy import Message, config
 from hyperpy.audit.collect import collect
 from hyperpy.audit.pool import Source, replay_in_processes, shares
 from hyperpy.audit.replay import Options, Unit, replay
@@ -68,8 +68,6 @@ def lie(served: Served) -> str:
     try:
         record = Trail(store).by_hashpath(served.hashpaths[0])
         assert record is not None
-        from hyperpy import Message
-
         forge(store, record, result=keep(store, Message({"sum": 0})))
     finally:
         store.close()
@@ -142,6 +140,44 @@ def test_a_receipt_file_and_a_bad_file(served: Served, tmp_path: Path) -> None:
     file.write_bytes(data[:-1])
     code, text = run(str(file))
     assert (code, text.startswith("bad file")) == (3, True)
+
+
+def test_against_another_node(served: Served) -> None:
+    from hyperpy.http.server import Server
+
+    with node(served.file) as other:
+        server = Server(other.node, "127.0.0.1", 0)
+        server.start()
+        try:
+            assert other.get(CHAIN).hashpath == served.hashpaths[0]
+            words = ("--store", str(served.folder), "--device", str(served.file), "--against", server.url)
+            assert run(served.hashpaths[0], *words)[0] == 0
+            record = Trail(other.node.store).by_hashpath(served.hashpaths[0])
+            assert record is not None
+            forge(other.node.store, record, result=keep(other.node.store, Message({"sum": 0})))
+            code, text = run(served.hashpaths[0], *words, "--json")
+            found = json.loads(text)["findings"]
+            assert (code, [one["rule"] for one in found]) == (1, ["peer"])
+        finally:
+            server.stop()
+
+
+def test_a_url_is_replayed_from_the_node_s_own_receipt(served: Served) -> None:
+    from hyperpy.http.server import Server
+
+    with node(served.file) as other:
+        server = Server(other.node, "127.0.0.1", 0)
+        server.start()
+        try:
+            code, text = run(f"{server.url}{CHAIN}", "--device", str(served.file), "--json")
+            report = json.loads(text)
+            assert (code, report["verdict"], len(report["steps"])) == (0, "reproduced", 3)
+            assert report["attested-by"] == [other.node.address]
+            ref = report["steps"][-1]["hashpath-after"]
+            code, text = run(ref, "--url", server.url, "--device", str(served.file), "--json")
+            assert (code, json.loads(text)["verdict"]) == (0, "reproduced")
+        finally:
+            server.stop()
 
 
 def test_over_http() -> None:
