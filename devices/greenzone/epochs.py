@@ -116,11 +116,13 @@ def check_signed(item: Message, signer: str) -> None:
 
 
 def _read(item: Message) -> Entry:
+    first = item.get("epoch") == 0
+    if set(item) != (_NAMES if first else _LATER):
+        raise MessageError("a key is missing or unknown")
     epoch, at, reason = item["epoch"], item["at"], item.text("reason")
-    first = epoch == 0
     good = type(epoch) is int and 0 <= epoch < 1 << 53 and type(at) is int and 0 <= at < 1 << 53
-    if not good or item["type"] != TYPE or set(item) != (_NAMES if first else _LATER) or reason not in REASONS:
-        raise MessageError("a key is missing, unknown or wrong")
+    if not good or item["type"] != TYPE or reason not in REASONS:
+        raise MessageError("a key is wrong")
     own = commitments.content_id(item)
     zone = own if first else item.text("zone")
     before = "" if first else item.text("base-hashpath")

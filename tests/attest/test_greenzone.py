@@ -298,6 +298,39 @@ def test_a_report_replayed_with_a_statement_of_one_s_own(z: Zone, amd: fake_amd.
     refused(z.keeper.ask("join", mallory, **items), "binding/report-data-mismatch")
 
 
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"address": bytes(32)}, "binding/key-mismatch"),
+        ({"key": b"\x01" + bytes(256)}, "binding/key-mismatch"),
+        ({"key": b"\x02" + bytes(32)}, "binding/key-mismatch"),
+        ({"kem": b"\x00\x10" + bytes(65)}, "binding/key-mismatch"),
+        ({"purpose": b"channel"}, "binding/purpose-mismatch"),
+        ({"purpose": b"key-release"}, "binding/purpose-mismatch"),
+        ({"purpose": b"software/zone-join"}, "binding/purpose-mismatch"),
+        ({"node-message": bytes(32)}, "binding/result-mismatch"),
+        ({"not-after": bytes(7) + b"\1"}, "freshness/stale"),
+    ],
+    ids=str,
+)
+def test_statements_that_say_something_else(
+    z: Zone, amd: fake_amd.FakeAmd, monkeypatch: pytest.MonkeyPatch, changes: dict[str, bytes], code: str
+) -> None:
+    key = wallet("outsider")
+    make = admission.statement.make
+    guest = FakeGuest(amd)
+    nonce, kem, zone = challenged(z)
+    with monkeypatch.context() as patch:
+        patch.setattr(admission.statement, "make", lambda fields: make({**fields, **changes}))
+        signed, about = commitments.commit(Message({"type": "x"}), key), Message({"operator": "x"})
+        shown = admission.show(guest, signed, X25519PrivateKey.generate(), nonce, about)
+    context = keys.SECRET + zone.encode() + nonce + key.address.encode()
+    items = {"type": "Green-Zone-Join", "zone": zone, "nonce": b64u(nonce), "evidence": shown.message()}
+    items |= {"node-message": about, "secret": b64u(keys.seal(bytes(32), kem, context))}
+    refused(z.keeper.ask("join", key, **items), code)
+    assert len(z.keeper.zone.members) == 1
+
+
 def test_nonces_are_good_once(z: Zone, amd: fake_amd.FakeAmd) -> None:
     key = wallet("outsider")
     items = claim(z, key, FakeGuest(amd))
@@ -457,6 +490,45 @@ def test_another_keeper_than_the_one_named(z: Zone) -> None:
     one = z.node("one")
     reply = one.order("join", **{"peer-location": z.keeper.url, "peer-id": wallet("mallory").address})
     refused(reply, "binding/key-mismatch")
+
+
+def test_a_grant_answers_one_request_with_the_epoch_s_own_key(z: Zone) -> None:
+    one = z.node("one")
+    one.join(z.keeper)
+    held, zone, echo = one.zone.held, one.zone, b"e" * 32
+    item = z.keeper.zone.change("order", 0, "p").message
+    entry, sealed = z.keeper.zone.grant(one.address, echo)
+    own = held.kem.public_key().public_bytes_raw()
+    other = keys.seal(bytes(32) + echo, own, keys.grant_info(entry, one.address))
+    elsewhere = keys.seal(z.keeper.zone.held.keys[entry.epoch] + echo, own, b"another context")
+    for given, answer in ((other, echo), (sealed, b"f" * 32), (elsewhere, echo), (b"", echo)):
+        with pytest.raises((MessageError, AttestationError)):
+            zone.advanced([item], given, answer)
+    with pytest.raises(MessageError, match="no key"):
+        zone.advanced([item], None, echo)
+    with pytest.raises(MessageError, match="follow"):
+        zone.advanced([item, item], sealed, echo)
+    assert zone.held is held
+    assert zone.advanced([item], sealed, echo).epoch == entry.epoch
+    with pytest.raises(MessageError, match="over"):
+        zone.joined(z.keeper.address, z.keeper.url, item, sealed, held.kem, echo)
+
+
+def test_every_key_of_an_epoch_is_signed_by_the_keeper_itself(z: Zone) -> None:
+    entry = z.keeper.zone.held.entry.message
+    bare = entry.with_commitments({})
+    partly = commitments.commit(bare, z.keeper.key, committed=[name for name in bare if name != "body"])
+    replied = commitments.commit(bare | {"status": 200}, z.keeper.key)
+    for item in (partly, replied, bare, commitments.commit(bare, wallet("mallory"))):
+        with pytest.raises(InvalidSignature):
+            epochs.read(item, z.keeper.address)
+    for name in bare:
+        with pytest.raises(MessageError):
+            epochs.read(commitments.commit(bare.without(name), z.keeper.key), z.keeper.address)
+    lines = entry.text("body")
+    for body in ("", "x", lines + "\n" + lines, lines + "\n", lines.replace(" ", "  ")):
+        with pytest.raises(MessageError):
+            epochs.read(commitments.commit(bare | {"body": body}, z.keeper.key), z.keeper.address)
 
 
 def test_a_peer_that_the_operator_did_not_list(z: Zone) -> None:
