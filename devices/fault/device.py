@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from hyperpy import Context, Message, device, key
+from hyperpy import Context, Message, commitments, device, key
 from hyperpy.capabilities import Accounts, Storage
 from hyperpy.encoding import is_id
 from hyperpy.errors import CommitmentError, KeyNotFound, MessageError, ParameterError
-from hyperpy.fault_proof import account_body, read
+from hyperpy.fault_proof import TYPE, account_body, read
 from hyperpy.message import as_text
 
 from .judge import Judge, Verdict
@@ -33,7 +33,7 @@ class Fault:
 
     @key
     def judge(self, base: Message, request: Message, ctx: Context, implementation: str = "") -> Message:
-        """Return the verdict on a proof: the request's ``proof``, else its ``body``, else the base's.
+        """Return the verdict on a proof: the request itself, its ``proof``, its ``body``, or the base's ``proof``.
 
         Args:
             implementation: digest of the code that the result is judged by. A process must name it: its state
@@ -93,6 +93,8 @@ class Fault:
 
 
 def _proof(base: Message, request: Message) -> Message:
+    if request.get("type") == TYPE and request.commitments:  # it was sent as the request itself
+        return commitments.only_committed(request)
     for found in (request.get("proof"), request.get("body"), base.get("proof")):
         if isinstance(found, Message):
             return found

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from hyperpy import Message, commitments, hashpath
+from hyperpy import Message, commitments, device, hashpath, key
 from hyperpy.audit import fault
+from hyperpy.client import Client
 from hyperpy.codecs import whole
 from hyperpy.commitments import commit
 from hyperpy.errors import CodecError, InvalidSignature, MessageNotFound, SizeError
@@ -338,6 +339,41 @@ def test_no_change_of_the_evidence_convicts_the_honest(honest: Served, third: An
         seen.add(found.text("verdict"))
     assert "guilty" not in seen
     assert "undecided" in seen
+
+
+def test_proofs_are_sent_over_http(honest: Served, liar: Served) -> None:
+    for at, word in ((honest, b"not-guilty"), (liar, b"guilty")):
+        with Client(honest.url) as client:
+            found = client.send("/~fault@1.0/judge", signed(proof_of(at, DOUBLE)))
+            assert (found["verdict"], found["accused"]) == (word, at.address.encode()), found
+            kept = client.send("/~fault@1.0/submit", signed(proof_of(at, DOUBLE)))
+            assert ("proof" in kept) == (word == b"guilty")
+    with Client(honest.url) as client:  # by the ID that it is kept under
+        again = client.get(f"/~fault@1.0/judge&proof=({kept.text('proof')})")
+        assert again["verdict"] == b"guilty", again
+
+
+def test_a_node_with_a_closed_trail_is_not_judged() -> None:
+    with served("closed", flags={"trail.public": False}) as at, pytest.raises(MessageNotFound):
+        proof_of(at, DOUBLE)
+
+
+def test_a_reply_that_a_hook_replaced_is_not_judged(third: Any) -> None:
+    """The operator's hook answers, not the step."""
+
+    @device("replace@1.0")
+    class Replace:
+        @key
+        def response(self, request: Message) -> Message:
+            body = request["body"]
+            return request | {"body": body | {"first": 9} if isinstance(body, Message) else body}
+
+    with served("hooked", Tally, Replace) as at:
+        at.node.settings.put("on", Message({"response": {"device": "replace@1.0"}}))
+        reply = at.peer.ask("/~tally@1.0&n=3/pair").reply
+        assert reply["first"] == 9
+        with pytest.raises(MessageNotFound):
+            fault.wrong_result(at.peer, reply)
 
 
 def test_submitted_proofs_are_kept_when_decided(honest: Served, liar: Served, third: Any) -> None:
