@@ -275,7 +275,10 @@ class Teller:
         if state is None or state[0] != slot:
             return []  # what it names is gone: it is of no use, and of no harm
         kept = state[1]
-        wanted = self.line.resumable("snapshot" in kept)
+        try:
+            wanted = self.line.resumable("snapshot" in kept)
+        except HyperpyError as error:
+            return [Finding("snapshot", f"no snapshot can be taken at slot {slot}: {error.message}")]
         pairs = (commitments.content_id(wanted), commitments.content_id(kept))
         if pairs[0] == pairs[1] and kept.hashpath == self.line.state.hashpath:
             return []
