@@ -156,7 +156,7 @@ def check(
     fits = kem[:2] == keys.KEM and len(kem) == 34
     require(fits, "binding/key-mismatch", "the KEM key is no X25519 key")
     keys.seal(b"", kem[2:], b"")  # some points are no keys
-    return Shown(address, Member(kem[2:], sha256(found.statement)), result.policy)
+    return Shown(address, Member(kem[2:], sha256(said.report_data())), result.policy)
 
 
 def public_key(signed: Message) -> tuple[str, bytes]:

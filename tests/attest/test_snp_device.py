@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from hyperpy.devices.snp import Snp, report
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hyperpy import Message, commitments
 from hyperpy.attest import hyperbeam
 from hyperpy.attest.bundle import Evidence
 from hyperpy.attest.codes import CODES
 from hyperpy.encoding import b64u, b64u_decode
-from hyperpy.errors import AttestationError, ConfigError
+from hyperpy.errors import AttestationError, ConfigError, MessageNotFound
 from hyperpy.keys import RsaKey
+from hyperpy.message import Atom, Link
 from hyperpy.testing import TestNode, node, wallet
 from tests.attest import fake_amd, tee
 from tests.security.attack import send
@@ -112,6 +115,15 @@ def code(reply: Message) -> str:
 def test_a_right_message_is_true(n: TestNode, amd: fake_amd.FakeAmd) -> None:
     reply = verified(n, claimed(amd, wallet("alice")), wallet("alice"))
     assert (reply["status"], reply["body"]) == (200, b"true")
+
+
+def test_the_message_may_be_the_request_itself(n: TestNode, amd: fake_amd.FakeAmd) -> None:
+    key = wallet("alice")
+    items = {**claimed(amd, key), "path": "/~snp@1.0/verify", "method": "POST"}
+    signed = commitments.commit(Message(items), key, bundle=True)
+    assert send(n, signed, "/~snp@1.0/verify")["body"] == b"true"
+    stolen = commitments.commit(Message(items), wallet("mallory"), bundle=True)
+    assert code(send(n, stolen, "/~snp@1.0/verify")) == "binding/key-mismatch"
 
 
 def test_what_generate_makes_verifies_elsewhere(n: TestNode, amd: fake_amd.FakeAmd) -> None:
@@ -345,7 +357,47 @@ def test_the_node_message_id_is_the_reference_s() -> None:
     assert commitments.content_id(Message(known["node_message"])) == known["node_message_unsigned_id"]
 
 
+def outcome(work: Callable[[], Any], items: Mapping[str, Any]) -> str:
+    """Return the code that work ends with; ``read`` if it does not raise."""
+    try:
+        work()
+    except AttestationError as error:
+        return error.code
+    except MessageNotFound:  # the device makes this code of it
+        return "evidence/malformed" if any(isinstance(one, Link) for one in items.values()) else "not found"
+    return "read"
+
+
+VALUES = st.one_of(
+    st.binary(max_size=40),
+    st.integers(-(1 << 70), 1 << 70),
+    st.floats(allow_nan=False),
+    st.booleans(),
+    st.just(Atom("undefined")),
+    st.lists(st.binary(max_size=8), max_size=3).map(tuple),
+    st.dictionaries(st.sampled_from([*HASHES, "1", "2"]), st.binary(max_size=8) | st.integers(), max_size=4).map(
+        Message
+    ),
+    st.just(Link("A" * 43)),
+)
+KEYS = ("local-hashes", "nonce", "address", "node-message", "node-message-id", "report", "challenge")
+
+
+@given(st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=3), st.sampled_from(["", *KEYS]))
+@settings(max_examples=400)
+def test_whatever_comes_is_read_or_has_a_code(changes: dict[str, Any], missing: str) -> None:
+    items = {"local-hashes": HASHES, "nonce": b64u(bytes(64)), "address": b64u(bytes(32)), "node-message": ABOUT}
+    item = Message({**items, "report": b64u(bytes(1184))})
+    item = Message.make({k: v for k, v in {**item.raw_items(), **changes}.items() if k != missing})
+    assert outcome(lambda: report.appraise(report.read(item), {}, report.Trust(), None, fake_amd.NOW), changes) in CODES
+
+
+@given(st.dictionaries(st.sampled_from(["vek", "chain", "crl"]), VALUES, max_size=3))
+def test_certificates_are_read_or_have_a_code(items: dict[str, Any]) -> None:
+    assert outcome(lambda: report.endorsement(Message.make(items)), items) in CODES | {"read"}
+
+
 def test_settings_that_cannot_be_used() -> None:
-    for given in (([], ["kernels"], {}), ([], [], {}), ([{"kernel": 1.5}], None, {}), ([], None, {"min-tcbs": {}})):
+    for said in (([], ["kernels"], {}), ([], [], {}), ([{"kernel": 1.5}], None, {}), ([], None, {"min-tcbs": {}})):
         with pytest.raises(ConfigError):
-            report.trust_of(*(Message({"it": item})["it"] if item is not None else None for item in given))
+            report.trust_of(*(Message({"it": item})["it"] if item is not None else None for item in said))
