@@ -111,7 +111,7 @@ class Page:
         text = base64.b64encode(data).decode()
         self.run(
             f"(() => {{ const raw = Uint8Array.from(atob('{text}'), (c) => c.charCodeAt(0));"
-            f"const files = new DataTransfer(); files.items.add(new File([raw], '{name}'));"
+            f"const files = new DataTransfer(); files.items.add(new File([raw], {json.dumps(name)}));"
             f"const target = document.querySelector({json.dumps(target)});"
             "for (const kind of ['dragenter', 'dragover', 'drop'])"
             "target.dispatchEvent(new DragEvent(kind, {bubbles: true, cancelable: true, dataTransfer: files})); })()"
