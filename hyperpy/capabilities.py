@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from hyperpy.attest.bundle import Evidence
 from hyperpy.cache import Batch
 from hyperpy.errors import HyperpyError
 from hyperpy.fault_proof import Account
@@ -354,6 +355,52 @@ class Accounts(Protocol):
 
     def slot(self, process: str, slot: int) -> Account | None:
         """Return this node's account of a process's slot; see :meth:`step`."""
+
+
+class Attester(Protocol):
+    """``attester``: evidence of this machine, and a key that secrets can be sealed to (docs/attestation.md).
+
+    Attributes:
+        kind: ``snp``, ``tdx`` or ``software``; empty if this node makes no evidence.
+        kem: the public key, as a statement holds it: HPKE's number of the KEM, then the key.
+    """
+
+    kind: str
+    kem: bytes
+
+    def info(self) -> Message:
+        """Return what there is: providers, evidence types, whether it is hardware's."""
+
+    def report(self, report_data: bytes, *, level: int | None = None) -> Evidence:
+        """Return evidence of the processor, bound to 64 bytes, at a privilege level (VMPL).
+
+        Raises:
+            AttestationError: ``attester/...``.
+        """
+
+    def evidence(
+        self, purpose: str, *, nonce: bytes = b"", fields: Mapping[str, bytes] | None = None, gpus: bool = False
+    ) -> Evidence:
+        """Return evidence bound to a statement about this node, which stands in it.
+
+        Args:
+            purpose: one of :data:`hyperpy.attest.statement.PURPOSES`.
+            nonce: the verifier's, 16 to 64 bytes; without one the statement names this run of the node.
+            fields: more fields of the statement.
+            gpus: with the NVIDIA devices, if NVIDIA's tools are there.
+
+        Raises:
+            AttestationError: ``attester/...``, ``binding/statement-malformed``.
+        """
+
+    def identity(self) -> Evidence:
+        """Return the evidence of the node's key, made once since the node started; raises as :meth:`evidence`."""
+
+    def accepts_software(self) -> bool:
+        """Say whether this process was started to believe software evidence, where a policy does too."""
+
+    def unseal(self, sealed: bytes, info: bytes) -> bytes:
+        """Return what was sealed to this node's key (HPKE, base mode); raise CodecError if it was not."""
 
 
 class Audit(Protocol):

@@ -25,7 +25,7 @@ from hyperpy.errors import (
 )
 from hyperpy.message import As, Atom, Message, Value, as_text
 from hyperpy.sdk import KeySpec, Result
-from hyperpy.trail import Oracle
+from hyperpy.trail import Oracle, Record
 
 if TYPE_CHECKING:
     from hyperpy.resolver import Resolver
@@ -152,6 +152,7 @@ class Chain:
             or keeps a state of its own, a limit. Whoever catches the error goes on otherwise than another node would.
         effects: whether a key that is not deterministic, and does more than look, has answered in time: it
             may have changed something.
+        last: ID and record of the last top-level step that was recorded.
         begun: whether one was begun at all, other than an ordered ``commit``, which only makes a signature.
     """
 
@@ -171,6 +172,7 @@ class Chain:
     hashpaths: bool = True
     strict: bool = False
     met: str = ""
+    last: tuple[bytes, Record] | None = None
     effects: bool = False
     begun: bool = False
 

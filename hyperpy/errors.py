@@ -270,6 +270,14 @@ class EndorsementError(AttestationError):
     """Certificates, collateral or reference values do not vouch for the evidence."""
 
 
+class AttesterError(AttestationError):
+    """This machine cannot make evidence now."""
+
+    status = 503
+    advice = "Run `hyperpy doctor` to see what this machine has; try again later."
+    retry_after = 1.0
+
+
 class AppraisalError(AttestationError):
     """The evidence is genuine, but a policy, the binding or its freshness refuses it."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import threading
 import time
@@ -11,9 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hyperpy import commitments, path, reply, results
+from hyperpy import attestation, commitments, path, reply, results
 from hyperpy.accounts import Accounts
 from hyperpy.actors import ActorSystem
+from hyperpy.attestation import Attestation
+from hyperpy.attester import Attester
 from hyperpy.audit.service import Audits
 from hyperpy.cache import Batch, Cache
 from hyperpy.config import Config
@@ -32,7 +33,7 @@ from hyperpy.recorder import Recorder
 from hyperpy.registry import Registry
 from hyperpy.resolver import Resolver
 from hyperpy.sdk import DeviceSpec, Result, hook_of
-from hyperpy.settings import Settings
+from hyperpy.settings import Settings, operator_address
 from hyperpy.slots import Slots
 from hyperpy.storage import HeldKeys, Storage
 from hyperpy.store.base import Store
@@ -58,6 +59,7 @@ class Node:
         store: where messages, results and the trail are kept; the node closes it.
         operator: address that may change settings; its key is never loaded here.
         devices: files or classes beside the bundled and installed ones.
+        attester: what makes evidence of the machine; None looks for its hardware.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Node:
         operator: str,
         devices: Sequence[str | Path | type] = (),
         schedulers: Sequence[RsaKey] = (),
+        attester: Attester | None = None,
     ) -> None:
         self.config = config
         self.address = key.address
@@ -114,6 +117,7 @@ class Node:
         secret = sha256(b"timers " + key.to_jwk()["d"].encode())
         self.timers = Timers(self._run_path, limit=config.cron.tasks, store=store, secret=secret)
         slots = Slots(store, self.cache, self.actors)
+        self.attestation = Attestation(config, key, self.settings.info, attester)
         self._lend: dict[str, Any] = {
             "node": self.settings,
             "timers": self.timers,
@@ -125,6 +129,7 @@ class Node:
             "workers": Workers(self.actors),
             "slots": slots,
             "audit": Audits(store, config, self.sign, devices),
+            "attester": self.attestation,
             "accounts": Accounts(self.registry, self.cache, self.trail, slots, public=config.trail.public),
         }
         if not config.devices.override:
@@ -190,6 +195,7 @@ class Node:
         """
         return (
             not self.config.devices.override
+            and self.settings.setting("tee-attest") == b"asked"
             and not self.settings.flag("force-signed", True)
             and self.resolver.step_hook is None
             and not self.settings.setting("on")
@@ -199,7 +205,7 @@ class Node:
 
     def _answer(self, ingress: Ingress, deadline: float | None) -> Message:
         request = ingress.message
-        if self.settings.setting("initialized") is False and not _is_info(request):
+        if self.settings.setting("initialized") is False and not results.is_info(request):
             raise ConfigError("Node must be initialized before use.", hint="POST to /~meta@1.0/info first.")
         batch = Batch()
         if request.commitments:
@@ -210,9 +216,11 @@ class Node:
             private["order"] = request
         request = request.with_private(**private)
         chain = self.chain(batch, deadline, ingress, request)
+        ask = None
         try:
             asked = results.with_slots(path.parse(request, limits=self._limits))
             asked, request = self._ordered(asked, request, chain)
+            ask, asked = attestation.asked(self.settings.setting("tee-attest"), request, asked)
             members, request = self._hooked_request(request, asked, chain, ingress)
             made = self._resolved(members, chain)
             if ingress.wants.codec == JSON:
@@ -223,13 +231,14 @@ class Node:
             made = halted.reply
         except HyperpyError as error:
             made = reply.of_error(error)
-        made = reply.with_cookies(self._signed(made, ingress), request)
+        made = self._signed(self.attestation.attach(made, ask, chain), ingress, attested=ask is not None)
+        made = reply.with_cookies(made, request)
         refused = True
         try:
             batch.commit(self.store)
             refused = False
         except StoreError:
-            if not _is_read(ingress.message):
+            if not results.is_read(ingress.message):
                 raise
         finally:
             self.housekeeping.tick(refused=refused)
@@ -337,9 +346,14 @@ class Node:
         """Return the message with a commitment by this node's key."""
         return commitments.commit(message, self._key, **options)
 
-    def _signed(self, made: Message, ingress: Ingress | None = None) -> Message:
-        """Return a reply signed by this node, as an ANS-104 item where the caller asked for one (ao-core 10.3)."""
-        if not self.settings.flag("force-signed", True) or commitments.committers(made):
+    def _signed(self, made: Message, ingress: Ingress | None = None, *, attested: bool = False) -> Message:
+        """Return a reply signed by this node, as an ANS-104 item where the caller asked for one (ao-core 10.3).
+
+        One with an attestation is signed whole whatever the settings say, and whoever else signed it.
+        """
+        if attested and commitments.committers(made):
+            return commitments.commit(made, self._key, tag=made.hashpath, committed=sorted(made.raw_items()))
+        if not (attested or self.settings.flag("force-signed", True)) or commitments.committers(made):
             return made
         if ingress is not None and ingress.wants.codec_for(made) == ANS104:
             with suppress(HyperpyError):  # such as a message that fits no item
@@ -453,23 +467,6 @@ class _Halted(HyperpyError):
         self.reply = made
 
 
-_INFO = re.compile(r"/*~meta@1\.0/info(/[a-z0-9-]+)?/?([?&].*)?", re.DOTALL)
-
-
-def _is_info(request: Message) -> bool:
-    return _INFO.fullmatch(request.text("path", "")) is not None
-
-
-_BY_ID = re.compile(r"/*[A-Za-z0-9_-]{43}(/[a-z0-9-]+)*/?", re.DOTALL)
-
-
-def _is_read(request: Message) -> bool:
-    """Say whether a request only reads what is there, by its method and path: then it needs no record."""
-    if request.commitments or request.text("method", "GET").upper() not in ("GET", "HEAD"):
-        return False
-    return _is_info(request) or _BY_ID.fullmatch(request.text("path", "")) is not None
-
-
 def open_node(config: Config, *, readonly: bool = False) -> Node:
     """Return the node of a configuration: its wallet, operator and store made if absent.
 
@@ -479,22 +476,10 @@ def open_node(config: Config, *, readonly: bool = False) -> Node:
     wallet = Path(config.meta.wallet)
     key = RsaKey.load(wallet) if wallet.exists() else RsaKey.create(wallet)
     more = [RsaKey.load(file) for file in config.scheduler.wallets]
-    operator = config.meta.operator or _operator_address(wallet.with_name("operator.json"))
+    operator = config.meta.operator or operator_address(wallet.with_name("operator.json"))
     store = LmdbStore(Path(config.store.dir), durable=config.store.durable, quota=config.store.quota, readonly=readonly)
     try:
         return Node(config, key=key, store=store, operator=operator, devices=config.devices.files, schedulers=more)
     except BaseException:
         store.close()
         raise
-
-
-def _operator_address(file: Path) -> str:
-    """Return the operator's address; make the key file at first run. The private key is not kept.
-
-    The address stands in a file of its own beside the key, so that serving never reads the key.
-    """
-    beside = file.with_suffix(".address")
-    if not beside.exists():
-        made = RsaKey.load(file) if file.exists() else RsaKey.create(file)
-        beside.write_text(made.address + "\n", "ascii")
-    return beside.read_text("ascii").strip()

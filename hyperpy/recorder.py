@@ -63,6 +63,8 @@ class Recorder:
             oracles=tuple(inner.oracles) if step.found.spec.deterministic else (),
         )
         own = self._trail.append(record, batch, slot=slot)
+        if not parent:
+            step.frame.chain.last = (own, record)
         for child in (*step.before, *inner.substeps):
             self._write(child, batch, origin, own)
         return own

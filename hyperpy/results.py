@@ -7,6 +7,7 @@ Nothing of it is part of a state, an ID or a hashpath.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -98,3 +99,21 @@ def _struct(item: Message) -> Message:
 
 def _named(item: Value) -> str:
     return item.id if isinstance(item, Link) else unsigned_id(item)
+
+
+# -- requests that only read ----------------------------------------------------------------------
+
+_INFO: Final = re.compile(r"/*~meta@1\.0/info(/[a-z0-9-]+)?/?([?&].*)?", re.DOTALL)
+_BY_ID: Final = re.compile(r"/*[A-Za-z0-9_-]{43}(/[a-z0-9-]+)*/?", re.DOTALL)
+
+
+def is_info(request: Message) -> bool:
+    """Say whether a request asks for the node's info."""
+    return _INFO.fullmatch(request.text("path", "")) is not None
+
+
+def is_read(request: Message) -> bool:
+    """Say whether a request only reads what is there, by its method and path: then it needs no record."""
+    if request.commitments or request.text("method", "GET").upper() not in ("GET", "HEAD"):
+        return False
+    return is_info(request) or _BY_ID.fullmatch(request.text("path", "")) is not None

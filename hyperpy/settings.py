@@ -15,6 +15,7 @@ import platform
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from hyperpy import commitments
@@ -23,6 +24,7 @@ from hyperpy.config import Config
 from hyperpy.encoding import key_bytes, key_text
 from hyperpy.errors import ConfigError, Forbidden, HyperpyError, ParameterError
 from hyperpy.http.wire import Ingress
+from hyperpy.keys import RsaKey
 from hyperpy.message import Link, Message, Value, as_text, committed_list, same, texts, value
 from hyperpy.registry import Registry
 from hyperpy.store.base import Store
@@ -340,3 +342,15 @@ def _is_elsewhere(item: Value) -> bool:
     if isinstance(item, tuple):
         return any(map(_is_elsewhere, item))
     return isinstance(item, Link)
+
+
+def operator_address(file: Path) -> str:
+    """Return the operator's address; make the key file at first run. The private key is not kept.
+
+    The address stands in a file of its own beside the key, so that serving never reads the key.
+    """
+    beside = file.with_suffix(".address")
+    if not beside.exists():
+        made = RsaKey.load(file) if file.exists() else RsaKey.create(file)
+        beside.write_text(made.address + "\n", "ascii")
+    return beside.read_text("ascii").strip()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from hyperpy.errors import AppraisalError, AttestationError, EndorsementError, EvidenceError
+from hyperpy.errors import AppraisalError, AttestationError, AttesterError, EndorsementError, EvidenceError
 
 _BY_GROUP: Final = {
     "evidence": "malformed unsupported-version unsupported-type reserved-nonzero too-large",
@@ -47,7 +47,9 @@ def refusal(code: str, text: str, *, hint: str | None = None) -> AttestationErro
         kind = EvidenceError
     elif group in _ENDORSEMENT:
         kind = EndorsementError
-    elif group in ("attester", "verifier"):
+    elif group == "attester":
+        kind = AttesterError
+    elif group == "verifier":
         kind = AttestationError
     return kind(code, text, hint=hint)
 

@@ -26,8 +26,11 @@ class Attester(Protocol):
     provider: str
     hardware: bool
 
-    def evidence(self, report_data: bytes) -> Evidence:
+    def evidence(self, report_data: bytes, level: int | None = None) -> Evidence:
         """Return evidence bound to 64 bytes; its statement is the caller's to add.
+
+        Args:
+            level: privilege level to ask for (VMPL); None leaves it to the attester. Only SEV-SNP has any.
 
         Raises:
             AttestationError: ``attester/...``.

@@ -54,28 +54,28 @@ class Configfs:
         self._folder, self._expected, self._level = folder, expected, level
         self._lock = threading.Lock()
 
-    def evidence(self, report_data: bytes) -> Evidence:
+    def evidence(self, report_data: bytes, level: int | None = None) -> Evidence:
         """See :meth:`hyperpy.attester.base.Attester.evidence`."""
         require(len(report_data) == 64, "binding/statement-malformed", "report data has 64 bytes")
         with self._lock:
             for left in reversed(range(_TRIES)):
                 try:
-                    return self._made(report_data)
+                    return self._made(report_data, self._level if level is None else level)
                 except OSError as error:
                     if error.errno not in (errno.EBUSY, errno.EAGAIN) or not left:
                         raise _failed(error) from None
                     time.sleep(_PAUSE_S)
         raise refusal("attester/busy", "the kernel was busy each time")
 
-    def _made(self, report_data: bytes) -> Evidence:
+    def _made(self, report_data: bytes, level: int | None) -> Evidence:
         entry = self._folder / f"hyperpy-{secrets.token_hex(8)}"
         entry.mkdir()
         try:
             found = (entry / "provider").read_text("ascii", "replace").strip()
             require(found == self._expected, "attester/provider-mismatch", f"the kernel's provider is {found[:40]}")
             before, writes = _generation(entry), 1
-            if self._level is not None:
-                (entry / "privlevel").write_text(f"{self._level}\n")
+            if level is not None and self.kind == "snp":
+                (entry / "privlevel").write_text(f"{level}\n")
                 writes += 1
             (entry / "inblob").write_bytes(report_data)
             report = (entry / "outblob").read_bytes()

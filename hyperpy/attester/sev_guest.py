@@ -97,7 +97,7 @@ class SevGuest:
         self._file, self._vmpl, self._ioctl = file, vmpl, ioctl
         self._lock = threading.Lock()
 
-    def evidence(self, report_data: bytes) -> Evidence:
+    def evidence(self, report_data: bytes, level: int | None = None) -> Evidence:
         """See :meth:`hyperpy.attester.base.Attester.evidence`."""
         require(len(report_data) == 64, "binding/statement-malformed", "report data has 64 bytes")
         with self._lock:
@@ -105,7 +105,7 @@ class SevGuest:
             for _ in range(2):
                 asked, given = ReportRequest(), ctypes.create_string_buffer(size)
                 asked.user_data[:] = report_data
-                asked.vmpl = self._vmpl
+                asked.vmpl = self._vmpl if level is None else level
                 asked.certificates, asked.certificates_size = ctypes.addressof(given), size
                 response, short = self._call(GET_EXT_REPORT, asked, _RESPONSE)
                 if not short:

@@ -29,7 +29,7 @@ class SoftwareAttester:
         self._key = Ed25519PrivateKey.generate()
         log.warning("software attester: its evidence proves nothing about this machine; for development only")
 
-    def evidence(self, report_data: bytes) -> Evidence:
+    def evidence(self, report_data: bytes, level: int | None = None) -> Evidence:
         """See :meth:`hyperpy.attester.base.Attester.evidence`."""
         require(len(report_data) == 64, "binding/statement-malformed", "report data has 64 bytes")
         return Evidence("software", software.make(self._key, self._digest, report_data))

@@ -232,6 +232,30 @@ class Hooks:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tee:
+    """Evidence of the machine that this node runs on (docs/attestation.md)."""
+
+    attest: str = _setting(
+        "asked",
+        "Which replies carry an attestation: 'asked', 'always' (evidence of the node's key, made once) or 'hardware' "
+        "(evidence for every result).",
+        choices=("asked", "always", "hardware"),
+    )
+    software: bool = _setting(
+        False,
+        "Without hardware, make evidence that proves nothing, and accept it where a policy says so. For development.",
+        public=False,
+    )
+    reports: int = _setting(120, "Reports that the hardware is asked for in a minute at most.", public=False, least=1)
+    certificates: list[str] = _setting(
+        [],
+        "Files (DER): certificate of the SEV-SNP chip, its issuer, the root; used if the host gives none.",
+        public=False,
+    )
+    collateral: str = _setting("", "File (JSON): Intel's collateral, sent along with TDX quotes.", public=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Snp:
     """Which machines with SEV-SNP this node believes, in the reference's form (`snp@1.0`)."""
 
@@ -269,6 +293,9 @@ class GreenZone:
     )
     rotation: float = _setting(
         86400.0, "Seconds after which the zone's keeper begins a new epoch.", wire="green-zone-rotation", least=1
+    )
+    refresh: float = _setting(
+        60.0, "Seconds after which a member asks the keeper for news; 0 never.", wire="green-zone-refresh", least=0
     )
     members: int = _setting(256, "Most members.", wire="green-zone-members", least=1, most=10_000)
     compatible: bool = _setting(
@@ -315,6 +342,7 @@ class Config:
     names: Names = field(default_factory=Names)
     routes: Routes = field(default_factory=Routes)
     hooks: Hooks = field(default_factory=Hooks)
+    tee: Tee = field(default_factory=Tee)
     snp: Snp = field(default_factory=Snp)
     green_zone: GreenZone = field(default_factory=GreenZone)
     actors: Actors = field(default_factory=Actors)

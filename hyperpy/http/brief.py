@@ -40,7 +40,7 @@ _ID: Final = re.compile(
 )
 _SETTING: Final = b"/~meta@1.0/"
 _LEFT_OUT: Final = re.compile(
-    rb"[/&](?:commit|index|info|device|path|method|cache-control|hashpath-alg|ao-types|commitments|priv[a-z0-9-]*)"
+    rb"[/&](?:commit|index|info|device|attest|attest-nonce|path|method|cache-control|hashpath-alg|ao-types|commitments|priv[a-z0-9-]*)"
     rb"(?:[/&=]|\Z)"
 )
 

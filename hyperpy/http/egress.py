@@ -325,6 +325,9 @@ def _text(reply: Message, wants: Wants, error: HyperpyError | None) -> RawReply:
     first = error.message if error is not None else "The key was not found."
     text = first.rstrip() + ("\n" + error.next_step() if error is not None else "") + "\n"
     headers = [(b"status", b"%d" % status)]
+    attested = reply.raw("attestation-status")  # the only key of an error that whoever asked for it looks for
+    if isinstance(attested, bytes) and _fits(attested):
+        headers.append((b"attestation-status", attested))
     if "text/html" in wants.accept:
         page = html.escape(text).replace("\n", "<br>")
         body = f"<!doctype html><title>{status}</title><h1>{status}</h1><p>{page}</p>\n".encode("utf-8", "replace")

@@ -51,6 +51,7 @@ TABLES: dict[str, Table] = {
     "by-hashpath": Table(b"h", False, "digest of the hashpath + age -> record ID; newest first"),
     "by-slot": Table(b"s", False, "process ID (32 bytes) + slot (8 bytes) -> record ID"),
     "by-parent": Table(b"p", False, "parent's record ID (32 bytes) + age -> record ID of a sub-step; oldest first"),
+    "attested": Table(b"e", False, "record ID (32 bytes) -> the newest attestation of a reply with that step's result"),
     "states": Table(b"S", False, "process ID (32 bytes) + slot, newest first (8 bytes) -> ID of the state after it"),
     "unindexed": Table(b"u", False, "as in commitments: a signed message that by-word does not have yet -> nothing"),
     "by-word": Table(b"w", False, "digest of key and value (16 bytes) + unsigned ID of a signed message -> nothing"),

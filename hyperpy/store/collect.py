@@ -308,6 +308,8 @@ def _pointers(store: LmdbStore, doomed: set[bytes], progress: Progress) -> list[
         for key, value in store.scan(table):
             point(_P[table] + key, value, _P["trail"] + value)
         progress("pointers", len(found))
+    for key, value in store.scan("attested"):
+        point(_P["attested"] + key, value, _P["trail"] + key)
     for key, value in _kept(store, ("results", "states", "commitments")):
         if key[:1] == _P["commitments"]:
             point(key, value, _P["messages"] + key[1:33])

@@ -1,0 +1,351 @@
+"""The capability ``attester``, and attested replies. See :class:`hyperpy.capabilities.Attester`.
+
+A node has one attester: the hardware's if this machine has any, else the software attester where ``[tee] software``
+says so, else none. A key for secrets (X25519) is made at every start and is never written anywhere.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from hyperpy import attested, commitments
+from hyperpy.attest import nvidia as gpu_reports
+from hyperpy.attest import statement as statements
+from hyperpy.attest.bundle import Evidence
+from hyperpy.attest.codes import refusal, require
+from hyperpy.attest.statement import Statement
+from hyperpy.attester import Attester, base, detect
+from hyperpy.attester import nvidia as gpus_here
+from hyperpy.attester.software import SoftwareAttester
+from hyperpy.config import Config
+from hyperpy.context import Chain
+from hyperpy.encoding import b64u, b64u_decode, sha256
+from hyperpy.errors import AttestationError, CodecError, ConfigError, HyperpyError, ParameterError
+from hyperpy.keys import RsaKey
+from hyperpy.message import As, Atom, Message, Value, as_text
+from hyperpy.trail import Record
+
+log = logging.getLogger("hyperpy.attestation")
+
+KEM_X25519: Final = b"\x00\x20"
+_PERIOD_S: Final = 60.0
+_KEMS: Final = frozenset({"node-identity", "key-release", "zone-join", "channel"})
+_ABOUT: Final = frozenset({"node-identity", "zone-join"})
+_MAX_FILE: Final = 1 << 20
+
+
+class Attestation:
+    """Makes this node's evidence. Thread-safe; hardware is asked for one report after another.
+
+    Args:
+        key: the node's own; statements name it.
+        about: returns the node message.
+        attester: what makes evidence; None looks for the hardware of this machine.
+    """
+
+    def __init__(
+        self, config: Config, key: RsaKey, about: Callable[[], Message], attester: Attester | None = None
+    ) -> None:
+        self._config, self._key, self._about = config.tee, key, about
+        self._lock = threading.Lock()
+        self._asked: deque[float] = deque(maxlen=config.tee.reports)
+        self._secret = X25519PrivateKey.generate()
+        self.kem = KEM_X25519 + self._secret.public_key().public_bytes_raw()
+        self._epoch = b"start:" + secrets.token_bytes(32)
+        self._identity: tuple[bytes, Evidence] | None = None
+        self._gpus: gpus_here.Nvidia | None = None
+        found = attester if attester is not None else detect()
+        if found is None and config.tee.software:
+            found = SoftwareAttester(runtime_digest())
+        self._attester = found
+        self.kind = found.kind if found is not None else ""
+        self._vek, self._chain, self._collateral = _endorsements(config)
+        if found is not None and found.hardware:
+            try:
+                self._gpus = gpus_here.find()
+            except AttestationError:
+                self._gpus = None
+
+    @property
+    def hardware(self) -> bool:
+        """Whether hardware makes the evidence."""
+        return self._attester is not None and self._attester.hardware
+
+    def accepts_software(self) -> bool:
+        """See :meth:`hyperpy.capabilities.Attester.accepts_software`."""
+        return self._config.software
+
+    def info(self) -> Message:
+        """See :meth:`hyperpy.capabilities.Attester.info`."""
+        rows = [{"name": one.name, "present": one.present, "detail": one.detail} for one in base.providers()]
+        own = self._attester
+        made: dict[str, Any] = {
+            "hardware": self.hardware,
+            "attester": own.provider if own is not None else "none",
+            "evidence-types": [self.kind] if own is not None else [],
+            "nvidia": self._gpus is not None,
+            "kem": b64u(self.kem),
+            "providers": rows,
+        }
+        return Message(made)
+
+    # -- evidence ----------------------------------------------------------------------------
+
+    def report(self, report_data: bytes, *, level: int | None = None) -> Evidence:
+        """See :meth:`hyperpy.capabilities.Attester.report`."""
+        if self._attester is None:
+            raise refusal("attester/unavailable", "this machine has no hardware that makes evidence")
+        with self._lock:
+            if self._attester.hardware:
+                self._spend()
+            made = self._attester.evidence(report_data, level)
+        if made.kind == "snp" and not made.vek and self._vek:
+            made = replace(made, vek=self._vek, chain=self._chain)
+        if made.kind == "tdx" and self._collateral:
+            made = replace(made, collateral=self._collateral)
+        return made
+
+    def _spend(self) -> None:
+        now = time.monotonic()
+        full = len(self._asked) == self._asked.maxlen
+        spent = full and now - self._asked[0] < _PERIOD_S
+        require(not spent, "attester/rate-limited", "the hardware was asked for too many reports within a minute")
+        self._asked.append(now)
+
+    def evidence(
+        self, purpose: str, *, nonce: bytes = b"", fields: Mapping[str, bytes] | None = None, gpus: bool = False
+    ) -> Evidence:
+        """See :meth:`hyperpy.capabilities.Attester.evidence`."""
+        said = self.statement(purpose, nonce=nonce, fields=fields)
+        found = self._gpus.evidence(said.gpu_nonce()) if gpus and self._gpus is not None else ()
+        if found:
+            digest = statements.gpu_digest([gpu_reports.parse(one.report).signed for one in found])
+            said = statements.make({**said.fields, "gpu": digest})
+        return replace(self.report(said.report_data()), statement=said.encode(), gpus=found)
+
+    def statement(self, purpose: str, *, nonce: bytes = b"", fields: Mapping[str, bytes] | None = None) -> Statement:
+        """Return a statement about this node; raise AppraisalError ``binding/statement-malformed``."""
+        software = self._attester is not None and not self._attester.hardware
+        made = {
+            "purpose": ((statements.SOFTWARE if software else "") + purpose).encode(),
+            "address": b64u_decode(self._key.address),
+            "key": b"\x01" + self._key.modulus,
+            "issued-at": int(time.time()).to_bytes(8, "big"),
+            **({"nonce": nonce} if nonce else {"epoch": self._epoch}),
+        }
+        if purpose in _KEMS:
+            made["kem"] = self.kem
+        if purpose in _ABOUT:
+            made["node-message"] = commitments.content_key(self._about())
+        if purpose == "node-identity":
+            made["runtime"] = runtime_digest()
+        return statements.make({**made, **(fields or {})})
+
+    def identity(self) -> Evidence:
+        """See :meth:`hyperpy.capabilities.Attester.identity`. It is made again where the settings have changed."""
+        about = commitments.content_key(self._about())
+        known = self._identity
+        if known is None or known[0] != about:
+            known = self._identity = about, self.evidence("node-identity", gpus=True)
+        return known[1]
+
+    def unseal(self, sealed: bytes, info: bytes) -> bytes:
+        """See :meth:`hyperpy.capabilities.Attester.unseal`."""
+        from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
+
+        suite = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
+        try:
+            return bytes(suite.decrypt(sealed, self._secret, info))
+        except (InvalidTag, ValueError):
+            raise CodecError("this was not sealed to this node's key, or for something else") from None
+
+    # -- attested replies ----------------------------------------------------------------------
+
+    def attach(self, made: Message, ask: Ask | None, chain: Chain) -> Message:
+        """Return a reply with its attestation, if one was asked for. Never raises.
+
+        An error is nothing that a machine vouches for: its status is ``none``.
+        """
+        if ask is None:
+            return made
+        made = attested.bare(made).with_commitments(made.commitments).with_private(**made.private)
+        if "error" in made.private or self._attester is None:
+            return _marked(made, "none")
+        try:
+            found = self._attested(made, ask, chain)
+        except AttestationError as error:
+            return _marked(made, "failed", code=error.code)
+        except (HyperpyError, OSError) as error:
+            log.warning("no attestation: %s", error)
+            return _marked(made, "failed", code="attester/unavailable")
+        return _marked(made, "hardware" if self._attester.hardware else "software", found.text())
+
+    def _attested(self, made: Message, ask: Ask, chain: Chain) -> attested.Attestation:
+        ids = attested.result_ids(made)
+        name, record = chain.last or (b"", None)
+        if record is not None and record.result and b64u_decode(record.result) in ids:
+            result = b64u_decode(record.result)
+        else:
+            name, result = b"", ids[0]
+        fields = {**_of_record(record, ask), "hashpath": (made.hashpath or "").encode(), "result": result}
+        if ask.level == attested.RESULT:
+            found = attested.Attestation(self.evidence("result", nonce=ask.nonce, fields=fields, gpus=True))
+        else:
+            own = self.identity()
+            previous = attested.attestation_id(statements.decode(own.statement))
+            said = self.statement("result", nonce=ask.nonce, fields={**fields, "previous": previous})
+            found = attested.Attestation(own, said.encode())
+        if name and chain.batch is not None:
+            chain.batch.put("attested", name, found.encode())
+        return found
+
+
+class Ask:
+    """That a reply is to be attested.
+
+    Args:
+        level: ``identity`` or ``result``.
+        nonce: the caller's, 16 to 64 bytes; empty if there is none.
+        request: ID (32 bytes) of the request.
+    """
+
+    def __init__(self, level: str, nonce: bytes, request: bytes) -> None:
+        self.level, self.nonce, self.request = level, nonce, request
+
+
+def _marked(made: Message, status: str, text: bytes = b"", code: str = "") -> Message:
+    more: dict[str, Value] = {attested.STATUS: status.encode()}
+    if text:
+        more[attested.KEY] = text
+    if code:
+        more[attested.CODE] = code.encode()
+    return Message.make({**made.raw_items(), **more}, made.commitments, made.private)
+
+
+def _of_record(record: Record | None, ask: Ask) -> dict[str, bytes]:
+    """Return what a statement says of the step that made a result; of none, where it was only read."""
+    if record is None:
+        return {"request": ask.request, "device": b"-"}
+    device = f"{record.device} {record.implementation}".encode()
+    return {"request": b64u_decode(record.request), "device": device}
+
+
+def _endorsements(config: Config) -> tuple[bytes, tuple[bytes, ...], bytes]:
+    """Return the files that vouch for the hardware; raise ConfigError if one cannot be read."""
+    chain = [_read(name) for name in config.tee.certificates]
+    collateral = _read(config.tee.collateral) if config.tee.collateral else b""
+    return chain[0] if chain else b"", tuple(chain[1:]), collateral
+
+
+def _read(name: str) -> bytes:
+    try:
+        data = Path(name).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"[tee] the file {name} cannot be read: {error.strerror}") from None
+    if len(data) > _MAX_FILE:
+        raise ConfigError(f"[tee] the file {name} is too long")
+    return data
+
+
+_DIGESTS: list[bytes] = []
+
+
+def runtime_digest() -> bytes:
+    """Return the SHA-256 of hyperpy's own files: their paths and digests, sorted."""
+    if not _DIGESTS:
+        folder = Path(__file__).resolve().parent
+        rows = [
+            f"{one.relative_to(folder).as_posix()} {sha256(one.read_bytes()).hex()}\n"
+            for one in sorted(folder.rglob("*.py"))
+        ]
+        _DIGESTS.append(sha256("".join(rows).encode()))
+    return _DIGESTS[0]
+
+
+# -- what asks for an attestation ---------------------------------------------------------------
+
+_ALWAYS: Final = {"always": attested.IDENTITY, "hardware": attested.RESULT}
+_NONCE: Final = range(16, 65)
+_KEYS: Final = ("attest", "attest-nonce")
+
+
+def asked(always: Any, request: Message, members: Sequence[Value]) -> tuple[Ask | None, Sequence[Value]]:
+    """Return what a request, or the operator, asks for; and the path without the keys that ask.
+
+    They are ``attest`` (``true`` or ``hardware``) and ``attest-nonce`` (16 to 64 bytes, base64url), as a header, in
+    the query or with any key of the path. What is signed keeps them.
+
+    Args:
+        always: the operator's setting ``tee-attest``.
+
+    Raises:
+        ParameterError: the nonce is none.
+    """
+    level = _ALWAYS.get(as_text(always)) if isinstance(always, (bytes, Atom)) else None
+    nonce: Value | None = None
+    for one in (*map(_message, members), request, _query(request)):
+        if one is None:
+            continue
+        found = _level(one.raw("attest"))
+        level = found if level is None or found == attested.RESULT else level
+        if nonce is None and level is not None:
+            nonce = one.raw("attest-nonce")
+    if level is None:
+        return None, members
+    ask = Ask(level, _nonce(nonce), commitments.content_key(request))
+    return ask, [_without(one) for one in members]
+
+
+def _level(item: Value | None) -> str | None:
+    if item is True or item == b"true":
+        return attested.IDENTITY
+    return attested.RESULT if item == b"hardware" else None
+
+
+def _nonce(item: Value | None) -> bytes:
+    if item is None:
+        return b""
+    try:
+        found = b64u_decode(item) if isinstance(item, bytes) else b""
+    except (CodecError, ValueError):
+        found = b""
+    if len(found) not in _NONCE:
+        raise ParameterError("attest-nonce must be 16 to 64 bytes in base64url", name="attest-nonce")
+    return found
+
+
+def _message(member: Value) -> Message | None:
+    found = member.message if isinstance(member, As) else member
+    return found if isinstance(found, Message) else None
+
+
+def _query(request: Message) -> Message | None:
+    """Return the keys of the path's query that ask: where a path is a bare ID, no member holds them."""
+    text = request.raw("path")
+    if not isinstance(text, bytes) or b"attest" not in text:
+        return None
+    pairs = [one.partition(b"=") for one in text.partition(b"?")[2].split(b"&")[:1000]]
+    found = {key.decode(): item for key, _, item in pairs if key in (b"attest", b"attest-nonce")}
+    return Message.make(dict(found))
+
+
+def _without(member: Value) -> Value:
+    """Return a member of a path without the keys that ask; one that is signed stays as it is."""
+    found = _message(member)
+    if found is None or found.commitments:
+        return member
+    if _level(found.raw("attest")) is None and found.raw("attest-nonce") is None:
+        return member
+    bare = found.without(*(key for key in _KEYS if key in found))
+    return As(member.device, bare) if isinstance(member, As) else bare
