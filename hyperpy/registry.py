@@ -30,7 +30,8 @@ _ONE_FILE = (
     *("location", "relay", "name", "local-name", "whois", "cron", "test-device", "secret", "http-auth", "cookie"),
     *("auth-hook", "meta", "calculator", "hyperbuddy", "process", "push"),
     *("p4", "simple-pay", "faff", "router", "query", "node-process"),
-    *("wasm-64", "wasi", "json-iface", "genesis-wasm", "audit", "fault"),
+    *("wasm-64", "wasi", "json-iface", "genesis-wasm", "audit", "fault", "tee"),
+    *("snp", "greenzone"),
 )
 BUNDLED: dict[str, str] = {
     **{f"{name}@1.0": f"hyperpy.devices.{name.replace('-', '_')}" for name in _ONE_FILE},
