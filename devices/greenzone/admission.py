@@ -6,7 +6,7 @@ import threading
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -16,6 +16,7 @@ from hyperpy.attest import policy as policies
 from hyperpy.attest.bundle import Evidence
 from hyperpy.attest.codes import refusal, require
 from hyperpy.attest.result import AFFIRMING
+from hyperpy.capabilities import Attester
 from hyperpy.codecs import envelope
 from hyperpy.encoding import b64u, b64u_decode, sha256
 from hyperpy.errors import CodecError, ConfigError, Forbidden, HyperpyError
@@ -31,13 +32,6 @@ MOST: Final = 1024
 PURPOSE: Final = b"zone-join"
 VMPLS: Final = frozenset({0})
 """Privilege levels where the policy names none."""
-
-
-class Attester(Protocol):
-    """What makes this machine's evidence."""
-
-    def report(self, report_data: bytes, *, level: int | None = None) -> Evidence:
-        """Return evidence of the processor, bound to 64 bytes; raise AttestationError ``attester/...``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,28 +87,17 @@ class Nonces:
         return key
 
 
-def show(attester: Attester, signed: Message, kem: X25519PrivateKey, nonce: bytes, about: Message) -> Evidence:
-    """Return this node's evidence for a zone.
+def show(attester: Attester, kem: X25519PrivateKey, nonce: bytes, about: Message) -> Evidence:
+    """Return this node's evidence for a zone; raise AttestationError ``attester/...`` where there is none.
 
     Args:
-        signed: any message that this node signed: its public key is taken from there.
         kem: the key that secrets will be sealed to. nonce: the other side's. about: the node message.
     """
-    address, modulus = public_key(signed)
     fields = {
-        "purpose": PURPOSE,
-        "address": b64u_decode(address),
-        "key": b"\x01" + modulus,
         "kem": keys.KEM + kem.public_key().public_bytes_raw(),
-        "nonce": nonce,
         "node-message": b64u_decode(commitments.content_id(about)),
     }
-    said = statement.make(fields)
-    made = attester.report(said.report_data())
-    if made.kind == "software":  # it has purposes of its own; no zone will take them
-        said = statement.make({**fields, "purpose": statement.SOFTWARE.encode() + PURPOSE})
-        made = attester.report(said.report_data())
-    return replace(made, statement=said.encode())
+    return attester.evidence(PURPOSE.decode(), nonce=nonce, fields=fields, gpus=True)
 
 
 def check(

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hyperpy import Context, Message, Result, commitments, device, key
 from hyperpy.attest.codes import refusal, require
 from hyperpy.attest.policy import Policy
-from hyperpy.capabilities import Http, Keys, NodeControl, Storage
+from hyperpy.capabilities import Attester, Http, Keys, NodeControl, Storage, Timers
 from hyperpy.encoding import b64u, b64u_decode, number_keys
 from hyperpy.errors import (
     AttestationError,
@@ -27,11 +27,11 @@ from hyperpy.errors import (
 from hyperpy.message import Value, as_text, committed_list
 
 from . import admission, keys
-from .admission import Attester
 from .reference import Reference
 from .zone import BATCH, Zone
 
-_STATUS: Final = {"attester/unavailable": 503, "attester/busy": 503, "verifier/internal": 500}
+_STATUS: Final = {"attester": 503, "verifier": 500}
+"""By group of codes; all others are 400, as the reference's errors."""
 _AT: Final = "/~greenzone@1.0/"
 _JOIN, _RENEW = b"Green-Zone-Join", b"Green-Zone-Renew"
 _NONCE: Final = 32
@@ -41,9 +41,14 @@ _SEALED: Final = 4096
 _BATCHES: Final = 100
 """How often a member that was away asks for more."""
 _USED: Final = "greenzone/order/"
+_TASK: Final = "greenzone-refresh"
 
 
-@device("greenzone@1.0", needs=("node", "keys", "store", "http", "attester"), excludes=("set", "keys", "id", "commit"))
+@device(
+    "greenzone@1.0",
+    needs=("node", "keys", "store", "http", "timers", "attester"),
+    excludes=("set", "keys", "id", "commit"),
+)
 class GreenZone:
     """A group of nodes that attested each other and share a key that changes with every change of members.
 
@@ -51,13 +56,15 @@ class GreenZone:
     orders make this node begin, join, change or leave a zone (docs/attestation.md).
     """
 
-    def start(self, node: NodeControl, keys: Keys, store: Storage, http: Http, attester: Attester) -> None:
-        """Take settings, the node's key, the store, the way to peers, and what makes evidence."""
-        self._node, self._keys, self._store, self._http, self._attester = node, keys, store, http, attester
+    def start(
+        self, node: NodeControl, keys: Keys, store: Storage, http: Http, timers: Timers, attester: Attester
+    ) -> None:
+        """Take settings, the node's key, the store, the way to peers, timers, and what makes evidence."""
+        self._node, self._keys, self._store, self._http = node, keys, store, http
+        self._timers, self._attester = timers, attester
         self.zone = Zone(keys.address, keys.sign, store)
         self.nonces = admission.Nonces()
         self._reference = Reference(node, keys)
-        self._known: Message | None = None
         self._busy = threading.Lock()
         self._asked = 0.0
 
@@ -98,7 +105,7 @@ class GreenZone:
                 self._policy(),
             )
             about = self._node.info()
-            made = admission.show(self._attester, self._signed(), kem, nonce, about)
+            made = admission.show(self._attester, kem, nonce, about)
             shown = admission.check(
                 made.message(), about, nonce=nonce, address=self._keys.address, policy=policy, now=now
             )
@@ -115,7 +122,12 @@ class GreenZone:
         What a joining node sends is signed by it, and holds ``nonce``, ``evidence``, ``node-message``, ``secret``.
         """
         if self._node.is_operator(request):
-            return _answered(lambda: self._join(request, ctx))
+            try:
+                return _answered(lambda: self._join(request, ctx))
+            except UpstreamError as error:
+                if not error.unsent:
+                    raise
+                return Result("error", Message({"status": 503, "body": "Peer node is unreachable."}))
         asked = request.private.get("order")
         if isinstance(asked, Message) and "report" in asked and "evidence" not in asked:
             if self.zone.keeps:
@@ -161,6 +173,7 @@ class GreenZone:
         """Forget the zone and its keys. The operator's order."""
         self._ordered(request, "leave")
         self.zone.leave()
+        self._timers.stop(_TASK)
         self._reference.forget()
         return b"OK"
 
@@ -187,7 +200,7 @@ class GreenZone:
             try:
                 entry = self.zone.current(now, self._rotation(), self._policy().name)
                 kem, nonce, about = X25519PrivateKey.generate(), secrets.token_bytes(_NONCE), self._node.info()
-                made = admission.show(self._attester, self._signed(), kem, theirs, about)
+                made = admission.show(self._attester, kem, theirs, about)
             finally:
                 self._busy.release()
             self.nonces.give(nonce, kem, now)
@@ -286,7 +299,7 @@ class GreenZone:
         theirs, zone, address = _raw(reply, "nonce", _NONCE), reply.text("zone"), self._keys.address
         kem, echo = X25519PrivateKey.generate(), secrets.token_bytes(32)
         secret = keys.seal(echo, keeper.member.kem, _context(zone, theirs, address))
-        evidence = admission.show(self._attester, self._signed(), kem, theirs, own)
+        evidence = admission.show(self._attester, kem, theirs, own)
         asked: dict[str, Any] = {
             "path": f"{_AT}join",
             "method": "POST",
@@ -297,6 +310,9 @@ class GreenZone:
         asked |= {"evidence": evidence.message(), "node-message": own, "secret": b64u(secret)}
         answer = _good(self._http.call(where, self._keys.sign(Message(asked))))
         entry = self.zone.joined(who, where, answer.get("entry"), _sealed(answer, "sealed"), kem, echo)
+        every = float(as_text(self._node.setting("green-zone-refresh", 60.0)))
+        if every:
+            self._timers.every(f"{_AT}refresh", max(every, 1.0), task=_TASK, owner=self._keys.address)
         ctx.log("green-zone-joined", keeper=who, policy=keeper.policy, epoch=entry.epoch)
         body = "Node joined green zone successfully."
         return Result("ok", Message({"status": 200, "body": body, "zone": entry.zone, "epoch": entry.epoch}))
@@ -304,6 +320,7 @@ class GreenZone:
     def _refreshed(self) -> Result:
         held = self.zone.held
         if held is None or held.kem is None or not held.peer:
+            self._timers.stop(_TASK)  # until it joins again
             raise ConfigError("this node must join the green zone", hint="Its keys are not kept over a restart.")
         for _ in range(_BATCHES):
             nonce = secrets.token_bytes(_NONCE)
@@ -359,12 +376,6 @@ class GreenZone:
     def _rotation(self) -> float:
         return float(as_text(self._node.setting("green-zone-rotation", 86400.0)))
 
-    def _signed(self) -> Message:
-        """Return a message that this node signed: its public key is in it."""
-        if self._known is None:
-            self._known = self._keys.sign(Message({"type": "Public-Key"}))
-        return self._known
-
     def _about(self) -> dict[str, Any]:
         held = self.zone.held
         if held is None:
@@ -380,7 +391,9 @@ def _answered(work: Any) -> Result:
     try:
         found = work()
     except AttestationError as error:
-        made = Message({"status": _STATUS.get(error.code, 400), "code": error.code, "body": error.message})
+        made = Message(
+            {"status": _STATUS.get(error.code.partition("/")[0], 400), "code": error.code, "body": error.message}
+        )
         return Result("error", made)
     return found if isinstance(found, Result) else Result("ok", found)
 

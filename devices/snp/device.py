@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from hyperpy import Context, Message, Result, commitments, device, key
 from hyperpy.attest import hyperbeam, snp
 from hyperpy.attest.bundle import Evidence
 from hyperpy.attest.codes import refusal, require
-from hyperpy.capabilities import Keys, NodeControl, Storage
+from hyperpy.capabilities import Attester, Keys, NodeControl, Storage
 from hyperpy.codecs import envelope
 from hyperpy.encoding import b64u, b64u_decode
 from hyperpy.errors import AttestationError, CodecError, CommitmentError, HyperpyError, MessageError
@@ -19,19 +19,9 @@ from hyperpy.message import Value
 from . import report
 from .report import Claim, Trust
 
-_STATUS: Final = {"attester/unavailable": 503, "attester/busy": 503, "verifier/internal": 500}
+_STATUS: Final = {"attester": 503, "verifier": 500}
+"""By group of codes; all others are 400, as the reference's errors."""
 _CACHE: Final = "snp/endorsement/"
-
-
-class Attester(Protocol):
-    """What makes this machine's evidence."""
-
-    def report(self, report_data: bytes, *, level: int | None = None) -> Evidence:
-        """Return evidence of the processor, bound to 64 bytes, at a privilege level (VMPL).
-
-        Raises:
-            AttestationError: ``attester/...``.
-        """
 
 
 @device("snp@1.0", needs=("node", "keys", "store", "attester"), excludes=("set", "keys", "id"))
@@ -158,7 +148,9 @@ class Snp:
 
 def refused(error: AttestationError) -> Result:
     """Return the answer to what is refused: never one that could be taken for ``true``."""
-    made = Message({"status": _STATUS.get(error.code, 400), "code": error.code, "body": error.message})
+    made = Message(
+        {"status": _STATUS.get(error.code.partition("/")[0], 400), "code": error.code, "body": error.message}
+    )
     return Result("error", made)
 
 

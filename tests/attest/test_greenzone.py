@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from hyperpy.devices.greenzone import GreenZone, admission, epochs, keys
-from hyperpy.devices.snp import Snp
+from hyperpy.devices.greenzone import admission, epochs, keys
 
 from hyperpy import Message, commitments, config, hashpath
 from hyperpy.attest import software
 from hyperpy.attest.bundle import Evidence
+from hyperpy.attestation import Attestation
 from hyperpy.encoding import b64u, b64u_decode
 from hyperpy.errors import AttestationError, InvalidSignature, MessageError
 from hyperpy.http.client import Connection, parse_url, request_form
@@ -28,19 +28,29 @@ from tests.attest import fake_amd
 from tests.attest.test_snp_device import HASHES, MEASURED
 
 AT = "/~greenzone@1.0/"
-NEEDS = ["node", "keys", "store", "http", "attester"]
 
 
 @dataclass
 class FakeGuest:
-    """Stands for the capability ``attester``: the fake chip, or software."""
+    """Stands for the hardware of a machine with the fake chip; or for software."""
 
     amd: fake_amd.FakeAmd
     measurement: bytes = MEASURED
     software: bool = False
     replay: Evidence | None = None
+    provider: str = "fake"
 
-    def report(self, report_data: bytes, *, level: int | None = None) -> Evidence:
+    @property
+    def hardware(self) -> bool:
+        """Whether it stands for hardware."""
+        return not self.software
+
+    @property
+    def kind(self) -> str:
+        """The type of its evidence."""
+        return "software" if self.software else "snp"
+
+    def evidence(self, report_data: bytes, level: int | None = None) -> Evidence:
         """Return evidence; a replayed one where the test says so."""
         if self.software:
             return Evidence("software", software.make(Ed25519PrivateKey.generate(), bytes(32), report_data))
@@ -49,6 +59,10 @@ class FakeGuest:
         made = self.amd.report(report_data, vmpl=level or 0, measurement=self.measurement)
         return Evidence("snp", made, vek=self.amd.vek, chain=self.amd.chain)
 
+    def of(self, key: RsaKey, about: Message) -> Attestation:
+        """Return what a node with that key shows on this machine."""
+        return Attestation(config.load(environ={}), key, lambda: about, self)
+
 
 class Place:
     """A real node behind a socket."""
@@ -56,14 +70,11 @@ class Place:
     def __init__(self, stack: ExitStack, name: str, amd: fake_amd.FakeAmd, store: Any = None, **settings: Any) -> None:
         self.guest = FakeGuest(amd)
         self.key = wallet(name)
-        flags = {"devices.grant": {"greenzone@1.0": NEEDS, "snp@1.0": NEEDS}, "snp.trusted": [HASHES], **settings}
+        flags = {"snp.trusted": [HASHES], **settings}
         loaded = config.load(environ={}, flags=flags)
         self.operator = wallet(f"operator of {name}")
         self.store = store or MemoryStore()
-        self.node = Node(
-            loaded, key=self.key, store=self.store, operator=self.operator.address, devices=[GreenZone, Snp]
-        )
-        self.node._lend["attester"] = self.guest
+        self.node = Node(loaded, key=self.key, store=self.store, operator=self.operator.address, attester=self.guest)
         stack.callback(self.node.close)
         self.server = Server(self.node, "127.0.0.1", 0)
         self.server.start()
@@ -212,6 +223,25 @@ def test_who_was_away_catches_up(z: Zone) -> None:
     assert one.zone.key("x") == z.keeper.zone.key("x")
 
 
+def test_a_member_asks_for_news_by_itself(z: Zone) -> None:
+    one, quiet = z.node("one"), z.node("two", **{"green_zone.refresh": 0})
+    one.join(z.keeper)
+    quiet.join(z.keeper)
+    tasks = one.node.timers.list()
+    assert tasks["greenzone-refresh"].text("path") == AT + "refresh"
+    assert not quiet.node.timers.list()
+    one.order("leave")
+    assert not one.node.timers.list()
+    assert one.zone.held is None
+    refused(one.order("refresh"), "must join")
+
+
+def test_a_peer_that_is_not_there(z: Zone) -> None:
+    one = z.node("one", **{"relay.peers": ["http://127.0.0.1:1"]})
+    reply = one.order("join", **{"peer-location": "http://127.0.0.1:1", "peer-id": z.keeper.address})
+    assert (reply["status"], reply["body"]) == (503, b"Peer node is unreachable.")
+
+
 def test_a_keeper_that_starts_again_has_its_members_and_no_key(z: Zone, amd: fake_amd.FakeAmd) -> None:
     one = z.node("one")
     one.join(z.keeper)
@@ -266,8 +296,7 @@ def claim(z: Zone, key: RsaKey, guest: Any, *, bound: RsaKey | None = None, **ch
     nonce, kem, zone = challenged(z)
     nonce = changes.pop("bind-nonce", nonce)
     about = Message({"operator": "x"})
-    signed = commitments.commit(Message({"type": "x"}), bound or key)
-    evidence = admission.show(guest, signed, X25519PrivateKey.generate(), nonce, about)
+    evidence = admission.show(guest.of(bound or key, about), X25519PrivateKey.generate(), nonce, about)
     context = keys.SECRET + zone.encode() + nonce + key.address.encode()
     made = {
         "type": "Green-Zone-Join",
@@ -293,7 +322,7 @@ def test_evidence_of_another_node(z: Zone, amd: fake_amd.FakeAmd) -> None:
 
 def test_a_report_replayed_with_a_statement_of_one_s_own(z: Zone, amd: fake_amd.FakeAmd) -> None:
     mallory = wallet("mallory")
-    genuine = FakeGuest(amd).report(b"somebody else's".ljust(64))
+    genuine = FakeGuest(amd).evidence(b"somebody else's".ljust(64))
     items = claim(z, mallory, FakeGuest(amd, replay=genuine))
     refused(z.keeper.ask("join", mallory, **items), "binding/report-data-mismatch")
 
@@ -322,8 +351,8 @@ def test_statements_that_say_something_else(
     nonce, kem, zone = challenged(z)
     with monkeypatch.context() as patch:
         patch.setattr(admission.statement, "make", lambda fields: make({**fields, **changes}))
-        signed, about = commitments.commit(Message({"type": "x"}), key), Message({"operator": "x"})
-        shown = admission.show(guest, signed, X25519PrivateKey.generate(), nonce, about)
+        about = Message({"operator": "x"})
+        shown = admission.show(guest.of(key, about), X25519PrivateKey.generate(), nonce, about)
     context = keys.SECRET + zone.encode() + nonce + key.address.encode()
     items = {"type": "Green-Zone-Join", "zone": zone, "nonce": b64u(nonce), "evidence": shown.message()}
     items |= {"node-message": about, "secret": b64u(keys.seal(bytes(32), kem, context))}
@@ -453,8 +482,8 @@ def test_a_kem_key_that_is_none(z: Zone, amd: fake_amd.FakeAmd, monkeypatch: pyt
     nonce, kem, zone = challenged(z)
     with monkeypatch.context() as patch:
         patch.setattr(admission.statement, "make", weak)
-        signed = commitments.commit(Message({"type": "x"}), key)
-        shown = admission.show(FakeGuest(amd), signed, X25519PrivateKey.generate(), nonce, Message({"operator": "x"}))
+        about = Message({"operator": "x"})
+        shown = admission.show(FakeGuest(amd).of(key, about), X25519PrivateKey.generate(), nonce, about)
     context = keys.SECRET + zone.encode() + nonce + key.address.encode()
     items = {"type": "Green-Zone-Join", "zone": zone, "nonce": b64u(nonce), "evidence": shown.message()}
     items |= {"node-message": Message({"operator": "x"}), "secret": b64u(keys.seal(bytes(32), kem, context))}
@@ -481,7 +510,7 @@ def test_a_keeper_must_be_attested_too(z: Zone) -> None:
     z.keeper.guest.measurement = bytes(48)
     refused(one.join(z.keeper), "policy/measurement-not-allowed")
     z.keeper.guest.measurement = MEASURED
-    z.keeper.guest.replay = z.keeper.guest.report(bytes(64))
+    z.keeper.guest.replay = z.keeper.guest.evidence(bytes(64))
     refused(one.join(z.keeper), "binding/report-data-mismatch")
     assert one.zone.held is None
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from hyperpy.devices.snp import Snp, report
+from hyperpy.devices.snp import report
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +16,7 @@ from hyperpy import Message, commitments
 from hyperpy.attest import hyperbeam
 from hyperpy.attest.bundle import Evidence
 from hyperpy.attest.codes import CODES
+from hyperpy.attestation import Attestation
 from hyperpy.encoding import b64u, b64u_decode
 from hyperpy.errors import AttestationError, ConfigError, MessageNotFound
 from hyperpy.keys import RsaKey
@@ -27,22 +28,28 @@ from tests.security.attack import send
 DIGEST = {"firmware": "b8" * 48, "kernel": "69" * 32, "initrd": "54" * 32, "append": "95" * 32}
 HASHES: dict[str, Any] = {"vcpus": 2, "vcpu_type": 5, "vmm_type": 1, "guest_features": 1, **DIGEST}
 MEASURED = hyperbeam.measurement(HASHES)
-GRANT = {"devices.grant": {"snp@1.0": ["node", "keys", "store", "attester"]}}
 ABOUT = {"operator": "somebody", "port": 8734}
 
 
 @dataclass
 class FakeGuest:
-    """Stands for the capability ``attester`` on a machine with the fake chip."""
+    """Stands for the hardware of a machine with the fake chip."""
 
     amd: fake_amd.FakeAmd
     measurement: bytes = MEASURED
     kind: str = "snp"
+    hardware: bool = True
+    provider: str = "fake"
 
-    def report(self, report_data: bytes, *, level: int | None = None) -> Evidence:
+    def evidence(self, report_data: bytes, level: int | None = None) -> Evidence:
         """Return a report of the fake chip."""
         made = self.amd.report(report_data, vmpl=level or 0, measurement=self.measurement)
         return Evidence(self.kind, made, vek=self.amd.vek, chain=self.amd.chain)
+
+
+def lend(n: TestNode, guest: FakeGuest) -> None:
+    """Let a node, whose devices have not started yet, run on this machine."""
+    n.node._lend["attester"] = Attestation(n.node.config, wallet(), n.node.settings.info, guest)
 
 
 @pytest.fixture
@@ -67,8 +74,8 @@ def serving(amd: fake_amd.FakeAmd, **settings: Any) -> Any:
             "snp.trusted": [HASHES],
             **{f"snp.{name}": item for name, item in settings.items()},
         }
-        with node(Snp, flags=flags) as made:
-            made.node._lend["attester"] = FakeGuest(amd)
+        with node(flags=flags) as made:
+            lend(made, FakeGuest(amd))
             yield made
 
     return run()
@@ -136,15 +143,8 @@ def test_what_generate_makes_verifies_elsewhere(n: TestNode, amd: fake_amd.FakeA
     assert bytes(json.loads(made.text("report"))["report_data"]) == bound
     assert json.loads(made.text("report"))["vmpl"] == 1
     assert {name: made["local-hashes"][name] for name in HASHES} == Message(HASHES)  # type: ignore[index]
-    with node(
-        Snp,
-        flags={
-            "devices.grant": {"snp@1.0": ["node", "keys", "store", "attester"]},
-            "snp.trusted": [HASHES],
-            "http.sign": False,
-        },
-    ) as other:
-        other.node._lend["attester"] = FakeGuest(amd)
+    with node(flags={"snp.trusted": [HASHES], "http.sign": False}) as other:
+        lend(other, FakeGuest(amd))
         reply = send(other, Message({"body": made}), "/~snp@1.0/verify")
         assert reply["body"] == b"true", reply
 
@@ -171,8 +171,8 @@ def test_a_challenge_makes_it_fresh(n: TestNode, amd: fake_amd.FakeAmd) -> None:
     made = n.get(f"/~snp@1.0/generate&challenge={asked}")
     old = n.get("/~snp@1.0/generate")
     assert (made["status"], old["status"]) == (200, 200)
-    with node(Snp, flags={**GRANT, "snp.trusted": [HASHES], "http.sign": False}) as judge:
-        judge.node._lend["attester"] = FakeGuest(amd)
+    with node(flags={"snp.trusted": [HASHES], "http.sign": False}) as judge:
+        lend(judge, FakeGuest(amd))
 
         def answer(body: Message, challenge: str) -> Message:
             return send(judge, Message({"body": body, "challenge": challenge}), "/~snp@1.0/verify")
@@ -341,13 +341,13 @@ def test_software_evidence_is_no_report(n: TestNode, amd: fake_amd.FakeAmd) -> N
 
 def test_generate_without_hardware(amd: fake_amd.FakeAmd) -> None:
     with serving(amd) as n:
-        n.node._lend["attester"] = FakeGuest(amd, kind="software")
+        lend(n, FakeGuest(amd, kind="software"))
         assert code(n.get("/~snp@1.0/generate")) == "attester/unavailable"
     with serving(amd) as n:
-        n.node._lend["attester"] = FakeGuest(amd, measurement=bytes(48))
+        lend(n, FakeGuest(amd, measurement=bytes(48)))
         assert code(n.get("/~snp@1.0/generate")) == "policy/measurement-not-allowed"
-    with node(Snp, flags=GRANT) as n:
-        n.node._lend["attester"] = FakeGuest(amd)
+    with node() as n:
+        lend(n, FakeGuest(amd))
         assert code(n.get("/~snp@1.0/generate")) == "policy/measurement-not-allowed"
 
 
