@@ -64,6 +64,7 @@ class Account:
         base, request: the step's, where it is no slot's.
         process, slot: where it is one.
         before, after: content IDs of the states before and after the slot; ``before`` empty for the first.
+        snapshot: what the execution device kept beside the state before the slot, if it keeps anything.
     """
 
     record: Record
@@ -73,6 +74,7 @@ class Account:
     slot: int = -1
     before: str = ""
     after: str = ""
+    snapshot: Message | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,6 +314,8 @@ def account_body(account: Account) -> bytes:
     if account.process:
         items |= {"process": account.process.encode(), "slot": account.slot}
         items |= {"before": account.before.encode(), "after": account.after.encode()}
+    if account.snapshot is not None:
+        items["snapshot"] = account.snapshot
     return whole.encode(Message.make(items))
 
 
@@ -321,7 +325,7 @@ def read_account(body: Value | None) -> Account:
     record = found.raw("record") if isinstance(found, Message) else None
     if not isinstance(found, Message) or not isinstance(record, bytes):
         raise CodecError("not an account")
-    base, request, slot = found.raw("base"), found.raw("request"), found.raw("slot")
+    base, request, slot, held = (found.raw(name) for name in ("base", "request", "slot", "snapshot"))
     texts = [found.raw(name) for name in ("process", "before", "after")]
     if any(not isinstance(one, bytes | None) for one in texts) or not isinstance(slot, int | None):
         raise CodecError("not an account")
@@ -334,6 +338,7 @@ def read_account(body: Value | None) -> Account:
         slot if isinstance(slot, int) else -1,
         before,
         after,
+        held if isinstance(held, Message) else None,
     )
 
 

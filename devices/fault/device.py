@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hyperpy import Context, Message, commitments, device, key
 from hyperpy.capabilities import Accounts, Storage
 from hyperpy.encoding import is_id
-from hyperpy.errors import CommitmentError, KeyNotFound, MessageError, ParameterError
-from hyperpy.fault_proof import TYPE, account_body, read
+from hyperpy.errors import CommitmentError, HyperpyError, KeyNotFound, MessageError, ParameterError
+from hyperpy.fault_proof import TYPE, Account, account_body, read
 from hyperpy.message import as_text
 
 from .judge import Judge, Verdict
@@ -65,7 +67,7 @@ class Fault:
         return verdict | {"proof": self._store.write(proof)}
 
     @key(deterministic=False, reads=True)
-    def account(self, request: Message) -> Message:
+    def account(self, request: Message, ctx: Context) -> Message:
         """Return this node's account of what it answered: the trail record, as canonical bytes in ``body``.
 
         Of a step by its ``hashpath`` and the ID of its ``result``, or of a slot by ``process`` and ``slot``. The
@@ -74,6 +76,8 @@ class Fault:
         process = request.get("process")
         if process is not None:
             found = self._accounts.slot(as_text(process, "process"), _slot(request))
+            if found is not None and found.slot > 0:
+                found = replace(found, snapshot=_snapshot(found, ctx))
         else:
             named = [request.get(name) for name in ("hashpath", "result")]
             if any(one is None for one in named):
@@ -99,6 +103,15 @@ def _proof(base: Message, request: Message) -> Message:
         if isinstance(found, Message):
             return found
     raise ParameterError("there is no proof to judge", name="proof", hint="Send the signed proof as 'proof'.")
+
+
+def _snapshot(account: Account, ctx: Context) -> Message | None:
+    """Return what the execution device keeps beside the state before a slot; None if it keeps nothing."""
+    try:
+        found = ctx.resolve(f"/{account.process}/compute={account.slot - 1}/snapshot")
+    except HyperpyError:
+        return None
+    return Message.make(dict(found.without("cache-control").raw_items())) if isinstance(found, Message) else None
 
 
 def _slot(request: Message) -> int:

@@ -84,7 +84,7 @@ class Watched(dict[str, Any]):
         raise KeyError(name)
 
     def _note(self, name: object) -> None:
-        if name != "hashpath":
+        if not super().__contains__(name):
             self.asked = True
 
 
@@ -150,7 +150,7 @@ class Judge:
         if record.result not in contents(reply):
             raise Undecided("the signed reply is not the result that the account is about")
         self._fits(account, base, request)
-        result = self._made(base.with_private(), request, record.hashpath_before, fresh=not before)
+        result = self._made(base, request, record.hashpath_before, fresh=not before)
         return _compared(proof, signer, _wrapped(result), record.result, record.hashpath_after)
 
     def _fits(self, account: Account, base: Message, request: Message) -> None:
@@ -188,9 +188,16 @@ class Judge:
                 raise
             raise Undecided(f"this node cannot make the step: {error.message}") from None
 
-    def _made(self, base: Message, request: Message, path: str, *, fresh: bool, slot: bool = False) -> Result:
-        """Make the step; what may have other causes than base and request is no outcome."""
-        private = (Watched(hashpath=path), Watched())
+    def _made(
+        self, base: Message, request: Message, path: str, *, fresh: bool, slot: bool = False, bare: bool = False
+    ) -> Result:
+        """Make the step; what may have other causes than base and request is no outcome.
+
+        Args:
+            fresh: the base's private part is all there was: it has no history, or was made again.
+            bare: there was none at all, so that whoever looks for something in it found nothing.
+        """
+        private = (Watched({**base.private, "hashpath": path}), Watched())
         base = Message.make(dict(base.raw_items()), base.commitments, private[0])
         request = Message.make(dict(request.raw_items()), request.commitments, private[1])
         result, beside, here = self._accounts.strictly(self._ctx, base, request, slot=slot)
@@ -205,7 +212,7 @@ class Judge:
                 text = result.message.replace(f"; incident {result.incident}", "")  # a number of this node's own
                 raise Undecided(f"the step fails here: {text}")
             result = Result("error", result.message.encode("utf-8", "replace"))
-        if any(one.asked for one in private):
+        if not bare and any(one.asked for one in private):
             raise Undecided("the step reads what no ID shows, such as a credential or a running machine")
         live = isinstance(result.value, Message) and any(
             not isinstance(one, _PLAIN) for one in result.value.private.values()
@@ -242,12 +249,12 @@ class Judge:
         assignment, schedulers = proof.assignments[0], schedulers_of(process)
         if not set(check_assignment(proof.process, proof.slot, assignment)) & set(schedulers):
             raise Undecided("no scheduler of the process signed the assignment")
+        state = self._live(state, account)
         base, request = slot_rules.asked(assignment, state)
         if account.record.request not in (commitments.signed_id(request), commitments.unsigned_id(request)):
             raise Undecided("the accused computed another assignment of this slot")
         self._fits(account, base, request)
-        self._keeps_nothing(state)
-        result = self._made(base, request, account.record.hashpath_before, fresh=proof.slot == 0, slot=True)
+        result = self._made(base, request, account.record.hashpath_before, fresh=True, slot=True)
         made = slot_rules.after(result, state, base, request, process, proof.slot)
         return _compared(proof, proof.accused, made, account.after, f"{proof.process} {proof.slot}")
 
@@ -274,18 +281,33 @@ class Judge:
                 return base
             if not found.pure:
                 raise Undecided("the execution device's init is not deterministic")
-            result = self._made(base, asked, hashpath.start(base), fresh=True, slot=True)
+            result = self._made(base, asked, hashpath.start(base), fresh=True, slot=True, bare=True)
             if result.status != "ok":
                 raise Undecided("the process cannot begin here")
             return result.value
 
         return slot_rules.begun(process, process, init)
 
-    def _keeps_nothing(self, state: Message) -> None:
-        """Refuse an execution device that keeps something beside the state: it answers ``snapshot``."""
+    def _live(self, state: Message, account: Account) -> Message:
+        """Return a state with what its execution device keeps beside it, made again from the accused's snapshot."""
         found = self._answers(slot_rules.as_role(state, "execution"), Message({"path": "snapshot"}))
-        if found.device != _FALLBACK:
-            raise Undecided("the execution device keeps more than the state shows: it has a snapshot")
+        if found.device == _FALLBACK or account.slot == 0:
+            return state
+        if account.snapshot is None:
+            raise Undecided("the execution device keeps more than the state shows, and the account has no snapshot")
+        kept = slot_rules.as_role(state | {"snapshot": account.snapshot}, "execution")
+        asked = Message({"path": "normalize"})
+        if not self._answers(kept, asked).pure:
+            raise Undecided("the execution device's normalize is not deterministic")
+        made, _, here = self._accounts.strictly(self._ctx, kept, asked, slot=True)
+        if isinstance(made, HyperpyError):
+            if self._pinned and (here or isinstance(made, _ELSEWHERE)):
+                raise made
+            raise Undecided("the accused's snapshot cannot be taken up here")
+        if made.status != "ok" or not isinstance(made.value, Message):
+            raise Undecided("the accused's snapshot cannot be taken up here")
+        live = {name: one for name, one in made.value.private.items() if name not in ("hashpath", "schedule")}
+        return state.with_private(**live)
 
     # -- a schedule ----------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Final
 
-from hyperpy import Context, Message, Result, device, key
+from hyperpy import Context, Message, Result, commitments, device, key
 from hyperpy.capabilities import Jobs, NodeControl, Slots, Storage, Workers
 from hyperpy.errors import DeviceError, DeviceReentered, DeviceStopped, DeviceTimeout, HyperpyError, KeyNotFound
 from hyperpy.message import Value, as_text
@@ -110,7 +110,7 @@ class Process:
     @key(deterministic=False)
     def snapshot(self, base: Message, request: Message, ctx: Context) -> Message:
         """Return what the execution device needs to go on from here (``mode: Map``)."""
-        state = self._loaded(ensured(base, self._store.read), request)
+        state = self._loaded(ensured(base, self._store.read), request, ctx)
         found = ctx.step(as_role(state, "execution"), Message({"path": "snapshot", "mode": "Map"})).value
         if not isinstance(found, Message):
             raise DeviceError("the execution device's snapshot is no message")
@@ -215,7 +215,10 @@ class Process:
             position = self._workers.call(
                 _KIND, process, lambda: self._worker(ready, process), Worker.position, deadline=ctx.deadline
             )
-        last = min(wanted, position + _AHEAD)
+        return self._listed(ready, process, position, min(wanted, position + _AHEAD), ctx)
+
+    def _listed(self, ready: Message, process: str, position: int, last: int, ctx: Context) -> list[Message]:
+        """Return the assignments behind a slot that a scheduler elsewhere lists, each proven to be one."""
         try:
             if self._is_local(ready):
                 found = _page(as_role(ready, "scheduler"), position, last, ctx)
@@ -234,10 +237,13 @@ class Process:
                 check_signed(one, schedulers)
         return found
 
-    def _loaded(self, ready: Message, request: Message) -> Message:
+    def _loaded(self, ready: Message, request: Message, ctx: Context | None = None) -> Message:
         """Return the newest resumable state, with the execution device's own part made again.
 
         A base that is a state already stays that state.
+
+        Args:
+            ctx: where a kept state that cannot be resumed is computed again from an earlier one.
         """
         process = process_id(ready, request)
         at = ready.get("at-slot") if "initialized" in ready else None
@@ -245,10 +251,24 @@ class Process:
         line = Line(process, proven(process, ready, self._store.read), self._jobs, self._slots, Rules())
         if limit is not None:
             kept = self._slots.latest(process, limit, snapshot=True)
-            if kept is None or kept[0] != limit or _shown(kept[1]) != _shown(ready):
+            resumable = kept is not None and kept[0] == limit and _shown(kept[1]) == _shown(ready)
+            if not resumable and (ctx is None or not self._is_kept(process, limit, ready)):
                 return ready
         line.resume(limit, lambda slot, mark: fits(self._slots, process, slot, mark))
-        return line.state
+        if limit is None or line.at == limit or ctx is None:
+            return line.state
+        local = self._slots.head(process).slot >= 0
+        source = (
+            self._slots.range(process, line.at + 1, limit)
+            if local
+            else self._listed(trusted(process, ready, self._store.read), process, line.at, limit, ctx)
+        )
+        reached = line.advance(source, limit, ctx.deadline, first=False)
+        return line.state if reached and _same(line.state, ready) else ready
+
+    def _is_kept(self, process: str, slot: int, state: Message) -> bool:
+        found = self._slots.state(process, slot)
+        return found is not None and _same(found, state)
 
 
 def _page(state: Message, at: int, last: int, ctx: Context) -> list[Message]:
@@ -314,3 +334,8 @@ def _unscheduled(result: Result, slot: int) -> Message:
 def _shown(state: Message) -> Message:
     """Return a state as callers get it: no snapshot, nothing private."""
     return Message.make({name: item for name, item in state.raw_items().items() if name != "snapshot"})
+
+
+def _same(one: Message, other: Message) -> bool:
+    """Say whether two states are shown as the same content."""
+    return commitments.content_id(_shown(one)) == commitments.content_id(_shown(other))

@@ -116,12 +116,17 @@ def served(name: str, *devices: str | Path | type, flags: Mapping[str, Any] | No
 def corrupt(node: Node, name: str, which: str, change: Callable[..., Any]) -> None:
     """Change what a device's key answers: ``change`` gets what it would, and the base; its records go on as before."""
     loaded = node.registry.lookup(name)
-    honest = loaded.spec.keys[which]
+    honest = loaded.spec.keys.get(which) or loaded.spec.default or loaded.spec.handler
+    assert honest is not None
 
     def lie(instance: Any, **found: Any) -> Any:
         return change(honest.function(instance, **found), found)
 
     spec = dataclasses.replace(loaded.spec, keys={**loaded.spec.keys, which: dataclasses.replace(honest, function=lie)})
+    if which not in loaded.spec.keys:
+        spec = dataclasses.replace(
+            loaded.spec, **{part: spec.keys[which] for part in ("default", "handler") if getattr(loaded.spec, part)}
+        )
     node.registry._loaded[name] = dataclasses.replace(loaded, spec=spec, found={})
 
 

@@ -19,6 +19,7 @@ from hyperpy.client import Client
 from hyperpy.commitments import commit
 from hyperpy.errors import MessageNotFound
 from hyperpy.fault_proof import Claim, Proof, to_bytes
+from hyperpy.sdk import Result
 from hyperpy.testing import node, wallet
 from tests.audit.liars import Served, Tally, corrupt, judged, know, process, served, signed
 
@@ -347,12 +348,47 @@ def test_a_node_gives_no_account_of_states_that_do_not_follow_each_other(third: 
             honest.peer.account(f"process={name}&slot=2")
 
 
-def test_a_device_with_a_snapshot_is_undecided(third: Any) -> None:
-    code = b"function compute(base, req) base.n = (base.n or 0) + 1 return base end"
-    with served("honest") as honest:
-        module = {"content-type": "application/lua", "body": code}
+LUA = b"""
+local hidden = 0
+function compute(base, req)
+  hidden = hidden + 1
+  base.n = (base.n or 0) + hidden
+  return base
+end
+"""
+
+
+def test_a_lua_process_is_judged_with_what_it_keeps_beside_its_state(third: Any) -> None:
+    """Both nodes give their snapshot of the state before the slot: what no message of the process shows."""
+    with served("honest") as honest, served("liar", flags={"relay.peers": [honest.url]}) as liar:
+        made = process(honest, "lua@5.3a", module={"content-type": "application/lua", "body": LUA})
         with Client(honest.url, wallet("owner")) as client:
-            name = client.send("/~scheduler@1.0/schedule", process(honest, "lua@5.3a", module=module)).text("process")
+            name = client.send("/~scheduler@1.0/schedule", made).text("process")
+            for _ in range(5):
+                client.send(f"/{name}/schedule", {"target": name, "type": "Message", "data": "x"})
+        know(liar, made)
+
+        def lie(true: Any, found: dict[str, Any]) -> Any:
+            if found["key"] == "compute" and found["request"].get("slot") == 4:
+                return Result(true.status, true.value | {"n": 100})
+            return true
+
+        corrupt(liar.node, "lua@5.3a", "call", lie)
+        assert fault.parted(honest.peer, liar.peer, name, 5, lambda _: None).slot == 4
+        for slot in (4, 5, 0, 1, 3):
+            assert word(third, fault.wrong_state(honest.peer, name, slot))[0] == "not-guilty"
+        assert honest.peer.ask(f"/{name}/compute=5").reply["n"] == 21
+        proof = fault.wrong_state(liar.peer, name, 4, honest.peer)
+        assert word(third, proof)[0] == "guilty"
+        assert word(third, fault.wrong_state(liar.peer, name, 3, honest.peer))[0] == "not-guilty"
+
+
+def test_a_device_whose_snapshot_is_not_given_is_undecided(third: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with served("honest") as honest:
+        made = process(honest, "lua@5.3a", module={"content-type": "application/lua", "body": LUA})
+        with Client(honest.url, wallet("owner")) as client:
+            name = client.send("/~scheduler@1.0/schedule", made).text("process")
             client.send(f"/{name}/schedule", {"target": name, "type": "Message", "data": "x"})
+        monkeypatch.setattr("hyperpy.devices.fault.device._snapshot", lambda *_: None)
         found, reason = word(third, fault.wrong_state(honest.peer, name, 1))
-    assert (found, "snapshot" in reason) == ("undecided", True)
+    assert (found, "no snapshot" in reason) == ("undecided", True)
