@@ -8,11 +8,12 @@ counted others than ours, somebody else used the directory, and nothing that was
 from __future__ import annotations
 
 import errno
+import os
 import secrets
 import threading
 import time
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from hyperpy.attest.bundle import Evidence
 from hyperpy.attest.codes import refusal, require
@@ -25,6 +26,54 @@ _TRIES: Final = 5
 _PAUSE_S: Final = 0.05
 
 
+class Tree(Protocol):
+    """The kernel's folder: each entry in it is a report being made, with attributes to write and read.
+
+    All raise OSError as the kernel does.
+    """
+
+    def make(self, entry: str) -> None:
+        """Make an entry."""
+
+    def read(self, entry: str, attribute: str) -> bytes:
+        """Return an attribute."""
+
+    def write(self, entry: str, attribute: str, data: bytes) -> None:
+        """Write an attribute, at once."""
+
+    def remove(self, entry: str) -> None:
+        """Remove an entry; its attributes go with it."""
+
+
+class Folder:
+    """The kernel's folder where it is mounted."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def make(self, entry: str) -> None:
+        """See :class:`Tree`."""
+        (self._folder / entry).mkdir()
+
+    def read(self, entry: str, attribute: str) -> bytes:
+        """See :class:`Tree`."""
+        return (self._folder / entry / attribute).read_bytes()
+
+    def write(self, entry: str, attribute: str, data: bytes) -> None:
+        """See :class:`Tree`."""
+        file = os.open(self._folder / entry / attribute, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            written = os.write(file, data)
+        finally:
+            os.close(file)
+        if written != len(data):
+            raise OSError(errno.EIO, "only a part was written")
+
+    def remove(self, entry: str) -> None:
+        """See :class:`Tree`."""
+        (self._folder / entry).rmdir()
+
+
 def find(root: Path) -> Configfs:
     """Return the attester of the kernel's tree below ``root``.
 
@@ -34,24 +83,25 @@ def find(root: Path) -> Configfs:
     folder = root / FOLDER
     if not folder.is_dir():
         raise refusal("attester/unavailable", f"there is no {folder}")
-    return Configfs(folder, _provider(folder))
+    tree = Folder(folder)
+    return Configfs(tree, provider(tree))
 
 
 class Configfs:
     """The attester of a configfs-tsm tree. Reports are made one after another.
 
     Args:
-        folder: ``/sys/kernel/config/tsm/report``.
+        tree: ``/sys/kernel/config/tsm/report``; a test gives a fake kernel's.
         expected: the kernel's provider, ``sev_guest`` or ``tdx_guest``.
         level: privilege level to ask for (VMPL); None leaves it to the kernel.
     """
 
     hardware = True
 
-    def __init__(self, folder: Path, expected: str, level: int | None = None) -> None:
+    def __init__(self, tree: Tree, expected: str, level: int | None = None) -> None:
         self.kind = KINDS[expected]
         self.provider = f"configfs-tsm/{expected}"
-        self._folder, self._expected, self._level = folder, expected, level
+        self._tree, self._expected, self._level = tree, expected, level
         self._lock = threading.Lock()
 
     def evidence(self, report_data: bytes, level: int | None = None) -> Evidence:
@@ -68,50 +118,63 @@ class Configfs:
         raise refusal("attester/busy", "the kernel was busy each time")
 
     def _made(self, report_data: bytes, level: int | None) -> Evidence:
-        entry = self._folder / f"hyperpy-{secrets.token_hex(8)}"
-        entry.mkdir()
+        tree, entry = self._tree, _fresh()
+        tree.make(entry)
         try:
-            found = (entry / "provider").read_text("ascii", "replace").strip()
+            found = _text(tree, entry, "provider")
             require(found == self._expected, "attester/provider-mismatch", f"the kernel's provider is {found[:40]}")
-            before, writes = _generation(entry), 1
+            before, writes = _generation(tree, entry), 1
             if level is not None and self.kind == "snp":
-                (entry / "privlevel").write_text(f"{level}\n")
+                tree.write(entry, "privlevel", f"{level}\n".encode())
                 writes += 1
-            (entry / "inblob").write_bytes(report_data)
-            report = (entry / "outblob").read_bytes()
-            beside = _optional(entry / "auxblob")
-            after = _generation(entry)
+            tree.write(entry, "inblob", report_data)
+            report = tree.read(entry, "outblob")
+            beside = _optional(tree, entry, "auxblob")
+            after = _generation(tree, entry)
         finally:
-            entry.rmdir()
+            tree.remove(entry)
         require(after == before + writes, "attester/race", "somebody else wrote to the same report")
         if self.kind == "tdx":
             return Evidence("tdx", report)
         return certificates.snp_evidence(report, beside)
 
 
-def _provider(folder: Path) -> str:
-    entry = folder / f"hyperpy-{secrets.token_hex(8)}"
+def provider(tree: Tree) -> str:
+    """Return the kernel's provider.
+
+    Raises:
+        AttestationError: ``attester/unavailable``; ``attester/provider-mismatch`` if it is not known here.
+    """
+    entry = _fresh()
     try:
-        entry.mkdir()
+        tree.make(entry)
         try:
-            found = (entry / "provider").read_text("ascii", "replace").strip()
+            found = _text(tree, entry, "provider")
         finally:
-            entry.rmdir()
+            tree.remove(entry)
     except OSError as error:
         raise _failed(error) from None
     require(found in KINDS, "attester/provider-mismatch", f"the kernel's provider '{found[:40]}' is not known")
     return found
 
 
-def _generation(entry: Path) -> int:
-    text = (entry / "generation").read_text("ascii", "replace").strip()
+def _fresh() -> str:
+    return f"hyperpy-{secrets.token_hex(8)}"
+
+
+def _text(tree: Tree, entry: str, attribute: str) -> str:
+    return tree.read(entry, attribute).decode("ascii", "replace").strip()
+
+
+def _generation(tree: Tree, entry: str) -> int:
+    text = _text(tree, entry, "generation")
     require(text.isdigit(), "attester/race", "the kernel's count of writes is no number")
     return int(text)
 
 
-def _optional(file: Path) -> bytes:
+def _optional(tree: Tree, entry: str, attribute: str) -> bytes:
     try:
-        return file.read_bytes()
+        return tree.read(entry, attribute)
     except OSError:  # older kernels have none
         return b""
 
