@@ -249,14 +249,17 @@ class Judge:
         assignment, schedulers = proof.assignments[0], schedulers_of(process)
         if not set(check_assignment(proof.process, proof.slot, assignment)) & set(schedulers):
             raise Undecided("no scheduler of the process signed the assignment")
-        state = self._live(state, account)
+        state, doubt = self._live(state, account)
         base, request = slot_rules.asked(assignment, state)
         if account.record.request not in (commitments.signed_id(request), commitments.unsigned_id(request)):
             raise Undecided("the accused computed another assignment of this slot")
         self._fits(account, base, request)
         result = self._made(base, request, account.record.hashpath_before, fresh=True, slot=True)
         made = slot_rules.after(result, state, base, request, process, proof.slot)
-        return _compared(proof, proof.accused, made, account.after, f"{proof.process} {proof.slot}")
+        verdict = _compared(proof, proof.accused, made, account.after, f"{proof.process} {proof.slot}")
+        if verdict.verdict == "guilty" and doubt:
+            raise Undecided(f"what the device keeps beside the state depends on more than the snapshot: {doubt}")
+        return verdict
 
     def _signed_state(self, proof: Proof, claim: Claim, slot: int) -> Message:
         """Return a state that the accused signed as that of a process's slot."""
@@ -288,18 +291,19 @@ class Judge:
 
         return slot_rules.begun(process, process, init)
 
-    def _live(self, state: Message, account: Account) -> Message:
-        """Return a state with what its execution device keeps beside it, made again from the accused's snapshot."""
+    def _live(self, state: Message, account: Account) -> tuple[Message, str]:
+        """Return a state with what its device keeps beside it, made again from the accused's snapshot; and what else
+        had a part in that."""
         found = self._answers(slot_rules.as_role(state, "execution"), Message({"path": "snapshot"}))
         if found.device == _FALLBACK or account.slot == 0:
-            return state
+            return state, ""
         if account.snapshot is None:
             raise Undecided("the execution device keeps more than the state shows, and the account has no snapshot")
         kept = slot_rules.as_role(state | {"snapshot": account.snapshot}, "execution")
         asked = Message({"path": "normalize"})
         if not self._answers(kept, asked).pure:
             raise Undecided("the execution device's normalize is not deterministic")
-        made, _, here = self._accounts.strictly(self._ctx, kept, asked, slot=True)
+        made, beside, here = self._accounts.strictly(self._ctx, kept, asked, slot=True)
         if isinstance(made, HyperpyError):
             if self._pinned and (here or isinstance(made, _ELSEWHERE)):
                 raise made
@@ -307,7 +311,7 @@ class Judge:
         if made.status != "ok" or not isinstance(made.value, Message):
             raise Undecided("the accused's snapshot cannot be taken up here")
         live = {name: one for name, one in made.value.private.items() if name not in ("hashpath", "schedule")}
-        return state.with_private(**live)
+        return state.with_private(**live), beside
 
     # -- a schedule ----------------------------------------------------------------------------------
 
