@@ -87,17 +87,18 @@ class Nonces:
         return key
 
 
-def show(attester: Attester, kem: X25519PrivateKey, nonce: bytes, about: Message) -> Evidence:
+def show(attester: Attester, kem: X25519PrivateKey, nonce: bytes, about: Message, *, gpus: bool = False) -> Evidence:
     """Return this node's evidence for a zone; raise AttestationError ``attester/...`` where there is none.
 
     Args:
         kem: the key that secrets will be sealed to. nonce: the other side's. about: the node message.
+        gpus: with the devices, where the zone's policy wants any.
     """
     fields = {
         "kem": keys.KEM + kem.public_key().public_bytes_raw(),
         "node-message": b64u_decode(commitments.content_id(about)),
     }
-    return attester.evidence(PURPOSE.decode(), nonce=nonce, fields=fields, gpus=True)
+    return attester.evidence(PURPOSE.decode(), nonce=nonce, fields=fields, gpus=gpus)
 
 
 def check(

@@ -10,6 +10,7 @@ from typing import Any, Final
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from hyperpy import Context, Message, Result, commitments, device, key
+from hyperpy.attest.bundle import Evidence
 from hyperpy.attest.codes import refusal, require
 from hyperpy.attest.policy import Policy
 from hyperpy.capabilities import Attester, Http, Keys, NodeControl, Storage, Timers
@@ -105,7 +106,7 @@ class GreenZone:
                 self._policy(),
             )
             about = self._node.info()
-            made = admission.show(self._attester, kem, nonce, about)
+            made = self._show(kem, nonce, about, policy)
             shown = admission.check(
                 made.message(), about, nonce=nonce, address=self._keys.address, policy=policy, now=now
             )
@@ -198,9 +199,10 @@ class GreenZone:
             if not self._busy.acquire(blocking=False):
                 raise Busy("another challenge is being answered")
             try:
-                entry = self.zone.current(now, self._rotation(), self._policy().name)
+                policy = self._policy()
+                entry = self.zone.current(now, self._rotation(), policy.name)
                 kem, nonce, about = X25519PrivateKey.generate(), secrets.token_bytes(_NONCE), self._node.info()
-                made = admission.show(self._attester, kem, theirs, about)
+                made = self._show(kem, theirs, about, policy)
             finally:
                 self._busy.release()
             self.nonces.give(nonce, kem, now)
@@ -299,7 +301,7 @@ class GreenZone:
         theirs, zone, address = _raw(reply, "nonce", _NONCE), reply.text("zone"), self._keys.address
         kem, echo = X25519PrivateKey.generate(), secrets.token_bytes(32)
         secret = keys.seal(echo, keeper.member.kem, _context(zone, theirs, address))
-        evidence = admission.show(self._attester, kem, theirs, own)
+        evidence = self._show(kem, theirs, own, policy)
         asked: dict[str, Any] = {
             "path": f"{_AT}join",
             "method": "POST",
@@ -372,6 +374,9 @@ class GreenZone:
         trusted = self._node.setting("snp-trusted", ())
         listed = [one for one in trusted if isinstance(one, Message)] if isinstance(trusted, tuple) else []
         return admission.policy_of(self._node.setting("green-zone-policy"), listed)
+
+    def _show(self, kem: X25519PrivateKey, nonce: bytes, about: Message, policy: Policy) -> Evidence:
+        return admission.show(self._attester, kem, nonce, about, gpus=policy.nvidia.min_count > 0)
 
     def _rotation(self) -> float:
         return float(as_text(self._node.setting("green-zone-rotation", 86400.0)))

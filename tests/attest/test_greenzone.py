@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,11 +18,12 @@ from hyperpy.attest import software
 from hyperpy.attest.bundle import Evidence
 from hyperpy.attestation import Attestation
 from hyperpy.encoding import b64u, b64u_decode
-from hyperpy.errors import AttestationError, InvalidSignature, MessageError
+from hyperpy.errors import AttestationError, ConfigError, InvalidSignature, MessageError
 from hyperpy.http.client import Connection, parse_url, request_form
 from hyperpy.http.server import Server
 from hyperpy.keys import RsaKey
 from hyperpy.node import Node
+from hyperpy.store.lmdb import LmdbStore
 from hyperpy.store.memory import MemoryStore
 from hyperpy.testing import wallet
 from tests.attest import fake_amd
@@ -256,9 +258,27 @@ def test_a_keeper_that_starts_again_has_its_members_and_no_key(z: Zone, amd: fak
     assert member.held.kem is None
 
 
-def test_no_secret_is_stored(z: Zone) -> None:
+def test_a_member_that_starts_again_joins_again(z: Zone, amd: fake_amd.FakeAmd, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        peers = {"relay.peers": [z.keeper.url]}
+        before = Place(stack, "one", amd, LmdbStore(tmp_path), **peers)
+        assert before.join(z.keeper)["status"] == 200
+    with ExitStack() as stack:
+        after = Place(stack, "one", amd, LmdbStore(tmp_path), **peers)
+        assert after.zone.held.entry.epoch == 1, "what it was a member of is known"
+        assert not after.ask("members")["has-key"]
+        with pytest.raises(ConfigError):
+            after.zone.key("volume")
+        refused(after.order("refresh"), "must join")
+        assert after.join(z.keeper)["epoch"] == 2
+        assert after.zone.key("volume") == z.keeper.zone.key("volume")
+
+
+def test_no_secret_is_stored(z: Zone, caplog: pytest.LogCaptureFixture) -> None:
     one = z.node("one")
     one.join(z.keeper)
+    z.keeper.order("rotate")
+    one.order("refresh")
     secrets = [next(iter(place.zone.held.keys.values())) for place in (z.keeper, one)]
     secrets += [place.zone.held.kem.private_bytes_raw() for place in (z.keeper, one)]
     secrets += [z.keeper.zone.key("volume")]
@@ -267,6 +287,7 @@ def test_no_secret_is_stored(z: Zone) -> None:
         kept = b"\0".join(bytes(part) for table in everything(place.store) for part in table)
         assert len(kept) > 10_000
         assert not [secret for secret in told if secret in kept]
+        assert not [secret for secret in told if secret in caplog.text.encode()]
         jwk = place.key.to_jwk()
         assert b64u_decode(jwk["d"]) not in kept
         assert jwk["d"].encode() not in kept
