@@ -34,7 +34,7 @@ export function committedOf(one) {
   }
   if (!Array.isArray(found)) throw new Refused("signature", "a commitment's 'committed' must be a list of key names");
   return found.map((name) => {
-    if (typeof name !== "string") throw new Refused("signature", "a commitment's 'committed' must be a list of key names");
+    if (typeof name !== "string") return name?.name ?? String(name); // no key has such a name
     return name.replace(/\+link$/, "");
   });
 }

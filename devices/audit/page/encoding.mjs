@@ -145,10 +145,16 @@ export function httpHeaders(tabm) {
     headers.set("content-digest", digestHeader(only));
     return headers;
   }
+  for (const name of entries.keys()) refuseStray(name.split("/")[0]);
   const made = multipart(entries, inline);
   headers.set("content-type", made.type);
   headers.set("content-digest", digestHeader(made.body));
   return headers;
+}
+
+function refuseStray(name) {
+  // A name is read as an escaped one, so that a percent sign must be part of an escape.
+  if (/%(?![0-9a-fA-F]{2})/.test(name)) throw new Refused("encoding", "a % in a key must be followed by two hex digits");
 }
 
 function inlineKey(tabm) {
@@ -216,6 +222,7 @@ export function signatureBase(tabm, names, parameters) {
   }
   const headers = httpHeaders(chosen);
   const components = orderedKeys(headers.keys());
+  components.forEach(refuseStray);
   const lines = components.map((name) => `"${name}": ${headers.get(name)}`);
   const listed = components.map((name) => {
     const bare = name.replace(/^@/, "");
