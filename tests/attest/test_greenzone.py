@@ -17,6 +17,7 @@ from hyperpy import Message, commitments, config, hashpath
 from hyperpy.attest import software
 from hyperpy.attest.bundle import Evidence
 from hyperpy.attestation import Attestation
+from hyperpy.attester import certificates, configfs, sev_guest
 from hyperpy.encoding import b64u, b64u_decode
 from hyperpy.errors import AttestationError, ConfigError, InvalidSignature, MessageError
 from hyperpy.http.client import Connection, parse_url, request_form
@@ -26,7 +27,7 @@ from hyperpy.node import Node
 from hyperpy.store.lmdb import LmdbStore
 from hyperpy.store.memory import MemoryStore
 from hyperpy.testing import wallet
-from tests.attest import fake_amd
+from tests.attest import fake_amd, fake_kernel
 from tests.attest.test_snp_device import HASHES, MEASURED
 
 AT = "/~greenzone@1.0/"
@@ -69,8 +70,16 @@ class FakeGuest:
 class Place:
     """A real node behind a socket."""
 
-    def __init__(self, stack: ExitStack, name: str, amd: fake_amd.FakeAmd, store: Any = None, **settings: Any) -> None:
-        self.guest = FakeGuest(amd)
+    def __init__(
+        self,
+        stack: ExitStack,
+        name: str,
+        amd: fake_amd.FakeAmd,
+        store: Any = None,
+        guest: Any = None,
+        **settings: Any,
+    ) -> None:
+        self.guest = guest or FakeGuest(amd)
         self.key = wallet(name)
         flags = {"snp.trusted": [HASHES], **settings}
         loaded = config.load(environ={}, flags=flags)
@@ -299,6 +308,31 @@ def everything(store: MemoryStore) -> Iterator[tuple[bytes, bytes]]:
 
     for table in TABLES:
         yield from store.scan(table)
+
+
+def test_through_the_kernel_s_own_ways(amd: fake_amd.FakeAmd, tmp_path: Path) -> None:
+    """One node asks configfs-tsm, the other /dev/sev-guest; both are fakes, and one chip signs for both."""
+    (tmp_path / "sev-guest").touch()
+    tree = fake_kernel.snp(amd)
+    driver = fake_kernel.FakeSevGuest(amd, certificates.build(amd.vek, amd.chain))
+    settings = {"green_zone.policy": {"snp": {"measurements": [fake_amd.MEASUREMENT.hex()]}}}
+    with ExitStack() as stack:
+        keeper = Place(stack, "keeper", amd, guest=configfs.Configfs(tree, "sev_guest"), **settings)
+        assert keeper.order("init")["status"] == 200
+        assert len(tree.reports) == 1
+        peers = {"relay.peers": [keeper.url]}
+        own = sev_guest.SevGuest(tmp_path / "sev-guest", ioctl=driver)
+        one = Place(stack, "one", amd, guest=own, **settings, **peers)
+        two = Place(stack, "two", amd, guest=configfs.Configfs(tree, "sev_guest"), **settings, **peers)
+        assert one.join(keeper)["status"] == two.join(keeper)["status"] == 200
+        assert one.order("refresh")["status"] == 200
+        keys_before = {place.zone.key("volume") for place in (keeper, one, two)}
+        assert len(keys_before) == 1
+        assert keeper.order("remove", address=two.address)["status"] == 200
+        assert one.order("refresh")["status"] == 200
+        assert one.zone.key("volume") == keeper.zone.key("volume") not in keys_before
+        refused(two.order("refresh"), "no member")
+        assert tree.entries == {}
 
 
 # -- attacks on the keeper -------------------------------------------------------------------------
