@@ -179,6 +179,8 @@ class Zone:
             held = self._held
             if held is None or held.kem is None or not held.peer:
                 raise ConfigError("this node must join the green zone", hint="Its keys are not kept over a restart.")
+            if len(items) > BATCH:
+                raise SizeError(f"the keeper handed out more than {BATCH} epochs at once")
             entry = held.entry
             passed = []
             for item in items:

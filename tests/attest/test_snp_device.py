@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,17 +13,22 @@ from hyperpy.devices.snp import report
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperpy import Message, commitments
+from hyperpy import Message, commitments, config
 from hyperpy.attest import hyperbeam
 from hyperpy.attest.bundle import Evidence
 from hyperpy.attest.codes import CODES
 from hyperpy.attestation import Attestation
+from hyperpy.attester import certificates, configfs
 from hyperpy.encoding import b64u, b64u_decode
 from hyperpy.errors import AttestationError, ConfigError, MessageNotFound
+from hyperpy.http.client import Connection, parse_url, request_form
+from hyperpy.http.server import Server
 from hyperpy.keys import RsaKey
 from hyperpy.message import Atom, Link
+from hyperpy.node import Node
+from hyperpy.store.memory import MemoryStore
 from hyperpy.testing import TestNode, node, wallet
-from tests.attest import fake_amd, tee
+from tests.attest import fake_amd, fake_kernel, tee
 from tests.security.attack import send
 
 DIGEST = {"firmware": "b8" * 48, "kernel": "69" * 32, "initrd": "54" * 32, "append": "95" * 32}
@@ -147,6 +153,34 @@ def test_what_generate_makes_verifies_elsewhere(n: TestNode, amd: fake_amd.FakeA
         lend(other, FakeGuest(amd))
         reply = send(other, Message({"body": made}), "/~snp@1.0/verify")
         assert reply["body"] == b"true", reply
+
+
+def test_over_sockets_from_the_kernel_s_tree(amd: fake_amd.FakeAmd) -> None:
+    given = certificates.build(amd.vek, amd.chain)
+    tree = fake_kernel.FakeTsm(lambda data, level: amd.report(data, vmpl=level, measurement=MEASURED), auxblob=given)
+    with ExitStack() as stack:
+        ask = [served(stack, name, configfs.Configfs(tree, "sev_guest")) for name in ("one", "two")]
+        made = ask[0](Message({"path": "/~snp@1.0/generate"}))
+        assert made["status"] == 200, made
+        assert made.text("address") == wallet("one").address
+        reply = ask[1](Message({"path": "/~snp@1.0/verify", "method": "POST", "body": made}))
+        assert (reply["status"], reply["body"]) == (200, b"true")
+        stolen = commitments.commit(made.with_commitments({}).without("status"), wallet("two"))
+        reply = ask[1](Message({"path": "/~snp@1.0/verify", "method": "POST", "body": stolen}))
+        assert code(reply) == "binding/key-mismatch"
+
+
+def served(stack: ExitStack, name: str, attester: Any) -> Callable[[Message], Message]:
+    """Return what asks a node of that name, behind a socket."""
+    loaded = config.load(environ={}, flags={"snp.trusted": [HASHES]})
+    store, operator = MemoryStore(), wallet("operator").address
+    inner = stack.enter_context(Node(loaded, key=wallet(name), store=store, operator=operator, attester=attester))
+    server = Server(inner, "127.0.0.1", 0)
+    server.start()
+    stack.callback(server.stop)
+    connection = Connection()
+    stack.callback(connection.close)
+    return lambda message: connection.exchange(parse_url(server.url)[0], request_form(message))
 
 
 def test_certificates_come_with_the_request_or_are_remembered(n: TestNode, amd: fake_amd.FakeAmd) -> None:
