@@ -19,7 +19,7 @@ _NOT_TOP = frozenset({"signature", "signature-input", "ao-types", "ao-ids", "ao-
 """Words of the codec: a reader of the signed text takes them for something else than a key."""
 _NOT_NESTED = frozenset({"ao-types", "content-disposition", "content-digest", "ao-body-key"})
 _UNSIGNABLE = re.compile(r"\A@|[%\x00-\x1f\x7f]")
-_UNSIGNABLE_NESTED = re.compile(r'[%/":\x00-\x1f\x7f]')
+_UNSIGNABLE_NESTED = re.compile(r'\A@|[%/":\x00-\x1f\x7f]')
 
 
 def refuse_ambiguous(msg: Message, names: Iterable[str] | None = None, bundle: bool = False) -> None:
