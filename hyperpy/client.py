@@ -8,11 +8,17 @@ with Client("http://localhost:8734") as client:
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
-from hyperpy import commitments
+from hyperpy import attested, commitments
+from hyperpy.attest.policy import BASELINE, Policy
+from hyperpy.attested import Found
+from hyperpy.encoding import b64u
 from hyperpy.errors import InvalidSignature
 from hyperpy.http.client import Connection, parse_url, request_form
 from hyperpy.keys import RsaKey
@@ -70,6 +76,37 @@ class Client:
         if self._key is not None:
             own = commitments.commit(own, self._key)
         return self._checked(self._connection.exchange(self._origin, request_form(own)))
+
+    def attested(
+        self,
+        path: str,
+        keys: Mapping[str, Any] | None = None,
+        *,
+        policy: Policy = BASELINE,
+        hardware: bool = False,
+        insecure_software: bool = False,
+    ) -> tuple[Message, Found]:
+        """Return the reply to a GET of a path, and what is found of the attestation that was asked for with it.
+
+        The attestation must answer a nonce made here. What the node says of it is not believed: act on
+        ``found.status``, found from the evidence, and on nothing but ``hardware`` where secrets are at stake.
+
+        Args:
+            policy: what is accepted; see :mod:`hyperpy.attest.policy`.
+            hardware: ask for evidence of this very result, not of the node's key alone.
+            insecure_software: for development: believe software evidence where the policy allows it.
+
+        Raises:
+            UpstreamError, InvalidSignature: as :meth:`get`.
+        """
+        nonce = secrets.token_bytes(32)
+        asked = {"attest": "hardware" if hardware else "true", "attest-nonce": b64u(nonce)}
+        reply = self.request("GET", path, {**(keys or {}), **asked})
+        now = datetime.now(UTC)
+        found = attested.check(reply, policy, now=now, nonce=nonce, insecure_software=insecure_software)
+        if hardware and found.status != "none" and found.level != attested.RESULT:
+            found = replace(found, status="failed", codes=(*found.codes, "binding/purpose-mismatch"))
+        return reply, found
 
     def _checked(self, reply: Message) -> Message:
         status = reply.get("status")

@@ -19,7 +19,7 @@ injected. ``strict`` turns that into exit code 2.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -160,6 +160,9 @@ class Report:
         total: steps there are; fewer may have been looked at (a sample, a range, the first lie).
         sample: how the sample was drawn: ``{"size", "seed", "finds-one-lie", "finds-one-percent"}``; empty if all.
         attested_by: who vouches for the whole: the signers of a receipt.
+        attestation: what evidence says of the machines that the results come from: ``hardware``, ``software``,
+            ``failed`` or ``none``.
+        attestations: a row for each piece of evidence; see :class:`hyperpy.receipt.evidence.Looked`.
     """
 
     ref: str
@@ -169,6 +172,8 @@ class Report:
     total: int = 0
     sample: dict[str, Any] = field(default_factory=dict)
     attested_by: tuple[str, ...] = ()
+    attestation: str = "none"
+    attestations: tuple[Mapping[str, Any], ...] = ()
     base_verdict: Verdict | None = None
 
     @property
@@ -212,4 +217,6 @@ class Report:
             made["sample"] = self.sample
         if self.attested_by:
             made["attested-by"] = list(self.attested_by)
+        if self.attestations:
+            made["attestation"], made["attestations"] = self.attestation, [dict(one) for one in self.attestations]
         return made

@@ -24,17 +24,19 @@ which a report says that it does not hold:
     13. ``snapshot``: computing goes on with the slot after it
     14. ``part``: its keys lead from the root's result to something that is there
     15. ``signature``: the receipt's own signatures verify and are over its digest; ``policy``: by whom they must be
-    16. ``evidence``: attestation evidence is appraised (version 1 of receipts holds none)
+    16. ``evidence``: attestations are well-formed, and about steps here and the receipt's signers. What a policy
+        accepts of them is the report's ``attestation``: found from the evidence, whatever was said of it
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from hyperpy.encoding import b64u
 from hyperpy.errors import HyperpyError
-from hyperpy.receipt import Receipt, ReceiptError, checks, decode, rules
+from hyperpy.receipt import Receipt, ReceiptError, checks, decode, evidence, rules
 from hyperpy.receipt.order import computed
 from hyperpy.trail import Record
 from hyperpy.verdicts import Edge, Finding, Report, StepReport, Verdict, worst
@@ -43,19 +45,25 @@ __all__ = ["verify", "verify_receipt"]
 
 
 def verify(
-    data: bytes, policy: Mapping[str, Any] | None = None, *, progress: Callable[[int, int], object] | None = None
+    data: bytes,
+    policy: Mapping[str, Any] | None = None,
+    *,
+    progress: Callable[[int, int], object] | None = None,
+    now: datetime | None = None,
 ) -> Report:
     """Return what is to be said of a receipt's file. Never raises for what is in the file.
 
     Args:
         policy: ``signers`` lists the addresses of which one must have signed; None accepts anybody's signature.
+            ``tee``, ``attested`` and ``insecure-software`` are about evidence: :func:`hyperpy.receipt.evidence.look`.
+        now: UTC, the clock by which evidence is appraised; None is this moment.
         progress: called with how many steps are done, of how many.
     """
     try:
         receipt = decode(data)  # 1
     except ReceiptError as error:
         return bad_file(error.rule, error.message)
-    return verify_receipt(receipt, policy, progress=progress)
+    return verify_receipt(receipt, policy, progress=progress, now=now)
 
 
 def bad_file(rule: str, text: str) -> Report:
@@ -64,17 +72,24 @@ def bad_file(rule: str, text: str) -> Report:
 
 
 def verify_receipt(
-    receipt: Receipt, policy: Mapping[str, Any] | None = None, *, progress: Callable[[int, int], object] | None = None
+    receipt: Receipt,
+    policy: Mapping[str, Any] | None = None,
+    *,
+    progress: Callable[[int, int], object] | None = None,
+    now: datetime | None = None,
 ) -> Report:
     """Return what is to be said of a receipt that was read; see :func:`verify`. Does not raise either."""
     try:
-        return _verified(receipt, policy, progress)
+        return _verified(receipt, policy, progress, now or datetime.now(UTC))
     except (HyperpyError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError) as error:
         return bad_file("form", f"the receipt cannot be read: {error!s:.200}")
 
 
 def _verified(
-    receipt: Receipt, policy: Mapping[str, Any] | None, progress: Callable[[int, int], object] | None
+    receipt: Receipt,
+    policy: Mapping[str, Any] | None,
+    progress: Callable[[int, int], object] | None,
+    now: datetime,
 ) -> Report:
     report = Report(b64u(receipt.digest), total=len(receipt.steps))
     found = report.findings
@@ -87,7 +102,9 @@ def _verified(
     found += checks.part(receipt)  # 14
     signed = checks.signature(receipt, policy)  # 15
     found += signed
-    found += checks.evidence(receipt)  # 16
+    looked = evidence.look(receipt, policy, now)  # 16
+    found += looked.findings
+    report.attestation, report.attestations = looked.status, looked.rows
     report.attested_by = receipt.signers
     look = rules.Look(receipt)
     slots = {one.record: (b64u(one.process), one.slot) for one in receipt.slots}

@@ -18,6 +18,7 @@ from hyperpy.message import Link, Message, Value
 from hyperpy.privacy import Gate
 from hyperpy.receipt import Absent, Receipt, Schedule, Slot, Snapshot, encode, name_of, ordered, shallow
 from hyperpy.receipt.content import genuine, walk, written
+from hyperpy.receipt.evidence import MAX_ENTRIES
 from hyperpy.store.schedule import backwards, read_assignment, slot_bytes
 from hyperpy.trail import Record
 
@@ -99,6 +100,7 @@ class _Maker:
             schedules=schedules,
             slots=slots,
             snapshots=snapshots,
+            evidence=self._attestations(),
             absent=tuple(self._absent.values()),
         )
 
@@ -123,6 +125,7 @@ class _Maker:
             records=(record.encode(),),
             messages=tuple(self._held.values()),
             part=part,
+            evidence=self._attestations(),
             absent=tuple(self._absent.values()),
         )
 
@@ -196,6 +199,16 @@ class _Maker:
                     self._left -= len(data)
                     found[record.origin] = data
         return tuple(found.values())
+
+    def _attestations(self) -> tuple[bytes, ...]:
+        """Return what replies with these steps' results were attested with, while there is room."""
+        found: list[bytes] = []
+        for name in self._records:
+            data = self._evidence.store.get("attested", name)
+            if data is not None and len(data) <= self._left and len(found) < MAX_ENTRIES:
+                self._left -= len(data)
+                found.append(data)
+        return tuple(found)
 
     def _name_records(self) -> None:
         """List the records that are named but not part of the plan."""

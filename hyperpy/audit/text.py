@@ -130,6 +130,9 @@ def _summary(report: Report) -> list[str]:
         lines.append(f"  first   step {at} {first.verdict.value}: {title(first)}")
     if report.attested_by:
         lines.append("  signed  " + ", ".join(shown(one, 60) for one in report.attested_by[:8]))
+    if report.attestations:
+        codes = ", ".join(dict.fromkeys(code for one in report.attestations for code in one["codes"]))
+        lines.append(f"  attested  {report.attestation}" + (f" ({shown(codes, 200)})" if codes else ""))
     if report.sample:
         words = ", ".join(f"{shown(name, 40)} {shown(item, 60)}" for name, item in report.sample.items())
         lines.append(f"  sample  {words}")

@@ -44,6 +44,7 @@ def replayed(
     except HyperpyError as error:
         return bad_file("form", f"the receipt cannot be read: {error.message}")
     report.ref, report.attested_by = checked.ref, checked.attested_by
+    report.attestation, report.attestations = checked.attestation, checked.attestations
     _join(report, checked, whole=not report.sample and not (options is not None and options.first))
     return report
 

@@ -176,9 +176,12 @@ def _rules(file: Path | None) -> dict[str, Any] | None:
     except (OSError, ValueError) as error:
         raise ConfigError(f"the policy {file} cannot be read: {error}", hint="Give a JSON file.") from None
     signers = found.get("signers") if isinstance(found, dict) else None
+    rules = {name: found[name] for name in ("tee", "attested") if isinstance(found, dict) and name in found}
+    if signers is None and rules:
+        return rules
     if not isinstance(signers, list) or not all(isinstance(one, str) for one in signers):
         raise ConfigError(f"the policy {file} lists no signers", hint='Write {"signers": ["ADDRESS"]}.')
-    return {"signers": signers}
+    return {"signers": signers, **rules}
 
 
 def _checked(data: bytes, again: bool, policy: dict[str, Any] | None, devices: list[Path]) -> Report:

@@ -164,10 +164,3 @@ def _unsound(receipt: Receipt) -> Finding:
         shown = told.decode("ascii", "replace")[:60] if isinstance(told, bytes) else "none"
         return Finding("signature", "the receipt's signature is over another content", digest, shown)
     return Finding("signature", "the receipt's signature does not verify, or covers more or less than a digest")
-
-
-def evidence(receipt: Receipt) -> list[Finding]:  # 16
-    """Refuse evidence: no receipt of version 1 has any."""
-    if not receipt.evidence:
-        return []
-    return [Finding("evidence", "attestation evidence has no place in a receipt of version 1")]

@@ -330,6 +330,7 @@ def ordered(receipt: Receipt) -> Receipt:
         schedules=tuple(sorted(receipt.schedules)),
         slots=tuple(sorted(set(receipt.slots))),
         snapshots=tuple(sorted(set(receipt.snapshots))),
+        evidence=_by(sha256, receipt.evidence),
         absent=_by(lambda one: one.id, receipt.absent),
     )
 
