@@ -42,6 +42,7 @@ class FakeGuest:
     software: bool = False
     replay: Evidence | None = None
     provider: str = "fake"
+    vmpl: int = 0
 
     @property
     def hardware(self) -> bool:
@@ -59,7 +60,7 @@ class FakeGuest:
             return Evidence("software", software.make(Ed25519PrivateKey.generate(), bytes(32), report_data))
         if self.replay is not None:
             return self.replay
-        made = self.amd.report(report_data, vmpl=level or 0, measurement=self.measurement)
+        made = self.amd.report(report_data, vmpl=level or self.vmpl, measurement=self.measurement)
         return Evidence("snp", made, vek=self.amd.vek, chain=self.amd.chain)
 
     def of(self, key: RsaKey, about: Message) -> Attestation:
@@ -443,6 +444,11 @@ def test_wrong_software(z: Zone, amd: fake_amd.FakeAmd) -> None:
     key = wallet("outsider")
     items = claim(z, key, FakeGuest(amd, measurement=bytes(48)))
     refused(z.keeper.ask("join", key, **items), "policy/measurement-not-allowed")
+
+
+def test_a_lower_privilege_level(z: Zone, amd: fake_amd.FakeAmd) -> None:
+    key = wallet("outsider")
+    refused(z.keeper.ask("join", key, **claim(z, key, FakeGuest(amd, vmpl=2))), "policy/vmpl")
 
 
 def test_software_evidence_joins_nothing(z: Zone, amd: fake_amd.FakeAmd) -> None:
