@@ -157,6 +157,11 @@ class Node:
         self.peers.close()
         self.store.close()
 
+    @property
+    def evidence_kind(self) -> str:
+        """What evidence this node makes: ``snp``, ``tdx``, ``software``; empty if none."""
+        return self.attestation.kind
+
     def __enter__(self) -> Node:
         return self
 

@@ -41,6 +41,12 @@ def serve(
     config_file: ConfigFile = None,
     device: DeviceFiles = [],  # noqa: B006
     reload: Annotated[bool, typer.Option("--reload", help="Load device files again when they change.")] = False,
+    insecure_software_tee: Annotated[
+        bool,
+        typer.Option(
+            "--insecure-software-tee", help="Make and believe evidence that no hardware stands behind. For development."
+        ),
+    ] = False,
     log_level: Annotated[str, typer.Option(help="debug (steps), info (requests), warning or error.")] = "warning",
     log_json: Annotated[bool, typer.Option("--log-json", help="Write the log as JSON, one object a line.")] = False,
 ) -> None:
@@ -55,7 +61,9 @@ def serve(
     if log_level not in logs.LEVELS:
         raise ConfigError(f"there is no log level '{log_level}'", hint=f"Use one of {', '.join(logs.LEVELS)}.")
     logs.configure(log_level, as_json=log_json)
-    made = settings(config_file, store, wallet, device, **{"http.port": port, "http.host": host})
+    software = True if insecure_software_tee else None
+    named = {"http.port": port, "http.host": host, "tee.software": software}
+    made = settings(config_file, store, wallet, device, **named)
     if not Path(made.meta.wallet).exists():
         err.print("making two RSA-4096 keys (first run) ...")
     stop = threading.Event()

@@ -116,6 +116,7 @@ class App:
         self._rules = rules or Rules.of(config)
         self._default_request = default_request or config.http.default_request
         self._cors = config.http.cors
+        self._marks = [(b"tee-hardware", b"false")] if getattr(node, "evidence_kind", "") == "software" else []
         self._workers = Workers[_Task, RawReply](
             self._work,
             threads=self.bounds.threads,
@@ -151,7 +152,7 @@ class App:
         finally:
             if body is not None:
                 body.release()
-        reply.headers.append(VARY)
+        reply.headers += [VARY, *self._marks]
         await _send(reply if self._cors else without_cors(reply), raw.method, send)
         if log.isEnabledFor(logging.INFO):
             path = scrub_value(raw.target)[0].partition(b"?")[0][:200].decode("ascii", "backslashreplace")

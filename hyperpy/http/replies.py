@@ -15,7 +15,7 @@ from hyperpy.message import Message
 _TRANSPORT: Final = frozenset(
     {"date", "server", "connection", "transfer-encoding", "content-length", "keep-alive", "vary", "alt-svc", "via"}
     | {"hint", "retry-after", "strict-transport-security", "content-encoding", "content-security-policy"}
-    | {"x-content-type-options"}
+    | {"x-content-type-options", "tee-hardware"}
 )
 
 
