@@ -26,6 +26,7 @@ which a report says that it does not hold:
     15. ``signature``: the receipt's own signatures verify and are over its digest; ``policy``: by whom they must be
     16. ``evidence``: attestations are well-formed, and about steps here and the receipt's signers. What a policy
         accepts of them is the report's ``attestation``: found from the evidence, whatever was said of it
+    17. ``attested-by``: whoever a record names as vouching for it signed its result, or the receipt
 """
 
 from __future__ import annotations
@@ -121,7 +122,9 @@ def _verified(
 def _step(receipt: Receipt, look: rules.Look, name: bytes, record: Record, slot: tuple[str, int] | None) -> StepReport:
     """Return what is to be said of one record."""
     wrong, missing = look.step(name, record)  # 6 to 10, 12
-    signers = receipt.signers + ((record.attested_by,) if record.attested_by else ())
+    signers = receipt.signers
+    if record.attested_by and record.attested_by not in signers:
+        signers += look.vouching(record, wrong)  # 17
     return StepReport(
         record=b64u(name),
         device=record.device,

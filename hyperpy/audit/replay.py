@@ -266,9 +266,11 @@ class Run:
                 differs, used = self._made(step, checker, source)
                 found += [one for one in differs if one.rule not in {old.rule for old in found}]
                 given += used
+        vouching, forged = self._vouching(step.record, checker)
+        found += forged
         made = report_of(step, verdict_of(found, best), found, given)
         if best is Verdict.ATTESTED:
-            made.attested_by = self._vouching(step.record, checker)
+            made.attested_by = vouching
         return made
 
     def _made(self, step: Planned, checker: Checker, source: bytes) -> tuple[list[Finding], int]:
@@ -297,15 +299,19 @@ class Run:
             base = checker.live.get(one)
         return base
 
-    def _vouching(self, record: Record, checker: Checker) -> tuple[str, ...]:
-        if record.attested_by:
-            return (record.attested_by,)
+    def _vouching(self, record: Record, checker: Checker) -> tuple[tuple[str, ...], list[Finding]]:
+        """Return who vouches for a step, and what is wrong with whom its record names: it must have signed."""
         try:
             result = checker.scratch.cache.read(record.result)
         except HyperpyError:
             result = None
         signers = tuple(commitments.committers(result)) if isinstance(result, Message) else ()
-        return signers or self.evidence.attested_by
+        if not record.attested_by:
+            return signers or self.evidence.attested_by, []
+        if record.attested_by in (*signers, *self.evidence.attested_by):
+            return (record.attested_by,), []
+        text = "who is said to vouch for the step signed neither its result nor the receipt"
+        return signers, [Finding("attested-by", text, record.attested_by, ", ".join(signers) or "nobody")]
 
 
 def _neighbours(plan: Plan, known: dict[bytes, Record]) -> dict[str, tuple[Neighbours, bytes]]:

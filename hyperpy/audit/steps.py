@@ -15,6 +15,7 @@ Rules, by the names their findings carry:
     device, key      they are the ones that answer this request on this base
     oracle           every recorded answer was asked for, by the same request, in the same order
     status, result   they come out again
+    attested-by      whoever a record names as vouching for it signed its result, or the receipt
 """
 
 from __future__ import annotations

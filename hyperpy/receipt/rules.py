@@ -141,6 +141,19 @@ class Look:
                     text = f"the step it was taken from has another {field}"
                     wrong.append(Finding("cached-from", text, there, here))
 
+    def vouching(self, record: Record, wrong: list[Finding]) -> tuple[str, ...]:  # 17
+        """Return whom a record names as vouching for it, if that one signed the result."""
+        try:
+            result = self._receipt.read(record.result)
+        except MessageNotFound:
+            result = None
+        signed = commitments.committers(result) if isinstance(result, Message) else ()
+        if record.attested_by in signed:
+            return (record.attested_by,)
+        text = "who is said to vouch for the step signed neither its result nor the receipt"
+        wrong.append(Finding("attested-by", text, record.attested_by, ", ".join(signed) or "nobody"))
+        return ()
+
     def _check_slot(
         self, name: bytes, record: Record, request: Value | None, wrong: list[Finding], missing: list[Finding]
     ) -> None:  # 12
