@@ -173,13 +173,14 @@ class Attestation:
     # -- attested replies ----------------------------------------------------------------------
 
     def attach(self, made: Message, ask: Ask | None, chain: Chain) -> Message:
-        """Return a reply with its attestation, if one was asked for. Never raises.
+        """Return a reply with its attestation, if one was asked for; the node is to sign all of it. Never raises.
 
-        An error is nothing that a machine vouches for: its status is ``none``.
+        An error is nothing that a machine vouches for: its status is ``none``. Signatures of others on the reply
+        itself cannot cover an attestation, and readers count only what all signatures cover: they are left out.
         """
         if ask is None:
             return made
-        made = attested.bare(made).with_commitments(made.commitments).with_private(**made.private)
+        made = attested.bare(made).with_private(**made.private)
         if "error" in made.private or self._attester is None:
             return _marked(made, "none")
         try:
@@ -230,7 +231,7 @@ def _marked(made: Message, status: str, text: bytes = b"", code: str = "") -> Me
         more[attested.KEY] = text
     if code:
         more[attested.CODE] = code.encode()
-    return Message.make({**made.raw_items(), **more}, made.commitments, made.private)
+    return Message.make({**made.raw_items(), **more}, private=made.private)
 
 
 def _of_record(record: Record | None, ask: Ask) -> dict[str, bytes]:

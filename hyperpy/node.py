@@ -354,10 +354,8 @@ class Node:
     def _signed(self, made: Message, ingress: Ingress | None = None, *, attested: bool = False) -> Message:
         """Return a reply signed by this node, as an ANS-104 item where the caller asked for one (ao-core 10.3).
 
-        One with an attestation is signed whole whatever the settings say, and whoever else signed it.
+        One with an attestation is signed whatever the settings say.
         """
-        if attested and commitments.committers(made):
-            return commitments.commit(made, self._key, tag=made.hashpath, committed=sorted(made.raw_items()))
         if not (attested or self.settings.flag("force-signed", True)) or commitments.committers(made):
             return made
         if ingress is not None and ingress.wants.codec_for(made) == ANS104:

@@ -129,7 +129,6 @@ def amd_address() -> bytes:
         (SUM + "?attest=hardware", {}),
         (SUM + "?attest=hardware&accept-bundle=true", {}),
         (SUM, {"attest": "true", "accept": "application/json"}),
-        (SUM, {"attest": "true", "require-codec": "ans104@1.0"}),
         ("/~message@1.0&x+integer=1&attest=true/set&c=2", {}),
         ("/~meta@1.0/info?attest=true", {}),
     ],
@@ -167,8 +166,14 @@ def test_what_was_read_by_its_id_and_what_others_signed(amd: FakeAmd, serve: Ser
     with Client(server.url) as client:
         reply, found = client.attested(f"/{commitments.signed_id(own)}", policy=POLICY)
     assert (found.status, found.codes) == ("hardware", ())
-    assert reply["words"] == b"mine"
-    assert {wallet().address, wallet("author").address} <= set(client.signers(reply))
+    assert (reply["words"], client.signers(reply)) == (b"mine", (wallet().address,))
+
+
+def test_an_item_has_no_room_for_an_attestation(amd: FakeAmd, serve: Serve) -> None:
+    """ANS-104 limits what a tag holds: such a reply is not signed, and so nothing of it counts."""
+    with Client(serve(through_configfs(amd)).url) as client:
+        reply = client.get(SUM, {"attest": "true", "require-codec": "ans104@1.0"})
+    assert attested.check(reply, POLICY, now=NOW).status == "failed"
 
 
 def test_an_error_is_never_attested(amd: FakeAmd, serve: Serve) -> None:
