@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -82,7 +83,7 @@ class Place:
     ) -> None:
         self.guest = guest or FakeGuest(amd)
         self.key = wallet(name)
-        flags = {"snp.trusted": [HASHES], **settings}
+        flags = {"snp.trusted": [HASHES], "tee.reports": 10_000, **settings}
         loaded = config.load(environ={}, flags=flags)
         self.operator = wallet(f"operator of {name}")
         self.store = store or MemoryStore()
@@ -558,6 +559,40 @@ def test_the_key_is_for_nobody(z: Zone) -> None:
     for signer in (None, wallet("mallory"), one.key):
         assert z.keeper.ask("key", signer)["status"] == 403
     assert z.keeper.order("become", **{"peer-location": one.url, "peer-id": one.address})["status"] == 403
+
+
+def test_whatever_comes_is_refused_in_words(z: Zone, amd: fake_amd.FakeAmd) -> None:
+    draw = random.Random(8)
+    key = wallet("outsider")
+    odd: list[Any] = [
+        b"",
+        b"x" * 70,
+        7,
+        -1,
+        1.5,
+        False,
+        ["a", "b"],
+        {"a": "b"},
+        {"a": {"b": ["c"]}},
+        "A" * 43,
+        b64u(bytes(32)),
+    ]
+    for _ in range(120):
+        good = claim(z, key, FakeGuest(amd))
+        items = dict(good)
+        for name in draw.sample(sorted(good), draw.randint(1, 3)):
+            items[name] = draw.choice(odd)
+        inner = dict(good["evidence"].raw_items())
+        inner[draw.choice(sorted(inner.keys() - {"type"}))] = draw.choice(odd)
+        items = items if draw.random() < 0.7 else {**good, "evidence": Message(inner)}
+        where = draw.choice(["join", "epoch", "challenge"])
+        renew = {"type": "Green-Zone-Renew", "after": draw.choice(odd)} if where == "epoch" else {}
+        reply = z.keeper.ask(where, key, **{**items, **renew})
+        if where != "challenge":
+            assert 400 <= reply.get("status") < 500, (where, items, reply)  # type: ignore[operator]
+        else:
+            assert reply.get("status") in (200, 400), (items, reply)
+    assert len(z.keeper.zone.members) == 1
 
 
 # -- attacks on who joins --------------------------------------------------------------------------
