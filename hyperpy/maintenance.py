@@ -15,7 +15,7 @@ from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
 
-from hyperpy import commitments
+from hyperpy import attested, commitments
 from hyperpy.cache import Cache, combined_id
 from hyperpy.encoding import b64u, key_text, sha256
 from hyperpy.errors import ConfigError, HyperpyError
@@ -173,6 +173,11 @@ def _origin(cache: Cache, trail: Trail, key: bytes, value: bytes) -> str:
     return "" if sha256(value) == key else "the request was damaged"
 
 
+def _attestation(cache: Cache, trail: Trail, key: bytes, value: bytes) -> str:
+    attested.decode(value)
+    return "" if trail.read(key) is not None else "belongs to a record that is not there"
+
+
 _CHECKS: dict[str, Callable[[Cache, Trail, bytes, bytes], str]] = {
     "messages": _message,
     "commitments": _commitment,
@@ -188,6 +193,7 @@ _CHECKS: dict[str, Callable[[Cache, Trail, bytes, bytes], str]] = {
     "assignments": _assignment,
     "heads": _end,
     "states": _state,
+    "attested": _attestation,
 }
 
 
