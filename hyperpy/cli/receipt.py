@@ -15,7 +15,8 @@ import typer
 from hyperpy.cli import challenge
 from hyperpy.cli.app import ConfigFile, DeviceFiles, Json, StoreDir, Url, Wallet, err, out, show
 from hyperpy.cli.node import settings
-from hyperpy.errors import ConfigError, ParameterError, UpstreamError
+from hyperpy.cli.remote import is_url, named_by, receipt_of
+from hyperpy.errors import ConfigError, ParameterError
 
 if TYPE_CHECKING:
     from hyperpy.verdicts import Report
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 _LONG = 200
 """Steps from which on progress is shown."""
 
-_Ref = Annotated[str, typer.Argument(help="Hashpath, ID of a result, of a record or of a process.")]
+_Ref = Annotated[str, typer.Argument(help="Hashpath, ID of a result, of a record or of a process; or a URL.")]
 _Range = Annotated[str, typer.Option("--slots", help="Slots of a process, as FIRST-LAST.")]
 _Part = Annotated[str, typer.Option("--part", help="Prove only this part of the result: keys joined by /.")]
 _Sign = Annotated[bool, typer.Option("--sign/--no-sign", help="Sign it with the wallet.")]
@@ -56,15 +57,20 @@ def receipt(
 ) -> None:
     """Write a receipt: the steps that led to a result, with all that is needed to check them.
 
-    Example: hyperpy receipt 'BASE-ID/KEY' > r.receipt
+    Examples:
+        hyperpy receipt 'http://localhost:8734/~calculator@1.0&a=20/add&b=22' -o sum.receipt
+        hyperpy receipt 'BASE-ID/KEY' --store DIR > r.receipt
     """
     if output is None and sys.stdout.isatty():
         raise ParameterError(
             "a receipt is binary and would garble the terminal", name="output", hint="Give -o FILE, or use > FILE."
         )
     options: dict[str, Any] = {"part": part} | ({} if max_bytes is None else {"max_bytes": max_bytes})
+    _range(slots)
+    if is_url(ref):
+        url, ref = named_by(ref)
     if url:
-        data = _asked(url, ref, slots, sign, options)
+        data = receipt_of(url, ref, slots=slots, part=part, sign=sign, most=max_bytes)
     else:
         data = _built(ref, slots, sign, options, settings(config_file, store, wallet, []))
     if output is None:
@@ -137,23 +143,6 @@ def _built(ref: str, slots: str, sign: bool, options: dict[str, Any], made: Any)
         return build(evidence, plan, sign=signed if key is not None else None, **options)
     finally:
         opened.close()
-
-
-def _asked(url: str, ref: str, slots: str, sign: bool, options: dict[str, Any]) -> bytes:
-    """Return the receipt that a node makes."""
-    from hyperpy.client import Client
-
-    _range(slots)
-    asked = {"ref": ref, "slots": slots, "part": options["part"], "sign": "" if sign else "false"}
-    if "max_bytes" in options:
-        asked["max-bytes"] = str(options["max_bytes"])
-    with Client(url) as client:
-        reply = client.get("/~audit@1.0/receipt", {name: text for name, text in asked.items() if text})
-    body = reply.get("body")
-    if reply.get("status") != 200 or not isinstance(body, bytes):
-        shown = body.decode("utf-8", "replace") if isinstance(body, bytes) else "no text"
-        raise UpstreamError(f"{url} answers {reply.get('status')!r}: {shown[:300]}")
-    return body
 
 
 def _range(text: str) -> tuple[int, int] | None:

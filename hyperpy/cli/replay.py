@@ -13,6 +13,7 @@ import typer
 
 from hyperpy.cli.app import ConfigFile, DeviceFiles, Json, StoreDir, Url, err, out, show
 from hyperpy.cli.node import settings
+from hyperpy.cli.remote import is_url, named_by, receipt_of
 from hyperpy.errors import CodecError, HyperpyError, ParameterError, UpstreamError
 from hyperpy.verdicts import Finding, Report, Verdict, worst
 
@@ -101,7 +102,7 @@ def _source(ref: str, folder: Path, url: str | None) -> tuple[Source, str]:
     """Return where a reference is to be looked for, and the reference there; that of a file or URL is empty."""
     from hyperpy.audit.pool import Source
 
-    if url is not None or re.match(r"https?://", ref):
+    if url is not None or is_url(ref):
         return Source(data=fetched(ref, url), where=f"the receipt of {url or ref}"), ""
     file = Path(ref)
     if file.is_file():
@@ -115,23 +116,9 @@ def fetched(ref: str, url: str | None = None) -> bytes:
     Raises:
         UpstreamError: there is no such node, or it gives no receipt.
     """
-    from hyperpy.client import Client
-
     if url is None:
-        origin, slash, path = ref.partition("://")[2].partition("/")
-        url = f"{ref.partition('://')[0]}://{origin}"
-        with Client(url) as client:
-            reply = client.get(slash + path)
-        if reply.hashpath is None:
-            raise UpstreamError(f"the reply to {ref[:200]} has no hashpath: there is nothing to replay")
-        ref = reply.hashpath
-    with Client(url) as client:
-        answer = client.get(f"/~audit@1.0/receipt?ref={ref}")
-    body = answer.get("body")
-    if answer.get("status") != 200 or not isinstance(body, bytes):
-        told = body.decode("utf-8", "replace") if isinstance(body, bytes) else ""
-        raise UpstreamError(f"{url} gives no receipt for {ref[:200]}: {told[:300]}")
-    return body
+        url, ref = named_by(ref)
+    return receipt_of(url, ref)
 
 
 def compared(report: Report, url: str, ref: str) -> None:

@@ -1,0 +1,55 @@
+"""Asking a node for its receipt of what it computed."""
+
+from __future__ import annotations
+
+import re
+
+from hyperpy.client import Client
+from hyperpy.errors import UpstreamError
+
+
+def is_url(ref: str) -> bool:
+    """Say whether a reference is a URL: what a node answers to a GET of it is meant."""
+    return re.match(r"https?://", ref) is not None
+
+
+def named_by(url: str) -> tuple[str, str]:
+    """Ask for a URL; return the node and the hashpath of its answer.
+
+    Raises:
+        UpstreamError: there is no such node, or its answer has no hashpath.
+    """
+    scheme, _, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    node = f"{scheme}://{host}"
+    with Client(node) as client:
+        reply = client.get(slash + path)
+    if reply.hashpath is None:
+        raise UpstreamError(f"the reply to {url[:200]} has no hashpath: there is nothing to replay")
+    return node, reply.hashpath
+
+
+def receipt_of(
+    node: str, ref: str, *, slots: str = "", part: str = "", sign: bool = True, most: int | None = None
+) -> bytes:
+    """Return the receipt that a node makes for a reference.
+
+    Args:
+        most: bytes of messages that it may hold; None leaves it to the node.
+
+    Raises:
+        UpstreamError: there is no such node, or it gives no receipt.
+    """
+    asked = {"ref": ref, "slots": slots, "part": part, "sign": "" if sign else "false"}
+    if most is not None:
+        asked["max-bytes"] = str(most)
+    with Client(node) as client:
+        reply = client.get("/~audit@1.0/receipt", {name: text for name, text in asked.items() if text})
+    body = reply.get("body")
+    if reply.get("status") == 200 and isinstance(body, bytes):
+        return body
+    told = body.decode("utf-8", "replace") if isinstance(body, bytes) else ""
+    raise UpstreamError(
+        f"{node} gives no receipt for {ref[:200]}; it answers {reply.get('status')!r}: {told[:300]}",
+        hint="Only hyperpy nodes give receipts, and only of what they recorded.",
+    )
