@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hyperpy.cli.app import DeviceFiles, Json, err, out, plain, show
+from hyperpy.cli.logs import only_ours
 from hyperpy.errors import CodecError, ConfigError, HyperpyError, ParameterError
 from hyperpy.message import Message
 
@@ -59,21 +59,20 @@ def challenge(
 
     Example: hyperpy challenge http://localhost:8734 '/~calculator@1.0&a=1/add&b=2' -o lie.proof
     """
-    logging.getLogger("hyperpy.device").setLevel(logging.CRITICAL)
     words = list(target or ())
     if words and words[0].startswith(("http://", "https://")):
         url = words.pop(0)
     if url is None:
         raise ParameterError("name the node whose word is examined", name="url", hint="Give its URL, or --url.")
     try:
-        with ExitStack() as opened:
+        with only_ours(), ExitStack() as opened:
             first = opened.enter_context(_peer(url))
             second = None if against is None else opened.enter_context(_peer(against))
             if process is not None:
                 found = _process(first, second, process, slot, json)
             else:
                 found = _answers(first, second, words, save_reply)
-        code = _decided(found, output, wallet, device, json)
+            code = _decided(found, output, wallet, device, json)
     except HyperpyError as error:
         err.print(f"error: {error.diagnostics()}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None
@@ -216,8 +215,8 @@ def verify_proof(data: bytes, devices: list[Path], *, json: bool) -> int:
     """
     from hyperpy.fault_proof import from_bytes
 
-    logging.getLogger("hyperpy.device").setLevel(logging.CRITICAL)
-    verdict = _judged(from_bytes(data), devices)
+    with only_ours():
+        verdict = _judged(from_bytes(data), devices)
     words = {name: plain(verdict[name]) for name in _FIELDS if name in verdict}
     if json:
         show(words, True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hyperpy.cli.app import ConfigFile, DeviceFiles, Json, StoreDir, Url, err, out, show
+from hyperpy.cli.logs import only_ours
 from hyperpy.cli.node import settings
 from hyperpy.cli.remote import is_url, named_by, receipt_of
 from hyperpy.errors import CodecError, HyperpyError, ParameterError, UpstreamError
@@ -56,7 +56,6 @@ def replay(
     """
     from hyperpy.audit.replay import Options
 
-    logging.getLogger("hyperpy.device").setLevel(logging.CRITICAL)
     made = settings(config_file, store, None, device)
     options = Options(
         first=first,
@@ -69,7 +68,8 @@ def replay(
     )
     try:
         source, named = _source(ref, Path(made.store.dir), url)
-        report = _audited(source, named, options, jobs, html, quiet=json)
+        with only_ours():
+            report = _audited(source, named, options, jobs, html, quiet=json)
         report.ref = ref
         if against is not None:
             compared(report, against, named)
