@@ -29,7 +29,7 @@ from hyperpy.message import Value, as_text, committed_list
 
 from . import admission, keys
 from .reference import Reference
-from .zone import BATCH, Zone
+from .zone import Zone
 
 _STATUS: Final = {"attester": 503, "verifier": 500}
 """By group of codes; all others are 400, as the reference's errors."""
@@ -54,7 +54,7 @@ class GreenZone:
     """A group of nodes that attested each other and share a key that changes with every change of members.
 
     The *keeper* (who ran ``init``) admits and removes; members hold what it seals to them. Only the operator's own
-    orders make this node begin, join, change or leave a zone (docs/attestation.md).
+    orders, each good once, make this node begin, join, change or leave a zone (docs/attestation.md).
     """
 
     def start(
@@ -66,7 +66,7 @@ class GreenZone:
         self.zone = Zone(keys.address, keys.sign, store)
         self.nonces = admission.Nonces()
         self._reference = Reference(node, keys)
-        self._busy = threading.Lock()
+        self._busy, self._orders = threading.Lock(), threading.Lock()
         self._asked = 0.0
 
     @key(deterministic=False)
@@ -123,6 +123,7 @@ class GreenZone:
         What a joining node sends is signed by it, and holds ``nonce``, ``evidence``, ``node-message``, ``secret``.
         """
         if self._node.is_operator(request):
+            self._ordered(request, "join")
             try:
                 return _answered(lambda: self._join(request, ctx))
             except UpstreamError as error:
@@ -147,17 +148,13 @@ class GreenZone:
 
     @key(deterministic=False)
     def remove(self, request: Message, ctx: Context) -> Result:
-        """Begin an epoch without the member ``address``, a key of the order. The operator's order, each good once."""
-        order = self._ordered(request, "remove")
+        """Begin an epoch without the member ``address``, a key of the order. The operator's order."""
+        self._ordered(request, "remove")
         address = self._given(request, "address")
         known = self.zone.members.keys() | self._reference.trusted
         if address == self._keys.address or address not in known:
             raise ParameterError("remove: there is no such member", name="address")
-        names = {f"{_USED}{name}": b64u(bytes(32)) for name in order.commitments}
-        if any(self._store.named(name) is not None for name in names):
-            raise Forbidden("this order was carried out before", hint="Sign it again to repeat it.")
         entry = self.zone.change("remove", ctx.now(), self._policy().name, lambda members: _without(members, address))
-        self._store.link_all(names)
         self._reference.remove(address)
         ctx.log("green-zone-removed", member=address, epoch=entry.epoch)
         return Result("ok", Message({"status": 200, "body": "Member removed.", "epoch": entry.epoch}))
@@ -225,10 +222,9 @@ class GreenZone:
             current = self.zone.current(ctx.now(), self._rotation(), self._policy().name)
             if asked.text("zone") != current.zone:
                 raise ParameterError("epoch: that is another zone", name="zone")
-            entries = self.zone.entries(_number(asked, "after") + 1)
-            entry, sealed = self.zone.grant(address, echo)
+            entry, entries, sealed = self.zone.news(address, _number(asked, "after"), echo)
             made: dict[str, Any] = {"status": 200, "epoch": entry.epoch, "entries": list(entries)}
-            if len(entries) < BATCH:
+            if sealed is not None:
                 made["sealed"] = b64u(sealed)
             return Result("ok", Message(made))
 
@@ -338,12 +334,22 @@ class GreenZone:
 
     # -- small things --------------------------------------------------------------------------
 
-    def _ordered(self, request: Message, what: str) -> Message:
-        """Return the operator's order, or raise Forbidden."""
+    def _ordered(self, request: Message, what: str) -> None:
+        """Use an order of the operator up: each signature is good once.
+
+        Raises:
+            Forbidden: it is none, or was carried out before.
+        """
         order = request.private.get("order")
         if not isinstance(order, Message) or not self._node.is_operator(request):
             raise Forbidden(f"only the operator may order '{what}'", hint="Sign the request and its path.")
-        return order
+        operator = as_text(self._node.setting("operator", b""))
+        own = [name for name, one in order.commitments.items() if commitments.committer_of(one) == operator]
+        names = {f"{_USED}{name}": b64u(bytes(32)) for name in own}
+        with self._orders:
+            if any(self._store.named(name) is not None for name in names):
+                raise Forbidden("this order was carried out before", hint="Sign it again to repeat it.")
+            self._store.link_all(names)
 
     def _given(self, request: Message, name: str, default: str = "") -> str:
         """Return a parameter of an order: a key that the operator itself signed, never one that others added."""

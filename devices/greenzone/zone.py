@@ -146,6 +146,13 @@ class Zone:
         sealed = keys.seal(key + echo, entry.members[recipient].kem, keys.grant_info(entry, recipient))
         return entry, sealed
 
+    def news(self, recipient: str, after: int, echo: bytes) -> tuple[Entry, Sequence[Message], bytes | None]:
+        """Return the newest entry, those after an epoch, and the key as :meth:`grant` does; None if more are to come."""
+        with self._lock:
+            entries = self.entries(after + 1)
+            entry, sealed = self.grant(recipient, echo)
+            return entry, entries, sealed if len(entries) < BATCH else None
+
     def entries(self, first: int) -> Sequence[Message]:
         """Return the signed entries from an epoch on, at most :data:`BATCH`."""
         held = self._held

@@ -507,16 +507,23 @@ def test_only_the_operator_orders(z: Zone) -> None:
     assert one.ask("join", **given)["status"] == 403
 
 
-def test_an_order_to_remove_is_good_once(z: Zone) -> None:
+@pytest.mark.parametrize("key", ["remove", "rotate", "leave"])
+def test_an_order_is_good_once(z: Zone, key: str) -> None:
     one = z.node("one")
     one.join(z.keeper)
-    message = Message({"path": AT + "remove", "method": "POST", "address": one.address})
+    message = Message({"path": AT + key, "method": "POST", "address": one.address})
     signed = commitments.commit(message, z.keeper.operator)
     origin = parse_url(z.keeper.url)[0]
     assert z.keeper._connection.exchange(origin, request_form(signed))["status"] == 200
+    if key == "leave":
+        z.keeper.order("init")
     one.join(z.keeper)
+    entry = z.keeper.zone.held.entry
     assert z.keeper._connection.exchange(origin, request_form(signed))["status"] == 403
-    assert one.address in z.keeper.zone.members
+    assert z.keeper.zone.held.entry is entry
+    again = commitments.commit(message, z.keeper.operator)
+    assert z.keeper._connection.exchange(origin, request_form(again))["status"] == 200
+    assert z.keeper.zone.held is None or z.keeper.zone.held.entry is not entry
 
 
 def test_keys_that_the_operator_did_not_sign_are_no_part_of_its_order(z: Zone) -> None:
