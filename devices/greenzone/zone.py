@@ -147,7 +147,7 @@ class Zone:
         return entry, sealed
 
     def news(self, recipient: str, after: int, echo: bytes) -> tuple[Entry, Sequence[Message], bytes | None]:
-        """Return the newest entry, those after an epoch, and the key as :meth:`grant` does; None if more are to come."""
+        """Return the newest entry, those after an epoch, and its key as :meth:`grant` does; None: there are more."""
         with self._lock:
             entries = self.entries(after + 1)
             entry, sealed = self.grant(recipient, echo)
