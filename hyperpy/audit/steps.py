@@ -15,6 +15,7 @@ Rules, by the names their findings carry:
     device, key      they are the ones that answer this request on this base
     oracle           every recorded answer was asked for, by the same request, in the same order
     status, result   they come out again
+    pushed           a push names what its sub-steps sent, and nothing else
     attested-by      whoever a record names as vouching for it signed its result, or the receipt
 """
 
@@ -26,6 +27,7 @@ from typing import Any, Final, NamedTuple
 
 from hyperpy import commitments, hashpath, normalise, path
 from hyperpy.audit.collect import unsigned
+from hyperpy.audit.pushes import pushed
 from hyperpy.audit.scratch import NotLent, Scratch
 from hyperpy.audit.source import Evidence, Planned
 from hyperpy.codecs import canonical
@@ -118,6 +120,7 @@ class Checker:
             found += self._origin(record)
         if around.cached is not None:
             found += _cached(record, around.cached)
+        found += pushed(self.evidence, record, around.parts)
         return found + self._parts(record, around.parts), given
 
     def _message(self, ref: str, role: str, found: list[Finding], needed: bool = True) -> Message | None:

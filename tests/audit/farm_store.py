@@ -15,8 +15,8 @@ from hyperpy.testing import TestNode, wallet
 from hyperpy.trail import Record, Trail
 from hyperpy.verdicts import Verdict
 from tests.audit.farm import CHAIN, Caught, Farm, everything_of, name_of, told
-from tests.audit.lies import audit, forge, keep, last
 from tests.audit.liars import corrupt
+from tests.audit.lies import audit, forge, keep, last
 
 FARM = Farm()
 lie = FARM.lie
@@ -91,7 +91,7 @@ def ok_as_error() -> Caught:
 
 @lie("status changed: an error shown as ok", KEEPER, REPLAY, "status", "the only step", Verdict.DIVERGED)
 def error_as_ok() -> Caught:
-    with told("/~dice@1.0/fails") as (here, reply):
+    with told("/~dice@1.0/fails") as (here, _):
         (record,) = [Trail(here.node.store).read(name) for name, _ in here.node.store.scan("trail")]
         assert record is not None
         assert record.status == "error"

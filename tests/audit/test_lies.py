@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.audit import farm_store
+from tests.audit import farm_processes, farm_store
 from tests.audit.farm import Farm, Lie, check
 
-FARM = Farm([*farm_store.FARM.lies])
+FARM = Farm([*farm_store.FARM.lies, *farm_processes.FARM.lies])
 
 
 @pytest.mark.parametrize("lie", FARM.lies, ids=lambda one: one.name)
