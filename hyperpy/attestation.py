@@ -40,6 +40,9 @@ log = logging.getLogger("hyperpy.attestation")
 
 KEM_X25519: Final = b"\x00\x20"
 _PERIOD_S: Final = 60.0
+_PATIENCE_S: Final = 5.0
+"""Seconds that a request waits for others who ask the hardware."""
+
 _KEMS: Final = frozenset({"node-identity", "key-release", "zone-join", "channel"})
 _ABOUT: Final = frozenset({"node-identity", "zone-join"})
 _MAX_FILE: Final = 1 << 20
@@ -58,7 +61,7 @@ class Attestation:
         self, config: Config, key: RsaKey, about: Callable[[], Message], attester: Attester | None = None
     ) -> None:
         self._config, self._key, self._about = config.tee, key, about
-        self._lock = threading.Lock()
+        self._lock, self._counting = threading.Lock(), threading.Lock()
         self._asked: deque[float] = deque(maxlen=config.tee.reports)
         self._secret = X25519PrivateKey.generate()
         self.kem = KEM_X25519 + self._secret.public_key().public_bytes_raw()
@@ -106,10 +109,14 @@ class Attestation:
         """See :meth:`hyperpy.capabilities.Attester.report`."""
         if self._attester is None:
             raise refusal("attester/unavailable", "this machine has no hardware that makes evidence")
-        with self._lock:
-            if self._attester.hardware:
-                self._spend()
+        if self._attester.hardware:
+            self._spend()
+        if not self._lock.acquire(timeout=_PATIENCE_S):
+            raise refusal("attester/busy", "others wait for the hardware")
+        try:
             made = self._attester.evidence(report_data, level)
+        finally:
+            self._lock.release()
         if made.kind == "snp" and not made.vek and self._vek:
             made = replace(made, vek=self._vek, chain=self._chain)
         if made.kind == "tdx" and self._collateral:
@@ -118,10 +125,11 @@ class Attestation:
 
     def _spend(self) -> None:
         now = time.monotonic()
-        full = len(self._asked) == self._asked.maxlen
-        spent = full and now - self._asked[0] < _PERIOD_S
-        require(not spent, "attester/rate-limited", "the hardware was asked for too many reports within a minute")
-        self._asked.append(now)
+        with self._counting:
+            full = len(self._asked) == self._asked.maxlen
+            spent = full and now - self._asked[0] < _PERIOD_S
+            require(not spent, "attester/rate-limited", "the hardware was asked for too many reports within a minute")
+            self._asked.append(now)
 
     def evidence(
         self, purpose: str, *, nonce: bytes = b"", fields: Mapping[str, bytes] | None = None, gpus: bool = False
@@ -176,9 +184,10 @@ class Attestation:
         """Return a reply with its attestation, if one was asked for; the node is to sign all of it. Never raises.
 
         An error is nothing that a machine vouches for: its status is ``none``. Signatures of others on the reply
-        itself cannot cover an attestation, and readers count only what all signatures cover: they are left out.
+        itself cannot cover an attestation, and readers count only what all signatures cover: they are left out. Where
+        the operator's setting alone asks, a reply that is signed already stays as it is.
         """
-        if ask is None:
+        if ask is None or (ask.by_setting and commitments.committers(made)):
             return made
         made = attested.bare(made).with_private(**made.private)
         if "error" in made.private or self._attester is None:
@@ -198,7 +207,7 @@ class Attestation:
         if record is not None and record.result and b64u_decode(record.result) in ids:
             result = b64u_decode(record.result)
         else:
-            name, result = b"", ids[0]
+            name, record, result = b"", None, ids[0]
         fields = {**_of_record(record, ask), "hashpath": (made.hashpath or "").encode(), "result": result}
         if ask.level == attested.RESULT:
             found = attested.Attestation(self.evidence("result", nonce=ask.nonce, fields=fields, gpus=True))
@@ -219,10 +228,11 @@ class Ask:
         level: ``identity`` or ``result``.
         nonce: the caller's, 16 to 64 bytes; empty if there is none.
         request: ID (32 bytes) of the request.
+        by_setting: the request itself does not ask, the operator's setting does.
     """
 
-    def __init__(self, level: str, nonce: bytes, request: bytes) -> None:
-        self.level, self.nonce, self.request = level, nonce, request
+    def __init__(self, level: str, nonce: bytes, request: bytes, *, by_setting: bool = False) -> None:
+        self.level, self.nonce, self.request, self.by_setting = level, nonce, request, by_setting
 
 
 def _marked(made: Message, status: str, text: bytes = b"", code: str = "") -> Message:
@@ -295,16 +305,18 @@ def asked(always: Any, request: Message, members: Sequence[Value]) -> tuple[Ask 
     """
     level = _ALWAYS.get(as_text(always)) if isinstance(always, (bytes, Atom)) else None
     nonce: Value | None = None
+    by_setting = True
     for one in (*map(_message, members), request, _query(request)):
         if one is None:
             continue
         found = _level(one.raw("attest"))
         level = found if level is None or found == attested.RESULT else level
+        by_setting = by_setting and found is None
         if nonce is None and level is not None:
             nonce = one.raw("attest-nonce")
     if level is None:
         return None, members
-    ask = Ask(level, _nonce(nonce), commitments.content_key(request))
+    ask = Ask(level, _nonce(nonce), commitments.content_key(request), by_setting=by_setting)
     return ask, [_without(one) for one in members]
 
 

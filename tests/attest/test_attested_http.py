@@ -159,6 +159,34 @@ def test_a_node_that_attests_always(amd: FakeAmd, serve: Serve) -> None:
         assert (found.status, found.level) == ("hardware", level)
 
 
+def test_a_setting_does_not_take_signatures_away(amd: FakeAmd, serve: Serve) -> None:
+    server = serve(through_configfs(amd), **{"tee.attest": "always"})
+    own = commitments.commit(Message({"words": "mine"}), wallet("author"))
+    server.node._lend["store"].write(own)
+    with Client(server.url) as client:
+        kept = client.get(f"/{commitments.signed_id(own)}")
+        asked = client.get(f"/{commitments.signed_id(own)}?attest=true")
+    assert client.signers(kept) == (wallet("author").address,)
+    assert "attestation" not in kept
+    assert attested.check(asked, POLICY, now=NOW).status == "hardware"
+
+
+def test_a_step_that_did_not_make_the_reply_is_not_named(amd: FakeAmd, serve: Serve) -> None:
+    """What a response hook put in the place of a result is attested as the reply it is, and as no device's."""
+    server = serve(through_configfs(amd))
+
+    def swap(request: Any, made: Message, chain: Any) -> Message:
+        return Message({"status": 200, "body": "swapped", "ao-result": "body"})
+
+    server.node._hooked_response = swap
+    with Client(server.url) as client:
+        reply, found = client.attested(SUM, policy=POLICY)
+    assert (reply["body"], found.status) == (b"swapped", "hardware")
+    assert found.said is not None
+    assert found.said.fields["device"] == b"-"
+    assert found.said.fields["result"] != commitments.content_key(Message({"ao-result": "body", "body": 3}))
+
+
 def test_what_was_read_by_its_id_and_what_others_signed(amd: FakeAmd, serve: Serve) -> None:
     server = serve(through_configfs(amd))
     own = commitments.commit(Message({"words": "mine", "n": 7}), wallet("author"))
