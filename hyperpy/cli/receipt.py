@@ -57,9 +57,7 @@ def receipt(
 ) -> None:
     """Write a receipt: the steps that led to a result, with all that is needed to check them.
 
-    Examples:
-        hyperpy receipt 'http://localhost:8734/~calculator@1.0&a=20/add&b=22' -o sum.receipt
-        hyperpy receipt 'BASE-ID/KEY' --store DIR > r.receipt
+    Example: hyperpy receipt 'http://localhost:8734/~calculator@1.0&a=20/add&b=22' -o sum.receipt
     """
     if output is None and sys.stdout.isatty():
         raise ParameterError(
