@@ -34,6 +34,7 @@ Url = Annotated[str | None, typer.Option("--url", help="Ask the node at this URL
 def register_all() -> None:
     """Add every verb, once."""
     from hyperpy.cli import (
+        attest,
         audit_peer,
         bench,
         challenge,
@@ -49,7 +50,22 @@ def register_all() -> None:
     )
 
     if not app.registered_commands:
-        for part in (node, devices, wallet, info, store, process, replay, receipt, challenge, audit_peer, wasm, bench):
+        parts = (
+            node,
+            devices,
+            wallet,
+            info,
+            store,
+            process,
+            replay,
+            receipt,
+            challenge,
+            audit_peer,
+            attest,
+            wasm,
+            bench,
+        )
+        for part in parts:
             part.register(app)
 
 

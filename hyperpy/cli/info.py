@@ -46,7 +46,7 @@ def doctor(config_file: ConfigFile = None, store: StoreDir = None, wallet: Walle
     Example: hyperpy doctor
     """
     made = settings(config_file, store, wallet, [])
-    checks = [*_versions(), _wallet(Path(made.meta.wallet)), _disk(Path(made.store.dir)), _port(made)]
+    checks = [*_versions(), _wallet(Path(made.meta.wallet)), _disk(Path(made.store.dir)), _port(made), _tee()]
     if json:
         show([{"check": name, "ok": ok, "detail": detail} for name, ok, detail in checks], True)
     else:
@@ -93,6 +93,15 @@ def _port(made: config.Config) -> tuple[str, bool, str]:
         except OSError as error:
             return "port", False, f"{made.http.host}:{made.http.port} cannot be used ({error.strerror}); use --port"
     return "port", True, f"{made.http.host}:{made.http.port} is free"
+
+
+def _tee() -> tuple[str, bool, str]:
+    """Say which evidence this machine makes; to have none is nothing wrong."""
+    from hyperpy.attester import base
+
+    rows = base.providers()
+    found = next((one for one in rows if one.present), None)
+    return "tee", True, found.detail if found is not None else "; ".join(f"{one.detail}" for one in rows)
 
 
 def trail(
