@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hyperpy import attested, commitments
 from hyperpy.attest import nvidia as gpu_reports
 from hyperpy.attest import statement as statements
-from hyperpy.attest.bundle import Evidence
+from hyperpy.attest.bundle import MAX_MANIFESTS, Evidence
 from hyperpy.attest.codes import refusal, require
 from hyperpy.attest.statement import Statement
 from hyperpy.attester import Attester, base, detect
@@ -45,7 +45,7 @@ _PATIENCE_S: Final = 5.0
 
 _KEMS: Final = frozenset({"node-identity", "key-release", "zone-join", "channel"})
 _ABOUT: Final = frozenset({"node-identity", "zone-join"})
-_MAX_FILE: Final = 1 << 20
+_MAX_FILE: Final = 4 << 20
 
 
 class Attestation:
@@ -74,6 +74,9 @@ class Attestation:
         self._attester = found
         self.kind = found.kind if found is not None else ""
         self._vek, self._chain, self._collateral = _endorsements(config)
+        self._manifests = tuple(map(_read, config.tee.manifests))
+        if len(self._manifests) > MAX_MANIFESTS:
+            raise ConfigError(f"[tee] at most {MAX_MANIFESTS} manifests are sent along")
         if found is not None and found.hardware:
             try:
                 self._gpus = gpus_here.find()
@@ -138,6 +141,7 @@ class Attestation:
         said = self.statement(purpose, nonce=nonce, fields=fields)
         found = self._gpus.evidence(said.gpu_nonce()) if gpus and self._gpus is not None else ()
         if found:
+            found = tuple(replace(one, manifests=self._manifests) for one in found)
             digest = statements.gpu_digest([gpu_reports.parse(one.report).signed for one in found])
             said = statements.make({**said.fields, "gpu": digest})
         return replace(self.report(said.report_data()), statement=said.encode(), gpus=found)

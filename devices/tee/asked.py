@@ -29,6 +29,8 @@ _WORDS: Final = frozenset({"purpose", "device"})
 def evidence(request: Message) -> Evidence:
     """Return the evidence of a request: a message, or base64url of its canonical bytes; with a ``statement`` beside it.
 
+    The attestation of a reply is taken for the evidence in it.
+
     Raises:
         ParameterError: there is none.
         AttestationError: ``evidence/...``.
@@ -46,7 +48,8 @@ def evidence(request: Message) -> Evidence:
         raise ParameterError(
             "there is no evidence", name="evidence", hint="Send a message, or base64url of its canonical bytes."
         )
-    made = bundle.read(found)
+    inner = found.get("evidence")  # an attestation of a reply holds evidence
+    made = bundle.read(inner if isinstance(inner, Message) and "level" in found else found)
     said = request.get("statement")
     return made if said is None else replace(made, statement=raw(said, "statement"))
 

@@ -253,6 +253,9 @@ class Tee:
         public=False,
     )
     collateral: str = _setting("", "File (JSON): Intel's collateral, sent along with TDX quotes.", public=False)
+    manifests: list[str] = _setting(
+        [], "Files (XML): NVIDIA's manifests (RIM) of driver and VBIOS, sent along with GPU reports.", public=False
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -131,18 +131,23 @@ def test_certificates_of_the_operator_where_the_host_gives_none(amd: FakeAmd, tm
         assert (found["errors"], found["attestation-result"]) == ((), b"hardware")
 
 
-def test_gpus_count_under_the_processor_s_statement_alone(amd: FakeAmd) -> None:
+def test_gpus_count_under_the_processor_s_statement_alone(amd: FakeAmd, tmp_path: Any) -> None:
     """A genuine GPU report that answers another nonce than the one derived from the statement is refused."""
     from hyperpy.attester.nvidia import Nvidia
     from tests.attest.test_attesters import FakeNvidiaTools
 
     tools = FakeNvidiaTools()
-    with serving(configfs.Configfs(fake_kernel.snp(amd), "sev_guest")) as n:
+    (tmp_path / "driver.xml").write_bytes(b"<a manifest/>")
+    manifests = {"tee.manifests": [str(tmp_path / "driver.xml")]}
+    with serving(configfs.Configfs(fake_kernel.snp(amd), "sev_guest"), **manifests) as n:
         n.node.attestation._gpus = Nvidia(tools.collect)
         reply = attest(n, nonce=NONCE)
         said = statement.decode(b64u_decode(reply.text("statement")))
         assert tools.nonces == [said.gpu_nonce().hex()]
-        found = verified(n, reply.text("evidence"), nonce=NONCE, policy=POLICY)
+        whole = bundle.read(canonical.decode(b64u_decode(reply.text("evidence"))))
+        assert whole.gpus == (bundle.Gpu(tools.report, tools.chain, (b"<a manifest/>",)),)
+        bare = replace(whole, gpus=(bundle.Gpu(tools.report, tools.chain),))
+        found = verified(n, b64u(canonical.encode(bare.message())), nonce=NONCE, policy=POLICY)
     assert found["attestation-result"] == b"failed"
     parts = found["ear"]["submods"]  # type: ignore[index,call-overload]
     assert parts["cpu0"]["hyperpy.errors"] == ()
@@ -236,6 +241,13 @@ def test_malformed_requests_are_400(n: TestNode, more: dict[str, str]) -> None:
     found = verified(n, **{"evidence": attest(n, nonce=NONCE).text("evidence"), **more})
     assert found["status"] == 400
     assert "verdict" not in found
+
+
+def test_the_attestation_of_a_reply_is_taken_too(n: TestNode) -> None:
+    reply = n.get(f"/~calculator@1.0&a=1/add&b=2?attest=hardware&attest-nonce={NONCE}")
+    found = verified(n, reply.text("attestation"), nonce=NONCE, policy=POLICY)
+    assert (found["verdict"], found["errors"]) == (b"affirming", ())
+    assert verified(n, reply.text("attestation")[:-4], nonce=NONCE)["status"] == 400
 
 
 def test_evidence_that_is_wrong_has_a_code(n: TestNode) -> None:
