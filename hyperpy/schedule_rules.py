@@ -12,6 +12,7 @@ from hyperpy.message import Message, as_text
 
 _NEEDED: Final = frozenset({"process", "slot", "type", "body"})
 """What computing reads of an assignment."""
+_ALLOWED: Final = FIELDS | LINKS
 
 
 class Mark(NamedTuple):
@@ -94,14 +95,15 @@ def check_assignment(process: str, assignment: Message, schedulers: tuple[str, .
         CodecError: it is another message, or no scheduler signed all of it.
     """
     check_signed(assignment, schedulers)
-    fields = set(assignment)
-    if not fields <= FIELDS | LINKS or not fields >= _NEEDED or fields.isdisjoint(LINKS):
+    fields = assignment.raw_items().keys()
+    if not fields <= _ALLOWED or not fields >= _NEEDED or fields.isdisjoint(LINKS):
         raise CodecError("a message in the schedule has not the fields of an assignment")
     if assignment.get("process") != process.encode() or as_text(assignment["type"]).lower() != "assignment":
         raise CodecError("a message in the schedule is no assignment of this process")
+    signers = commitments.committers(assignment)
     for signer in schedulers:
-        if signer in commitments.committers(assignment):
-            covered = set(commitments.committed(assignment, committers=(signer,)))
+        if signer in signers:
+            covered = frozenset(commitments.committed(assignment, committers=(signer,)))
             if covered >= fields and "status" not in covered:
                 return
     raise CodecError("no scheduler of the process signed all of an assignment")

@@ -29,9 +29,11 @@ from hyperpy.audit.collect import PROCESS
 from hyperpy.audit.scratch import Scratch
 from hyperpy.audit.source import Evidence, Planned
 from hyperpy.audit.steps import Checker, Neighbours, report_of, verdict_of
+from hyperpy.codecs import canonical
 from hyperpy.encoding import native
 from hyperpy.errors import Busy, Corrupt, DeviceNotFound, DeviceTimeout, HyperpyError, MessageNotFound
 from hyperpy.message import Message, Value
+from hyperpy.receipt.content import shallow
 from hyperpy.schedule_rules import check_assignment, schedulers_of, slot_of
 from hyperpy.slots import Slots
 from hyperpy.trail import Record
@@ -298,7 +300,7 @@ class Teller:
 
     def _report(self, step: Planned, found: Sequence[Finding]) -> StepReport:
         """Return the report of a slot's step."""
-        own = self.checker.result_kept(step)
+        own = list(step.gaps) if self._keeps(step.record) else self.checker.result_kept(step)
         code = self.checker.code(step.record)
         known = {one.rule for one in own}
         merged = [*own, *(one for one in found if one.rule not in known)]
@@ -308,6 +310,14 @@ class Teller:
         self.given = 0
         made.attested_by = self.schedulers
         return made
+
+    def _keeps(self, record: Record) -> bool:
+        """Say whether a record's result came out again, and the store holds its very bytes."""
+        last, made = self.scratch.seen.last, self.scratch.seen.outcome
+        if last is None or last.result != record.result or made is None or made.commitments:
+            return False
+        kept = self.scratch.store.get("messages", native(record.result))
+        return kept is not None and kept == canonical.encode(shallow(made))
 
     def _state(self, step: Planned, slot: int) -> StepReport:
         """Return the report of a step that answered with the state after a slot, or took a snapshot of it."""

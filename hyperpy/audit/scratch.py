@@ -138,7 +138,10 @@ class Seen(Recorder):
         return bytes(32)
 
     def _named(self, item: Message) -> str:
-        return self._cache.reference(item, Batch()) if item.commitments else commitments.content_id(item)
+        if not item.commitments:
+            return commitments.content_id(item)
+        known: str | None = item.memo.get("reference")
+        return known if known is not None else self._cache.reference(item, Batch())
 
 
 class ScratchJobs:

@@ -45,6 +45,8 @@ class _Plan(NamedTuple):
     texts: tuple[int, ...]
     """Positions of header values that are bytes and must not be long."""
     nested: tuple[int, ...]
+    covers: frozenset[str]
+    """The key names that the base covers, ``ao-types`` among them where a value has a type."""
 
 
 _plans: dict[Any, _Plan | None] = {}
@@ -73,14 +75,33 @@ def unsigned_base(msg: Message, link: Callable[[Any], str]) -> bytes | None:
         link: gives a child's ID.
     """
     items = msg.raw_items()
+    plan = _plan_of(items)
+    return None if plan is None else _with_values(plan, items, link)
+
+
+def whole_base(msg: Message, link: Callable[[Any], str]) -> tuple[bytes, frozenset[str]] | None:
+    """Return the base over all of a message up to its parameters, and the names it covers; None as above.
+
+    A signature over just these names, nested messages by ID, has this base too, with parameters of its own.
+    """
+    items = msg.raw_items()
+    plan = _plan_of(items)
+    base = None if plan is None else _with_values(plan, items, link)
+    if plan is None or base is None:
+        return None
+    return base.removesuffix(UNSIGNED_PARAMS), plan.covers
+
+
+def _plan_of(items: Mapping[str, Value]) -> _Plan | None:
     shape = (*items, *map(type, items.values()))
     try:
-        plan = _plans[shape]
+        return _plans[shape]
     except KeyError:
-        plan = _make(shape, items)
-    if plan is None:
-        return None
-    text, pick, one, turn, texts, nested = plan
+        return _make(shape, items)
+
+
+def _with_values(plan: _Plan, items: Mapping[str, Value], link: Callable[[Any], str]) -> bytes | None:
+    text, pick, one, turn, texts, nested, _ = plan
     found = (pick(items),) if one else pick(items)
     for at in texts:
         if len(found[at]) > httpsig.MAX_HEADER:
@@ -116,7 +137,9 @@ def _plan(items: Mapping[str, Value]) -> _Plan | None:
             return None
     body = "body" if "body" in items else "data"
     if type(items.get(body)) in (Message, tuple, Link):
-        return None
+        if body == "body" and "data" in items:
+            return None
+        body = ""  # it travels by its ID, as a header
     keys = [key for key in items if key != "unsigned_id"]
     if not keys:
         return None
@@ -130,7 +153,7 @@ def _plan(items: Mapping[str, Value]) -> _Plan | None:
     if body in items:
         form.headers["content-digest"] = marks[body]
     base = form.base(UNSIGNED_PARAMS).replace(b"%", b"%%")
-    return _filled(base, items, keys, marks, body)
+    return _filled(base, items, keys, marks, body)._replace(covers=frozenset(form.committed))
 
 
 def _filled(base: bytes, items: Mapping[str, Value], keys: list[str], marks: Mapping[str, bytes], body: str) -> _Plan:
@@ -154,4 +177,4 @@ def _filled(base: bytes, items: Mapping[str, Value], keys: list[str], marks: Map
         else:
             nested.append(at)
         base = base.replace(marks[key], hole, 1)
-    return _Plan(base, itemgetter(*order), len(order) == 1, tuple(turn), tuple(texts), tuple(nested))
+    return _Plan(base, itemgetter(*order), len(order) == 1, tuple(turn), tuple(texts), tuple(nested), frozenset())

@@ -32,21 +32,25 @@ def refuse_ambiguous(msg: Message, names: Iterable[str] | None = None, bundle: b
             that names and lines of parts give another meaning.
     """
     chosen = None if names is None else frozenset(names)
-    items = {
-        key: value
-        for key, value in msg.raw_items().items()
-        if chosen is None or key in chosen or key.removesuffix("+link") in chosen
-    }
-    for key in items:
-        if key in _NOT_TOP or _UNSIGNABLE.search(key) is not None:
-            raise _refused(key)
-    inline = httpsig.inline_key(tabm_of(msg, bundle))
+    items = msg.raw_items()
+    if chosen is not None and not chosen.issuperset(items):
+        items = {k: v for k, v in items.items() if k in chosen or k.removesuffix("+link") in chosen}
+    if not _usual("".join(items)) or not _NOT_TOP.isdisjoint(items):
+        for key in items:
+            if key in _NOT_TOP or _UNSIGNABLE.search(key) is not None:
+                raise _refused(key)
     for key, value in items.items():
         if type(value) is bytes:
-            if b'\n"' in value and key not in ("body", inline) and len(value) <= httpsig.MAX_HEADER:
+            smuggles = b'\n"' in value and key != "body" and len(value) <= httpsig.MAX_HEADER
+            if smuggles and key != httpsig.inline_key(tabm_of(msg, bundle)):
                 raise _smuggles(key)
         elif bundle:
             _refuse_nested(value, 1)
+
+
+def _usual(text: str) -> bool:
+    """Say whether a text holds nothing for which a key is refused."""
+    return text.isascii() and text.isprintable() and "%" not in text and "@" not in text
 
 
 def refuse_untyped(message: Message, commitment: Message) -> None:

@@ -18,7 +18,12 @@ RSA_TYPE: Final = "rsa-pss-sha512"
 HMAC_TYPE: Final = "hmac-sha256"
 HTTPSIG_DEVICES: Final = frozenset({HTTPSIG, "http-auth@1.0", "cookie@1.0", "secret@1.0"})
 """Devices whose commitments are made and checked the way httpsig's are."""
+_PLAIN: Final = frozenset(
+    {"commitment-device", "type", "keyid", "signature", "committer", "bundle", "tag", "created", "expires", "nonce"}
+)
+"""Names of fields that stand for themselves; the values of most are bytes."""
 _NESTED: Final = frozenset({tuple, Message})
+_BYTES: Final = frozenset({bytes})
 
 
 def committer_of(commitment: Message) -> str | None:
@@ -56,8 +61,11 @@ def fields_of(commitment: Message) -> dict[str, bytes]:
     known = commitment.memo.get("fields")
     if known is None:
         scalars = {key: item for key, item in commitment.raw_items().items() if type(item) not in _NESTED}
-        known = {key: value for key, value in structured.encode(Message.make(scalars)).items() if type(value) is bytes}
-        known.pop("ao-types", None)
+        if _PLAIN.issuperset(scalars) and _BYTES.issuperset(map(type, scalars.values())):
+            known = scalars
+        else:
+            written = structured.encode(Message.make(scalars))
+            known = {key: value for key, value in written.items() if type(value) is bytes and key != "ao-types"}
         commitment.memo["fields"] = known
     return cast("dict[str, bytes]", known)
 

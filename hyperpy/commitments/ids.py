@@ -68,7 +68,8 @@ def content_key(item: Value) -> bytes:
     if type(item) is Message:
         found: bytes | None = item.memo.get("content-key")
         if found is None:
-            base = plan.unsigned_base(item, signed_id)
+            whole = _whole_base(item) if item.commitments else None
+            base = plan.unsigned_base(item, signed_id) if whole is None else whole[0] + plan.UNSIGNED_PARAMS
             if base is None:
                 base = httpsig.signed(tabm_of(item)).base(plan.UNSIGNED_PARAMS)
             found = item.memo["content-key"] = plan.unsigned_mac(base)
@@ -184,7 +185,7 @@ def _own_id(msg: Message, name: str) -> str:
         key, names = fields.get("keyid", CONSTANT.encode()), committed_list(one)
         found = b64u(mac_of(msg, fields, names, key))
         if found != name and not msg.raw_items().keys() <= set(names):
-            return b64u(mac_of(only(msg, names), fields, names, key))  # ``ao-types`` of these keys alone, see _forms
+            return b64u(mac_of(only(msg, names), fields, names, key))  # its own ``ao-types``, see _other_forms
         return found
     return envelope.commitment_id(b64u_decode(fields.get("signature", b"")))
 
@@ -282,8 +283,23 @@ def covered(msg: Message, commitment: Message) -> Signed:
 
 
 def mac_of(msg: Message, fields: Mapping[str, bytes], names: tuple[str, ...] | None, key: bytes) -> bytes:
-    bundle = fields.get("bundle") == b"true"
-    return hmac.digest(key, signed_form(msg, names, bundle).base(signature.base_params(fields)), "sha256")
+    base = base_of(msg, names, fields.get("bundle") == b"true", signature.base_params(fields))
+    return hmac.digest(key, base, "sha256")
+
+
+def base_of(msg: Message, names: tuple[str, ...] | None, bundle: bool, params: bytes) -> bytes:
+    """Return the signature base of a commitment over these keys (None: all)."""
+    whole = None if bundle else _whole_base(msg)
+    if whole is not None and (names is None or whole[1] == frozenset(names)):
+        return whole[0] + params
+    return signed_form(msg, names, bundle).base(params)
+
+
+def _whole_base(msg: Message) -> tuple[bytes, frozenset[str]] | None:
+    """Return :func:`hyperpy.codecs.plan.whole_base`, remembered: several commitments cover the same."""
+    if "whole-base" not in msg.memo:
+        msg.memo["whole-base"] = plan.whole_base(msg, signed_id)
+    return cast("tuple[bytes, frozenset[str]] | None", msg.memo["whole-base"])
 
 
 def only(msg: Message, names: Iterable[str]) -> Message:

@@ -23,6 +23,7 @@ from hyperpy.commitments.fields import (
 )
 from hyperpy.commitments.ids import (
     Committers,
+    base_of,
     only,
     select,
     signed_form,
@@ -121,8 +122,11 @@ def _verify_rebuilt(msg: Message, one: Message, secret: bytes | None) -> None:
             raise InvalidSignature(f"the committed key {name!a} is not in the message")
     params = signature.base_params(fields)
     given = b64u_decode(fields.get("signature", b""))
-    tried: set[bytes] = set()
-    for form in _forms(msg, names, is_bundle(one)):
+    usual = base_of(msg, names, is_bundle(one), params)
+    if _fits(fields, usual, given, secret):
+        return
+    tried = {usual}
+    for form in _other_forms(msg, names, is_bundle(one)):
         base = form.base(params)
         if base not in tried and _fits(fields, base, given, secret):
             return
@@ -130,14 +134,13 @@ def _verify_rebuilt(msg: Message, one: Message, secret: bytes | None) -> None:
     raise InvalidSignature("the signature does not fit the message")
 
 
-def _forms(msg: Message, names: tuple[str, ...], bundle: bool) -> Iterable[Signed]:
-    """Yield the forms a signer may have seen, the usual one first.
+def _other_forms(msg: Message, names: tuple[str, ...], bundle: bool) -> Iterable[Signed]:
+    """Yield the less usual forms that a signer may have seen.
 
     Types of keys that were added later stand in ``ao-types`` too, so it is made again for the
     committed keys alone. A bundle may have been signed before its children got their unsigned
     commitments, or by a node that writes ``committed`` as a map (v0.9-final 1.2).
     """
-    yield signed_form(msg, names, bundle)
     own = only(msg, names)
     if len(own) != len(msg):
         yield signed_form(own, names, bundle)

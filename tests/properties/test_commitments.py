@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hyperpy import commitments
 from hyperpy.codecs import httpsig, multipart, plan, structured
 from hyperpy.codecs import signature as sig
+from hyperpy.commitments.ids import base_of
 from hyperpy.errors import HyperpyError, InvalidSignature, MessageError
 from hyperpy.keys import RsaKey
 from hyperpy.message import Message, atom
@@ -59,6 +60,16 @@ def test_id_ignores_order(msg: Message, data: Any) -> None:
     assert commitments.unsigned_id(other) == commitments.unsigned_id(msg)
     general = httpsig.signed(structured.encode(msg, link=commitments.signed_id)).base(plan.UNSIGNED_PARAMS)
     assert plan.unsigned_base(other, commitments.signed_id) in (None, general)
+
+
+@given(MESSAGES, st.data())
+def test_signature_base_by_shape(msg: Message, data: Any) -> None:
+    """The base of a signature over any of the keys is that of the general encoder, also where the shape gives it."""
+    every = httpsig.signed(structured.encode(msg, link=commitments.signed_id)).committed
+    some = st.lists(st.sampled_from(every or ("a",)), unique=True)
+    names = data.draw(st.one_of(st.just(every), st.permutations(every), some))
+    general = httpsig.signed(structured.encode(msg, link=commitments.signed_id), tuple(names))
+    assert base_of(msg, tuple(names), False, b";x=1") == general.base(b";x=1")
 
 
 @given(MESSAGES, KEYS, SCALARS)
