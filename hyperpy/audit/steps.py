@@ -9,6 +9,7 @@ Rules, by the names their findings carry:
     base-link        the base is the result of the step whose hashpath it has; only its device, and keys of a
                      ``~device&key=value`` part of the request, may have been put on it in between
     origin           the request that came over HTTP is kept, and is what its digest promises
+    sub-path         a value of the request or base is what its sub-path, in the request as it came, gives
     cached-from      a result from the cache is that of an equal step
     part             the recorded sub-steps agree with the answers the record lists
     implementation   the device's code is the one that was recorded
@@ -23,21 +24,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from hyperpy import commitments, hashpath, normalise, path
+from hyperpy import commitments, hashpath, normalise
+from hyperpy.audit import subpaths
 from hyperpy.audit.collect import unsigned
 from hyperpy.audit.pushes import pushed
 from hyperpy.audit.scratch import NotLent, Scratch
 from hyperpy.audit.source import Evidence, Planned
-from hyperpy.codecs import canonical
 from hyperpy.commitments.combined import combined_id
 from hyperpy.context import Given
 from hyperpy.dispatch import find
-from hyperpy.encoding import b64u, key_bytes, key_text
+from hyperpy.encoding import b64u, key_bytes
 from hyperpy.errors import Busy, Corrupt, DeviceNotFound, DeviceTimeout, HyperpyError, MessageNotFound
-from hyperpy.http.wire import RawRequest, Rules, read
-from hyperpy.message import As, Message, Value
+from hyperpy.message import Message, Value
 from hyperpy.recorder import failure, status_word, wrap
 from hyperpy.sdk import Result
 from hyperpy.trail import Record
@@ -45,7 +45,9 @@ from hyperpy.verdicts import Finding, StepReport, Verdict
 
 MISSING: Final = frozenset({"record", "missing", "origin-gone", "time"})
 """Rules that say what is not at hand; the text says what."""
-DIVERGED: Final = frozenset({"result", "status", "oracle", "base"})
+DIVERGED: Final = frozenset({"result", "status", "oracle", "base", "sub-path"})
+_NESTS: Final = re.compile(rb"\(|%28|\+resolve", re.IGNORECASE)
+"""What a request holds that has a sub-path."""
 _INCIDENT: Final = re.compile(rb"; incident [0-9a-f]{8}")
 
 
@@ -117,7 +119,8 @@ class Checker:
                 finding, given = self._link(record, around.before, base)
                 found += finding
         if record.origin and not any(one.rule == "origin" for one in found):
-            found += self._origin(record)
+            differs, used = self._origin(record, base, request, around.parts)
+            found, given = found + differs, given + used
         if around.cached is not None:
             found += _cached(record, around.cached)
         found += pushed(self.evidence, record, around.parts)
@@ -184,9 +187,9 @@ class Checker:
         changed = _changed(made, base)
         if not record.origin:
             return [], 1  # asked for inside the node: whoever asked vouches for what was put on it
-        return self._by_origin(record, changed, wrong), 0
+        return self._by_origin(record, base, changed, wrong), 0
 
-    def _by_origin(self, record: Record, changed: frozenset[str], wrong: Finding) -> list[Finding]:
+    def _by_origin(self, record: Record, base: Message, changed: frozenset[str], wrong: Finding) -> list[Finding]:
         """Allow what a ``~device&key=value`` part of the request put on the base."""
         try:
             data = self.evidence.trail.origin(record.origin)
@@ -196,18 +199,26 @@ class Checker:
             text = f"the request {b64u(record.origin)}, as it came, is needed to compare the base"
             return [Finding("origin", text, where=(self.evidence.where,))]
         try:
-            allowed = _put_on(data)
+            lacking = subpaths.not_put_on(subpaths.members_of(data), base, changed)
         except (HyperpyError, ValueError, TypeError, KeyError):
             return [wrong]
-        return [] if changed <= allowed else [wrong]
+        return [wrong] if lacking else []
 
-    def _origin(self, record: Record) -> list[Finding]:
-        """Check that a kept request is what its digest promises; one that is not kept is not needed."""
+    def _origin(
+        self, record: Record, base: Message | None, request: Message | None, parts: Sequence[Record]
+    ) -> tuple[list[Finding], int]:
+        """Check a kept request: that it is what its digest promises, and what its sub-paths give."""
         try:
-            self.evidence.trail.origin(record.origin)
+            data = self.evidence.trail.origin(record.origin)
         except Corrupt as error:
-            return [Finding("origin", error.message, error.expected, error.got)]
-        return []
+            return [Finding("origin", error.message, error.expected, error.got)], 0
+        if data is None or base is None or request is None or record.parent or not _NESTS.search(data):
+            return [], 0
+        try:
+            members = subpaths.members_of(data)
+            return subpaths.checked(members, record, base, request, parts, self.scratch)
+        except (HyperpyError, ValueError, TypeError, KeyError):
+            return [], 0
 
     def _parts(self, record: Record, parts: Sequence[Record]) -> list[Finding]:
         """Compare the listed answers with the recorded sub-steps that gave them."""
@@ -378,25 +389,6 @@ def _alike(one: Value, other: Value) -> bool:
     if type(one) is type(other) and one == other:
         return True
     return commitments.unsigned_id(Message.make({"a": one})) == commitments.unsigned_id(Message.make({"a": other}))
-
-
-def _put_on(origin: bytes) -> frozenset[str]:
-    """Return the keys that the ``~device`` parts of a request as it came put on a base."""
-    raw: Any = canonical.decode(origin)
-    pairs = tuple((one[0], one[1]) for one in raw["headers"])
-    asked = RawRequest(key_text(raw["method"]), raw["target"], pairs, raw["body"], "127.0.0.1")
-    allowed: set[str] = set()
-    for member in path.parse(read(asked, Rules()).message)[1:]:  # the first is the root itself
-        inner = (
-            member.message if isinstance(member, As) else member.raw("path") if isinstance(member, Message) else None
-        )
-        if isinstance(member, As) or isinstance(inner, As):
-            allowed.add("device")
-        if isinstance(inner, As):
-            inner = inner.message
-        if isinstance(inner, Message):
-            allowed |= set(inner.raw_items())
-    return frozenset(allowed)
 
 
 __all__ = ["Checker", "Neighbours", "report_of", "unsigned", "verdict_of"]

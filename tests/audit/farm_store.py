@@ -57,7 +57,26 @@ def changed_result() -> Caught:
         return caught(here, steps(here, reply)[1], reply.hashpath or "")
 
 
-@lie("one result in a hundred is false", RUNNING, REPLAY, "result", "the step with `b=50`", Verdict.DIVERGED)
+@lie("a sub-path answered falsely", RUNNING, REPLAY, "sub-path", "the step it went into", Verdict.DIVERGED)
+def false_sub_path() -> Caught:
+    """The sub-path is deterministic and leaves no record; the request that was recorded holds the lie."""
+    with told("/~message@1.0/id") as (here, _):
+        corrupt(here.node, "calculator@1.0", "add", lambda true, _: true + 1)
+        reply = here.get("/~message@1.0&a=1/set&x=(/~calculator@1.0&a=1/add&b=2)/set&y=3")
+        assert reply["x"] == 4
+        return caught(here, steps(here, reply)[0], reply.hashpath or "")
+
+
+@lie("a sub-path of the root answered falsely", RUNNING, REPLAY, "sub-path", "the first step", Verdict.DIVERGED)
+def false_sub_path_of_root() -> Caught:
+    with told("/~message@1.0/id") as (here, _):
+        corrupt(here.node, "calculator@1.0", "add", lambda true, _: true + 1)
+        reply = here.get("/~message@1.0&x=(/~calculator@1.0&a=1/add&b=2)/set&y=3")
+        assert reply["x"] == 4
+        return caught(here, newest(here, reply))
+
+
+@lie("one result in ten is false", RUNNING, REPLAY, "result", "the step with `b=50`", Verdict.DIVERGED)
 def now_and_then() -> Caught:
     with told("/~message@1.0/id") as (here, _):
         corrupt(here.node, "calculator@1.0", "add", lambda true, _: true if true != 57 else 0)
@@ -171,6 +190,18 @@ def another_base() -> Caught:
         assert isinstance(base, Message)
         assert isinstance(made, Message)
         changed = [keep(here.node.store, one | {"a": b"7"}) for one in (base, made)]
+        return caught(here, forge(here.node.store, record, base=changed[0], result=changed[1]))
+
+
+@lie("another value put on a base than the request has", KEEPER, REPLAY, "base-link", "last of two steps")
+def another_value_put_on() -> Caught:
+    """The request says ``~calculator@1.0&b=5``; the step is an honest one, with ``b=6``."""
+    with told("/~message@1.0&a=1/set&x=2/~calculator@1.0&b=5/add&a=1") as (here, reply):
+        record = newest(here, reply)
+        base = here.node.cache.read(record.base, exact=True)
+        assert isinstance(base, Message)
+        made = Message({"ao-result": b"body", "body": 7})
+        changed = [keep(here.node.store, one) for one in (base | {"b": b"6"}, made)]
         return caught(here, forge(here.node.store, record, base=changed[0], result=changed[1]))
 
 
