@@ -16,11 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from hyperpy import attested, commitments
 from hyperpy.attest import nvidia as gpu_reports
+from hyperpy.attest import sealing
 from hyperpy.attest import statement as statements
 from hyperpy.attest.bundle import MAX_MANIFESTS, Evidence
 from hyperpy.attest.codes import refusal, require
@@ -34,11 +34,11 @@ from hyperpy.encoding import b64u, b64u_decode, sha256
 from hyperpy.errors import AttestationError, CodecError, ConfigError, HyperpyError, ParameterError
 from hyperpy.keys import RsaKey
 from hyperpy.message import As, Atom, Message, Value, as_text
+from hyperpy.sdk import Result
 from hyperpy.trail import Record
 
 log = logging.getLogger("hyperpy.attestation")
 
-KEM_X25519: Final = b"\x00\x20"
 _PERIOD_S: Final = 60.0
 _PATIENCE_S: Final = 5.0
 """Seconds that a request waits for others who ask the hardware."""
@@ -64,10 +64,12 @@ class Attestation:
         self._lock, self._counting = threading.Lock(), threading.Lock()
         self._asked: deque[float] = deque(maxlen=config.tee.reports)
         self._secret = X25519PrivateKey.generate()
-        self.kem = KEM_X25519 + self._secret.public_key().public_bytes_raw()
+        self.kem = sealing.KEM_X25519 + self._secret.public_key().public_bytes_raw()
+        self.secrets = config.tee.secrets
         self._epoch = b"start:" + secrets.token_bytes(32)
         self._identity: tuple[bytes, Evidence] | None = None
         self._gpus: gpus_here.Nvidia | None = None
+        self.run: Callable[[Message, float], Result] | None = None
         found = attester if attester is not None else detect()
         if found is None and config.tee.software:
             found = SoftwareAttester(runtime_digest())
@@ -174,13 +176,13 @@ class Attestation:
 
     def unseal(self, sealed: bytes, info: bytes) -> bytes:
         """See :meth:`hyperpy.capabilities.Attester.unseal`."""
-        from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
+        return sealing.unseal(sealed, self._secret, info)
 
-        suite = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
-        try:
-            return bytes(suite.decrypt(sealed, self._secret, info))
-        except (InvalidTag, ValueError):
-            raise CodecError("this was not sealed to this node's key, or for something else") from None
+    def privately(self, request: Message, deadline: float) -> Result:
+        """See :meth:`hyperpy.capabilities.Attester.privately`."""
+        if self.run is None:
+            raise ConfigError("there is no node to resolve sealed requests")
+        return self.run(request, deadline)
 
     # -- attested replies ----------------------------------------------------------------------
 

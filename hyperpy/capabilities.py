@@ -363,10 +363,12 @@ class Attester(Protocol):
     Attributes:
         kind: ``snp``, ``tdx`` or ``software``; empty if this node makes no evidence.
         kem: the public key, as a statement holds it: HPKE's number of the KEM, then the key.
+        secrets: folder of the secrets that this node releases to measured machines; empty if there is none.
     """
 
     kind: str
     kem: bytes
+    secrets: str
 
     def info(self) -> Message:
         """Return what there is: providers, evidence types, whether it is hardware's."""
@@ -398,6 +400,16 @@ class Attester(Protocol):
 
     def accepts_software(self) -> bool:
         """Say whether this process was started to believe software evidence, where a policy does too."""
+
+    def privately(self, request: Message, deadline: float) -> Result:
+        """Resolve a request that came sealed: as a stranger's, by deterministic keys alone, and recorded nowhere.
+
+        Args:
+            deadline: monotonic seconds.
+
+        Raises:
+            HyperpyError: whatever the resolution raised.
+        """
 
     def unseal(self, sealed: bytes, info: bytes) -> bytes:
         """Return what was sealed to this node's key (HPKE, base mode); raise CodecError if it was not."""

@@ -154,6 +154,7 @@ class Chain:
             may have changed something.
         last: ID and record of the last top-level step that was recorded.
         begun: whether one was begun at all, other than an ordered ``commit``, which only makes a signature.
+        sealed: it came sealed (docs/attestation.md): nothing of it goes to the log, to metrics or to hooks.
     """
 
     deadline: float
@@ -175,6 +176,7 @@ class Chain:
     last: tuple[bytes, Record] | None = None
     effects: bool = False
     begun: bool = False
+    sealed: bool = False
 
     def note(self, result: Result) -> None:
         """Note what a key that is not deterministic answered; an error, or an answer too late, is no effect."""
@@ -325,7 +327,8 @@ class Frame:
 
     def log(self, event: str, **fields: Any) -> None:
         """See :meth:`hyperpy.sdk.Context.log`."""
-        log.info("%s %s", event, fields)
+        if not self.chain.sealed:
+            log.info("%s %s", event, fields)
 
     def _open(self, what: str) -> None:
         if self.key is not None and self.key.deterministic:
@@ -344,10 +347,10 @@ def ok(result: Result) -> Value:
     raise DeviceError(f"a step ended with status '{result.status}'{detail}")
 
 
-def device_error(error: BaseException, device: str, key: str) -> HyperpyError:
-    """Return a device's own bug as a DeviceError with an incident number; log its trace."""
+def device_error(error: BaseException, device: str, key: str, *, trace: bool = True) -> HyperpyError:
+    """Return a device's own bug as a DeviceError with an incident number; log it, with its trace."""
     incident = secrets.token_hex(4)
-    log.error("incident %s: %s/%s failed", incident, device, key, exc_info=error)
+    log.error("incident %s: %s/%s failed", incident, device, key, exc_info=error if trace else None)
     made = DeviceError(f"device '{device}' failed in key '{key}' ({type(error).__name__}); incident {incident}")
     made.incident = incident
     return made

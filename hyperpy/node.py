@@ -118,6 +118,7 @@ class Node:
         self.timers = Timers(self._run_path, limit=config.cron.tasks, store=store, secret=secret)
         slots = Slots(store, self.cache, self.actors)
         self.attestation = Attestation(config, key, self.settings.info, attester)
+        self.attestation.run = self._run_sealed
         self._lend: dict[str, Any] = {
             "node": self.settings,
             "timers": self.timers,
@@ -322,7 +323,7 @@ class Node:
             readers=readers,
         )
 
-    def _own_chain(self, batch: Batch) -> Chain:
+    def _own_chain(self, batch: Batch | None) -> Chain:
         """Return a chain for what nobody's request stands behind: a stranger's rights, and no signature."""
         chain = self.chain(batch)
         chain.may_sign = False
@@ -346,6 +347,12 @@ class Node:
         finally:
             if batch is not None:
                 batch.commit(self.store)
+
+    def _run_sealed(self, request: Message, deadline: float) -> Result:
+        """Resolve what came sealed: a stranger's, by deterministic keys alone; nothing of it is kept or logged."""
+        chain = self._own_chain(None)
+        chain.deadline, chain.strict, chain.sealed = deadline, True, True
+        return self.resolver.top(path.parse(request, limits=self._limits), chain)
 
     def sign(self, message: Message, **options: Any) -> Message:
         """Return the message with a commitment by this node's key."""

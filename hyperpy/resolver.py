@@ -262,7 +262,7 @@ class Resolver:
             raise
         if not now.found.spec.deterministic and not now.found.spec.reads:
             chain.note(result)
-        if self.step_hook is not None and now.frame.depth == 0:  # 7
+        if self.step_hook is not None and now.frame.depth == 0 and not chain.sealed:  # 7
             result = self.step_hook(now.base, now.request, result)
         if isinstance(result.value, Resolve):  # 8
             result = self.many(result.value.messages, now.inner)
@@ -286,9 +286,10 @@ class Resolver:
             status = "500"
             if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
                 raise
-            raise device_error(error, loaded.spec.name, now.found.name) from None
+            trace = not now.frame.chain.sealed
+            raise device_error(error, loaded.spec.name, now.found.name if trace else "-", trace=trace) from None
         finally:
-            for observer in self.observers:
+            for observer in () if now.frame.chain.sealed else self.observers:
                 observer(loaded.spec.name, now.found.name, status, now.base)
 
     def _run(self, now: Step, instance: Any) -> Any:

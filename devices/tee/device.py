@@ -10,10 +10,10 @@ from hyperpy.attest import policy as policies
 from hyperpy.attest import result as results
 from hyperpy.attest import verifier
 from hyperpy.capabilities import Attester, NodeControl
-from hyperpy.encoding import b64u
+from hyperpy.encoding import b64u, b64u_decode
 from hyperpy.errors import AttestationError, ParameterError
 
-from . import asked
+from . import asked, sealing
 from .nonces import LIFE_S, Nonces
 
 _PURPOSES: Final = ("node-identity", "channel")
@@ -96,6 +96,39 @@ class Tee:
         ``guest-features``.
         """
         return Message({"measurement": asked.launch_digest(request).hex()})
+
+    @key(name="open", deterministic=False)
+    def open_sealed(self, request: Message, ctx: Context) -> Message:
+        """Resolve a request that only this node can read; the answer is ``sealed`` to the caller's key.
+
+        ``sealed`` (base64url) holds the canonical bytes of a message: ``path``, whatever else the request has, and
+        ``reply-key``. ``attestation``, ``policy`` and ``request-id`` are what it was sealed for. The path is resolved
+        as a stranger's, by deterministic keys alone, and nothing of it is recorded, stored or logged.
+        """
+        return sealing.opened(request, self._attester, b64u_decode(self._node.address), ctx)
+
+    @key(deterministic=False)
+    def seal(self, request: Message, ctx: Context) -> Message:
+        """Seal ``plain``, of the private part of the request, to the machine of ``evidence``, if ``policy`` accepts it.
+
+        ``request-id`` (32 bytes, base64url) names it, once. A ``plain`` inside the message would be recorded with
+        it, and is refused.
+        """
+        plain = request.private.get("plain")
+        if not isinstance(plain, bytes) or "plain" in request:
+            raise ParameterError("seal: what to seal must come in the private part of the request", name="plain")
+        now = asked.when(request.get("now")) or datetime.fromtimestamp(ctx.now(), UTC)
+        return sealing.sealed_for(request, plain, now, self._attester.accepts_software())
+
+    @key(deterministic=False)
+    def release(self, request: Message, ctx: Context) -> Result:
+        """Give the secret ``name`` to a measured machine: sealed to the key that its evidence is bound to.
+
+        ``evidence`` has the purpose ``key-release`` and answers ``challenge``, one of this node's, which is used up.
+        The request is signed by the key in its statement. The policy beside the secret decides; ``decision`` is
+        ``released`` or ``refused`` (403), with ``policy`` and ``errors``, and is recorded without the secret.
+        """
+        return sealing.released(request, self._attester.secrets, self._nonces, ctx)
 
     def _appraised(self, request: Message, now: datetime, software: bool, refused: str) -> Result:
         policy, expected = asked.policy_of(request), asked.expected(request)

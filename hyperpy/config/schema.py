@@ -253,6 +253,11 @@ class Tee:
         public=False,
     )
     collateral: str = _setting("", "File (JSON): Intel's collateral, sent along with TDX quotes.", public=False)
+    secrets: str = _setting(
+        "",
+        "Folder of secrets for measured machines: NAME.secret, and NAME.toml, the policy that says who may have it.",
+        public=False,
+    )
     manifests: list[str] = _setting(
         [], "Files (XML): NVIDIA's manifests (RIM) of driver and VBIOS, sent along with GPU reports.", public=False
     )
