@@ -1,4 +1,4 @@
-"""Independent branches in processes of their own: each opens the evidence itself.
+"""Independent branches in processes of their own: each opens the evidence itself. This process works, too.
 
 A branch is a chain of steps, or a process with all its slots; two that share no step are independent.
 """
@@ -9,26 +9,32 @@ import logging
 import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from hyperpy import retention
 from hyperpy.audit.replay import Options, Progress, Run, Unit, Work, drawn, finished, replay, started, work_of
 from hyperpy.audit.source import Evidence, Plan
+from hyperpy.audit.steps import report_of
+from hyperpy.encoding import b64u
 from hyperpy.errors import DeviceError
 from hyperpy.store.lmdb import LmdbStore
-from hyperpy.verdicts import Finding, Report, StepReport
+from hyperpy.verdicts import Finding, Report, StepReport, Verdict
 
 WORTH: Final = 400
 """Steps below which a process of its own costs more than it saves."""
 _STALE_S: Final = 0.1
 """Seconds for which what a node writes meanwhile may go unnoticed."""
-_TASKS: Final = 4
+_TASKS: Final = 8
 """Tasks per worker: the last ones even out what the first ones left."""
+
+Told: TypeAlias = tuple[str, str, int, tuple[str, ...], tuple[Finding, ...]]
+"""What a worker says of a step: its record, verdict, attested inputs, who vouches, and findings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +84,8 @@ def replay_in_processes(
 
     Args:
         evidence: what ``source`` opens, for what is done in this process.
-        jobs: worker processes at most; by default one for each processor, and none where little is to be done.
+        jobs: processes at most, this one among them; by default one for each processor, and this one alone where
+            little is to be done.
     """
     chosen = drawn(plan, options)
     work = work_of(evidence, plan, options, chosen)
@@ -87,42 +94,67 @@ def replay_in_processes(
     if workers < 2:
         return replay(evidence, plan, options, progress=progress)
     report = started(evidence, plan, options, chosen)
-    found, extra = _pooled(source, options, work, workers, progress, len(chosen))
-    return finished(report, plan, found, extra)
+    pool = _Pool(source, evidence, options, work, workers)
+    pool.run(progress, len(chosen))
+    return finished(report, plan, pool.found, pool.extra)
 
 
-def _pooled(
-    source: Source,
-    options: Options,
-    work: Work,
-    workers: int,
-    progress: Progress | None,
-    total: int,
-) -> tuple[dict[str, StepReport], list[Finding]]:
-    found: dict[str, StepReport] = {}
-    extra: list[Finding] = []
-    pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), initializer=_open, initargs=(source, options)
-    )
-    try:
-        waiting: set[Future[Any]] = {
-            pool.submit(_task, work.part(numbers)) for numbers in shares(work.units, workers * _TASKS)
-        }
-        while waiting:
-            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            for one in done:
-                steps, more = one.result()
-                found |= {step.record: step for step in steps}
-                extra += [finding for finding in more if finding not in extra]
-            if progress is not None:
-                progress(len(found), total)
-            if options.first and any(step.verdict.exit_code == 1 for step in found.values()):
-                break
-    except BrokenProcessPool:
-        raise DeviceError("a worker process ended", hint="Try again with --jobs 1.") from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-    return found, extra
+class _Pool:
+    """Goes through the work: worker processes from the largest share on, this process from the smallest.
+
+    Attributes:
+        found: reports by record.
+        extra: findings that belong to no step.
+    """
+
+    def __init__(self, source: Source, evidence: Evidence, options: Options, work: Work, workers: int) -> None:
+        self.found: dict[str, StepReport] = {}
+        self.extra: list[Finding] = []
+        self._evidence, self._options = evidence, options
+        self._steps = {b64u(step.name): step for unit in work.units for step in unit.steps}
+        self._parts = [work.part(numbers) for numbers in shares(work.units, workers * _TASKS)]
+        self._made = partial(
+            ProcessPoolExecutor,
+            workers - 1,
+            multiprocessing.get_context("spawn"),
+            initializer=_open,
+            initargs=(source, options),
+        )
+
+    def run(self, progress: Progress | None, total: int) -> None:
+        """Do all of it, or up to the first fault if no more is asked for."""
+        pool = self._made()
+        try:
+            waiting = {pool.submit(_task, part): part for part in self._parts}
+            while waiting and not self._over():
+                own = next((one for one in reversed(waiting) if one.cancel()), None)
+                if own is not None:
+                    self._own(waiting.pop(own))
+                for one in wait(waiting, 0 if own is not None else None, FIRST_COMPLETED).done:
+                    del waiting[one]
+                    self._note(*one.result())
+                if progress is not None:
+                    progress(len(self.found), total)
+        except BrokenProcessPool:
+            raise DeviceError("a worker process ended", hint="Try again with --jobs 1.") from None
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _over(self) -> bool:
+        return self._options.first and any(step.verdict.exit_code == 1 for step in self.found.values())
+
+    def _own(self, part: Work) -> None:
+        """Do a share in this process."""
+        steps, extra = _done(self._evidence, self._options, part)
+        self.found |= {step.record: step for step in steps}
+        self._note([], extra)
+
+    def _note(self, told: Sequence[Told], extra: Sequence[Finding]) -> None:
+        """Take what a worker says."""
+        for name, verdict, given, vouching, findings in told:
+            made = self.found[name] = report_of(self._steps[name], Verdict(verdict), findings, given)
+            made.attested_by = vouching
+        self.extra += [one for one in extra if one not in self.extra]
 
 
 def shares(branches: Sequence[Unit], most: int) -> list[list[int]]:
@@ -147,13 +179,18 @@ def _open(source: Source, options: Options) -> None:
     _here.update(context=context, evidence=context.__enter__(), options=options)
 
 
-def _task(work: Work) -> tuple[list[StepReport], list[Finding]]:
+def _task(work: Work) -> tuple[list[Told], list[Finding]]:
     """Go through some branches; return what was found out."""
-    run = Run(_here["evidence"], _here["options"], work)
+    steps, extra = _done(_here["evidence"], _here["options"], work)
+    return [(one.record, one.verdict.value, one.given, one.attested_by, one.findings) for one in steps], extra
+
+
+def _done(evidence: Evidence, options: Options, work: Work) -> tuple[list[StepReport], list[Finding]]:
+    run = Run(evidence, options, work)
     steps: list[StepReport] = []
     for step in run:
         steps.append(step)
-        if _here["options"].first and step.verdict.exit_code == 1:
+        if options.first and step.verdict.exit_code == 1:
             break
     run.close()
     return steps, run.extra
