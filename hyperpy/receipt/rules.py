@@ -12,7 +12,7 @@ from hyperpy.errors import CodecError, HyperpyError, MessageNotFound
 from hyperpy.message import Link, Message, Value
 from hyperpy.receipt.content import Receipt
 from hyperpy.receipt.order import outcome
-from hyperpy.schedule_rules import Mark, check_assignment, check_signed, schedulers_of, slot_of
+from hyperpy.schedule_rules import Mark, check_assignment, schedulers_of, slot_of
 from hyperpy.trail import Oracle, Record
 from hyperpy.verdicts import Finding
 
@@ -242,7 +242,6 @@ def _assignment(process: str, one: Message, schedulers: tuple[str, ...], due: in
     if slot_of(one) != due:
         raise CodecError("a slot is missing, or stands twice")
     signers = schedulers or commitments.committers(one)
-    check_signed(one, signers)
     check_assignment(process, one, signers)
     return []
 
