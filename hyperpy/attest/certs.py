@@ -128,7 +128,8 @@ def chain(
     path.append(root)
     for one, issuer in pairwise(path):
         _check_issued(one, issuer)
-    _check_issued(root, root)
+    if sha256(root.public_bytes(Encoding.DER)) != anchor.pin:  # every byte of the pinned one is known to be right
+        _check_issued(root, root)
     return path
 
 

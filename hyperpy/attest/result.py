@@ -5,7 +5,7 @@ A relying party acts on ``status`` and the policy's ID; all else says why.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -18,6 +18,30 @@ LIFE: Final = timedelta(hours=1)
 
 _NAMES: Final = ("instance-identity", "configuration", "executables", "hardware", "runtime-opaque")
 _ALL_FAILED: Final = 99
+
+
+class Claims(Mapping[str, Any]):
+    """What evidence says, worked out when it is first looked at: most who verify only act on the status."""
+
+    __slots__ = ("_made", "_make")
+
+    def __init__(self, make: Callable[[], Mapping[str, Any]]) -> None:
+        self._make = make
+        self._made: Mapping[str, Any] | None = None
+
+    def _all(self) -> Mapping[str, Any]:
+        if self._made is None:
+            self._made = self._make()
+        return self._made
+
+    def __getitem__(self, name: str) -> Any:
+        return self._all()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
 
 
 @dataclass(slots=True)

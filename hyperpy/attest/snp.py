@@ -226,6 +226,19 @@ _SHOWN: Final = (
 )  # fmt: skip
 
 
+def _zeros(version: int) -> tuple[tuple[int, int, bytes], ...]:
+    """Return which bytes must be zero in a version: from, to, and that many zero bytes."""
+    found = [*_RESERVED, *_SIGNATURE_RESERVED]
+    if version < 3:
+        found.append(_RESERVED_V2)
+    if version < 5:
+        found.append(_RESERVED_BEFORE_V5)
+    return tuple((start, end, bytes(end - start)) for start, end in found)
+
+
+_ZEROS: Final = {version: _zeros(version) for version in VERSIONS}
+
+
 def parse(raw: bytes) -> Report:
     """Return a report's fields (steps 1 and 2 of 2.6).
 
@@ -239,13 +252,9 @@ def parse(raw: bytes) -> Report:
     require(made.version in VERSIONS, "evidence/unsupported-version", f"version {made.version}")
     require(bool(made.policy >> _BIT_ONE & 1), "evidence/malformed", "bit 17 of the guest policy must be one")
     require(made.policy >> _POLICY_BITS == 0, "evidence/reserved-nonzero", "unknown bits of the guest policy are set")
-    reserved = [*_RESERVED, *_SIGNATURE_RESERVED]
-    if made.version < 3:
-        reserved.append(_RESERVED_V2)
-    if made.version < 5:
-        reserved.append(_RESERVED_BEFORE_V5)
-    for start, end in reserved:
-        require(not any(raw[start:end]), "evidence/reserved-nonzero", f"reserved bytes from {start:#x} are not zero")
+    for start, end, zeros in _ZEROS[made.version]:
+        if raw[start:end] != zeros:
+            raise refusal("evidence/reserved-nonzero", f"reserved bytes from {start:#x} are not zero")
     require(made.vmpl <= 3, "evidence/malformed", f"there is no VMPL {made.vmpl}")
     require(made.number(0x34, 4) == 1, "signature/algorithm", "not ECDSA on P-384 with SHA-384")
     require(made.key_info >> 5 == 0, "evidence/reserved-nonzero", "unknown bits of KEY_INFO are set")

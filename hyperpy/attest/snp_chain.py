@@ -101,8 +101,10 @@ def verify(raw: bytes, endorsement: Endorsement | None, now: datetime) -> Genuin
     kind = report.signing_key
     vek = _chained(endorsement.vek, endorsement.chain, kind)  # 3, 4
     for one in vek.certificates:  # 5
-        require(one.not_before <= now, "endorsement/not-yet-valid", f"{one.subject_name} is not valid yet")
-        require(now <= one.not_after, "endorsement/expired", f"{one.subject_name} has expired")
+        if now < one.not_before:
+            raise refusal("endorsement/not-yet-valid", f"{one.subject_name} is not valid yet")
+        if now > one.not_after:
+            raise refusal("endorsement/expired", f"{one.subject_name} has expired")
     revocation = _revocation(endorsement.crl, vek, now)  # 6
     leaf = vek.certificates[0]
     _check_product(report, leaf, vek.product)  # 7
@@ -194,11 +196,18 @@ def _check_tcb(report: snp.Report, leaf: der.Certificate, product: str) -> None:
     )
     for name, level in snp.tcb_parts(report.reported_tcb, product).items():
         known = _level(leaf, _SPL[name])
-        require(known == level, "endorsement/tcb-mismatch", f"{name} is {level} in the report, {known} in the key")
+        if known != level:
+            text = f"{name} is {level} in the report, {known} in the key"
+            raise refusal("endorsement/tcb-mismatch", text)
 
 
 def _level(leaf: der.Certificate, suffix: str) -> int:
-    at = der.Reader(leaf.extensions.get(_ARC + suffix, b""))
+    return _component(leaf.extensions.get(_ARC + suffix, b""))
+
+
+@lru_cache(512)
+def _component(data: bytes) -> int:
+    at = der.Reader(data)
     found = der.integer(at.take(der.INTEGER))
     at.finish()
     require(0 <= found <= 255, "endorsement/chain-invalid", "a TCB component is no byte")

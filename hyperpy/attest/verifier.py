@@ -18,7 +18,7 @@ from hyperpy.attest import nitro, nvidia, quote_chain, quote_policy, rim, snp_ch
 from hyperpy.attest.bundle import Evidence, Gpu
 from hyperpy.attest.codes import refusal, require
 from hyperpy.attest.policy import BASELINE, Policy
-from hyperpy.attest.result import LIFE, Appraisal, Result
+from hyperpy.attest.result import LIFE, Appraisal, Claims, Result
 from hyperpy.attest.statement import Statement
 from hyperpy.errors import AttestationError, ConfigError
 
@@ -127,7 +127,7 @@ def _snp(evidence: Evidence, policy: Policy, now: datetime) -> _Found:
     codes = snp_policy.appraise(found, policy.snp)
     measured = policy.snp.measurements is not None
     data = found.report.report_data
-    return _Found(found.claims(), data, None, None, found.not_after, found.revocation, codes, measured)
+    return _Found(Claims(found.claims), data, None, None, found.not_after, found.revocation, codes, measured)
 
 
 def _quote(evidence: Evidence, policy: Policy, now: datetime) -> _Found:
@@ -140,7 +140,7 @@ def _quote(evidence: Evidence, policy: Policy, now: datetime) -> _Found:
     else:
         measured = own.mrtds is not None
     data = found.quote.report_data
-    return _Found(found.claims(), data, None, None, found.not_after, found.revocation, codes, measured)
+    return _Found(Claims(found.claims), data, None, None, found.not_after, found.revocation, codes, measured)
 
 
 def _nitro(evidence: Evidence, policy: Policy, now: datetime) -> _Found:

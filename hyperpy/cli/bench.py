@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import Progress
 from rich.table import Table
 
 from hyperpy.cli.app import Json, err, out, show
+
+if TYPE_CHECKING:
+    from hyperpy.bench.auditing import Figure
 
 
 def register(app: typer.Typer) -> None:
@@ -20,7 +24,7 @@ def register(app: typer.Typer) -> None:
 
 def bench(
     part: Annotated[
-        str, typer.Argument(help="all, processes (scheduling and computing alone), audit, or replay.")
+        str, typer.Argument(help="all, processes (scheduling and computing alone), audit, attest, or replay.")
     ] = "all",
     json: Json = False,
     serving: Annotated[bool, typer.Option(help="Also measure a serving node.")] = True,
@@ -37,8 +41,11 @@ def bench(
     if part == "audit":
         _audit(json)
         return
+    if part == "attest":
+        _attest(json)
+        return
     if part not in ("all", "processes"):
-        raise typer.BadParameter("say all, processes, audit or replay", param_hint="part")
+        raise typer.BadParameter("say all, processes, audit, attest or replay", param_hint="part")
     from hyperpy.bench import computing, operations, scheduling
     from hyperpy.bench import serving as served
     from hyperpy.bench.measure import machine
@@ -75,13 +82,29 @@ def bench(
     out.print(table)
 
 
+def _attest(json: bool) -> None:
+    """Show what verifying evidence costs."""
+    from hyperpy.bench import attesting
+
+    with err.status("verifying"):
+        figures = attesting.rows()
+    if len(figures) == 1:
+        err.print(f"{attesting.FOLDER} names no folder of genuine evidence: hardware's is left out", markup=False)
+    _figures(figures, json)
+
+
 def _audit(json: bool) -> None:
     """Show what auditing costs beside computing."""
     from hyperpy.bench import auditing
-    from hyperpy.bench.measure import machine
 
     with err.status("computing, and making it again"):
         figures = auditing.rows()
+    _figures(figures, json)
+
+
+def _figures(figures: Sequence[Figure], json: bool) -> None:
+    from hyperpy.bench.measure import machine
+
     if json:
         show({"machine": machine(), "rows": [one._asdict() for one in figures]}, True)
         return
