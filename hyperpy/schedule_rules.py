@@ -80,9 +80,16 @@ def check_signed(assignment: Message, schedulers: tuple[str, ...]) -> None:
         CommitmentError: a signature does not verify.
         CodecError: none of the schedulers signed.
     """
+    _signers(assignment, schedulers)
+
+
+def _signers(assignment: Message, schedulers: tuple[str, ...]) -> tuple[str, ...]:
+    """Return who signed, each signature verified and a scheduler among them."""
     commitments.check(assignment)
-    if schedulers and set(schedulers).isdisjoint(commitments.committers(assignment)):
+    found = commitments.committers(assignment)
+    if schedulers and set(schedulers).isdisjoint(found):
         raise CodecError("an assignment is not signed by a scheduler of the process")
+    return found
 
 
 def check_assignment(process: str, assignment: Message, schedulers: tuple[str, ...]) -> None:
@@ -94,13 +101,12 @@ def check_assignment(process: str, assignment: Message, schedulers: tuple[str, .
         CommitmentError: a signature does not verify.
         CodecError: it is another message, or no scheduler signed all of it.
     """
-    check_signed(assignment, schedulers)
+    signers = _signers(assignment, schedulers)
     fields = assignment.raw_items().keys()
     if not fields <= _ALLOWED or not fields >= _NEEDED or fields.isdisjoint(LINKS):
         raise CodecError("a message in the schedule has not the fields of an assignment")
     if assignment.get("process") != process.encode() or as_text(assignment["type"]).lower() != "assignment":
         raise CodecError("a message in the schedule is no assignment of this process")
-    signers = commitments.committers(assignment)
     for signer in schedulers:
         if signer in signers:
             covered = frozenset(commitments.committed(assignment, committers=(signer,)))

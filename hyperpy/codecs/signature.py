@@ -78,8 +78,15 @@ def wire_names(components: Iterable[str]) -> bytes:
 
 def base_params(fields: Mapping[str, bytes]) -> bytes:
     """Return the signed parameters of a commitment's fields, sorted by name (4.7.6)."""
-    found = {name: fields["type" if name == "alg" else name] for name in _BASE_PARAMS if _given(fields, name)}
-    return b"".join(_param(name, text) for name, text in found.items())
+    found = [fields["type" if name == "alg" else name] if _given(fields, name) else None for name in _BASE_PARAMS]
+    return _written_params(*found)
+
+
+@lru_cache(maxsize=256)
+def _written_params(*texts: bytes | None) -> bytes:
+    """Return the parameters of these texts, in the order of their names; the same signer's are mostly the same."""
+    found = zip(_BASE_PARAMS, texts, strict=True)
+    return b"".join([_param(name, text) for name, text in found if text is not None])
 
 
 def wire_params(fields: Mapping[str, bytes], extra: Mapping[str, bytes]) -> bytes:
