@@ -1,4 +1,4 @@
-"""attest verify, attest report."""
+"""attest verify, attest report, attest policy."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ _Insecure = Annotated[
     bool, typer.Option("--insecure-software-tee", help="Believe software evidence, where the policy does too.")
 ]
 _MOST = 8 << 20
+_QUOTES = (b"\3\0\2\0", b"\4\0\2\0", b"\5\0\2\0")
+_NO_EVIDENCE = 3
+_Collateral = Annotated[Path | None, typer.Option("--collateral", help="JSON file: Intel's, for a TDX or SGX quote.")]
 _STATUS = {"affirming": 0, "warning": 2, "none": 2, "contraindicated": 1}
 
 
@@ -33,6 +36,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Evidence of trusted execution environments.")
     group.command()(verify)
     group.command()(report)
+    group.command()(policy)
     app.add_typer(group, name="attest")
 
 
@@ -43,20 +47,26 @@ def verify(
     report_data: _Data = "",
     now: _Now = None,
     certificate: _Certificate = [],  # noqa: B006
+    collateral: _Collateral = None,
     insecure_software_tee: _Insecure = False,
     json: Json = False,
 ) -> None:
     """Verify evidence without any network, and say what is accepted of it.
 
-    The file holds what tee@1.0 or an attested reply gave (base64url, or the bytes), or an SEV-SNP report of 1184
-    bytes. Exit codes: 0 affirming, 1 refused, 2 with a warning, or nothing was claimed.
+    The file holds what tee@1.0 or an attested reply gave (base64url, or the bytes), or a bare SEV-SNP report, quote
+    or Nitro document. Exit codes: 0 affirming, 1 refused, 2 with a warning, or nothing was claimed, 3 no evidence.
 
     Example: hyperpy attest verify evidence.txt --policy mine.toml
     """
     from hyperpy.attest import policy as policies
     from hyperpy.attest import verifier
 
-    evidence = _evidence(_read(file), [_read(one) for one in certificate])
+    given = b"" if collateral is None else _read(collateral)
+    try:
+        evidence = _evidence(_read(file), [_read(one) for one in certificate], given)
+    except HyperpyError as error:
+        err.print(f"no evidence: {error.message}. {error.next_step()}", style="red", markup=False, highlight=False)
+        raise typer.Exit(_NO_EVIDENCE) from None
     rules = policies.BASELINE if policy is None else policies.load(policy)
     at = datetime.now(UTC) if now is None else datetime.fromtimestamp(now, UTC)
     found = verifier.verify(
@@ -100,6 +110,16 @@ def report(
     print(b64u(canonical.encode(made.message())))
 
 
+def policy() -> None:
+    """Print a policy to begin with; its measurements are placeholders.
+
+    Example: hyperpy attest policy > mine.toml
+    """
+    from hyperpy.attest.advice import WORKED
+
+    print(WORKED, end="")
+
+
 def _read(file: Path) -> bytes:
     try:
         data = sys.stdin.buffer.read(_MOST + 1) if str(file) == "-" else file.read_bytes()
@@ -110,8 +130,8 @@ def _read(file: Path) -> bytes:
     return data
 
 
-def _evidence(data: bytes, certificates: list[bytes]) -> Any:
-    """Return the evidence of a file: a report, or the message of evidence or of an attestation."""
+def _evidence(data: bytes, certificates: list[bytes], collateral: bytes) -> Any:
+    """Return the evidence of a file: bare, or the message of evidence or of an attestation."""
     from hyperpy import attested
     from hyperpy.attest import bundle, snp
     from hyperpy.attest.bundle import Evidence
@@ -121,6 +141,10 @@ def _evidence(data: bytes, certificates: list[bytes]) -> Any:
 
     if len(data) == snp.SIZE and data[:4] in (b"\2\0\0\0", b"\3\0\0\0", b"\4\0\0\0", b"\5\0\0\0"):
         made = Evidence("snp", data)
+    elif len(data) > snp.SIZE - 200 and data[:4] in _QUOTES:
+        made = Evidence("tdx" if data[4:8] == b"\x81\0\0\0" else "sgx", data)
+    elif data[:1] in (b"\x84", b"\xd2") and b"SHA384" in data[:4096]:
+        made = Evidence("nitro", data)
     else:
         try:
             found = canonical.decode(data if data[:1] >= b"\x80" else b64u_decode(data.strip()))
@@ -132,7 +156,9 @@ def _evidence(data: bytes, certificates: list[bytes]) -> Any:
             raise
         except (HyperpyError, ValueError):
             raise ParameterError("the file holds no evidence", hint="Give what /~tee@1.0/attest answered.") from None
-    return made if not certificates else replace(made, vek=certificates[0], chain=tuple(certificates[1:]))
+    if certificates:
+        made = replace(made, vek=certificates[0], chain=tuple(certificates[1:]))
+    return replace(made, collateral=collateral) if collateral else made
 
 
 def _expected(nonce: str, report_data: str) -> Any:
@@ -160,9 +186,16 @@ def _nonce(text: str) -> bytes:
 
 
 def _print(found: Any) -> None:
+    from hyperpy.attest.advice import ADVICE
+
     out.print(f"{found.word}  policy {found.policy}", markup=False, highlight=False, soft_wrap=True)
     for name, part in found.parts.items():
         checks = ", ".join(f"{check} {outcome}" for check, outcome in part.checks)
         out.print(f"  {name}  {part.kind}  {checks}; revocation {part.revocation}", markup=False, soft_wrap=True)
         for code in part.codes:
-            err.print(f"  {name}  {code}", style="red", markup=False, highlight=False)
+            meaning, then = ADVICE[code]
+            text = f"  {name}  {code}: {meaning}; {then}"
+            err.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+    if not found.codes and found.word != "affirming":
+        text = "  genuine, but the policy does not say which software may run: see `hyperpy attest policy`"
+        err.print(text, markup=False, highlight=False, soft_wrap=True)

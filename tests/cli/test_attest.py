@@ -10,13 +10,15 @@ import pytest
 from typer.testing import CliRunner
 
 from hyperpy import attested
+from hyperpy.attest import policy as policies
 from hyperpy.attest import statement
+from hyperpy.attest.advice import ADVICE
 from hyperpy.attest.bundle import Evidence
 from hyperpy.attester import base, configfs
 from hyperpy.cli.app import app, register_all
 from hyperpy.codecs import canonical
 from hyperpy.encoding import b64u
-from tests.attest import fake_amd, fake_kernel
+from tests.attest import fake_amd, fake_kernel, tee
 from tests.attest.fake_amd import NOW, FakeAmd
 
 AT = str(int(NOW.timestamp()))
@@ -95,7 +97,7 @@ def test_what_is_refused(evidence: Evidence, tmp_path: Path, more: list[str], co
 
 @pytest.mark.parametrize("data", [b"", b"nothing", b"\x80", bytes(1184), b"\xff" * 50])
 def test_what_is_no_evidence(data: bytes) -> None:
-    assert run("verify", "-", data=data).exit_code == 1
+    assert run("verify", "-", data=data).exit_code == 3
 
 
 def test_what_this_machine_has(amd: FakeAmd, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,3 +109,51 @@ def test_what_this_machine_has(amd: FakeAmd, monkeypatch: pytest.MonkeyPatch) ->
     assert made.exit_code == 0
     assert run("verify", "-", "--now", AT, data=made.output.encode()).exit_code == 2
     assert run("report", "--nonce", "short").exit_code == 1
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    assert run("verify", str(tmp_path / "nothing")).exit_code == 3
+
+
+@pytest.mark.filterwarnings("ignore:Parsed a serial number", "ignore:Attribute's length")
+@pytest.mark.parametrize("kind", ["tdx", "sgx", "nitro"])
+def test_bare_quotes_and_documents(kind: str, tmp_path: Path) -> None:
+    """Genuine evidence of each kind, in the form in which its maker gives it."""
+    accepted = [one for one in tee.of_kind(kind) if one["expect"].get("verdict") != "reject"]
+    wanted = [one for one in accepted if kind == "nitro" or "collateral" in one["files"]]
+    if not wanted:
+        pytest.skip("no fixtures")
+    words = {}
+    for one in wanted:
+        words["file"] = tmp_path / "file"
+        words["file"].write_bytes(tee.file(one, "doc" if kind == "nitro" else "quote"))
+        more = []
+        if kind != "nitro":
+            (tmp_path / "collateral").write_bytes(tee.file(one, "collateral"))
+            more = ["--collateral", str(tmp_path / "collateral")]
+        at = str(int(tee.now(one).timestamp()))
+        found = run("verify", str(words["file"]), "--now", at, "--json", *more)
+        said = json.loads(found.stdout)
+        assert said["submods"]["cpu0"]["hyperpy.kind"] == kind
+        assert said["submods"]["cpu0"]["hyperpy.checks"][0] == {"check": "genuine", "outcome": "pass"}, one["id"]
+        assert found.exit_code == (1 if said["errors"] and said["verdict"] == "contraindicated" else 2)
+
+
+def test_people_are_told_what_is_wrong_and_what_to_do(evidence: Evidence, tmp_path: Path) -> None:
+    (tmp_path / "e").write_bytes(canonical.encode(evidence.message()))
+    found = run("verify", str(tmp_path / "e"), "--now", AT, "--nonce", b64u(b"m" * 32))
+    meaning, then = ADVICE["freshness/nonce-mismatch"]
+    assert f"freshness/nonce-mismatch: {meaning}; {then}" in found.output
+    assert "genuine pass" in found.output
+    bare = run("verify", str(tmp_path / "e"), "--now", AT)
+    assert (bare.exit_code, "hyperpy attest policy" in bare.output) == (2, True)
+
+
+def test_the_worked_policy_is_one(evidence: Evidence, tmp_path: Path) -> None:
+    made = run("policy")
+    assert policies.parse(made.output.encode()).id == "my-nodes"
+    (tmp_path / "p.toml").write_text(made.output, "utf-8")
+    (tmp_path / "e").write_bytes(canonical.encode(evidence.message()))
+    found = run("verify", str(tmp_path / "e"), "--now", AT, "--policy", str(tmp_path / "p.toml"), "--json")
+    assert found.exit_code == 1
+    assert "policy/measurement-not-allowed" in json.loads(found.stdout)["errors"]
