@@ -55,18 +55,23 @@ def _entries(tree: Message, depth: int) -> Iterator[tuple[_Sent | None, str]]:
     if depth > _DEEPEST or "not-shown" in tree:
         yield None, ""
         return
+    told, failed = set(), False
     for name in tree.raw_items():
-        entry = tree[name] if name.isdigit() else None
+        entry = tree[name] if name != "outbox" else None
         if not isinstance(entry, Message):
             continue
         ident, slot, target = entry.get("id"), entry.get("slot"), entry.get("target")
-        if not isinstance(ident, bytes) or type(slot) is not int:
-            yield None, ""
+        if not isinstance(ident, bytes) or type(slot) is not int or not isinstance(target, bytes):
+            failed = True
             continue
-        yield _Sent(key_text(ident), slot), key_text(target) if isinstance(target, bytes) else ""
+        told.add(name)
+        yield _Sent(key_text(ident), slot), key_text(target)
         inner = entry.get("resulted-in")
         if isinstance(inner, Message):
             yield from _entries(inner, depth + 1)
+    outbox = tree.get("outbox")
+    if not told >= set(outbox.raw_items()) if isinstance(outbox, Message) else failed:
+        yield None, ""  # it failed to send some, or something else stands in their place
 
 
 def _scheduled(evidence: Evidence, part: Record) -> _Sent | None:

@@ -7,7 +7,7 @@ from typing import Final
 
 from hyperpy import commitments, hashpath
 from hyperpy.commitments.combined import raw_id
-from hyperpy.encoding import b64u
+from hyperpy.encoding import b64u, key_bytes, sha256
 from hyperpy.errors import CodecError, HyperpyError, MessageNotFound
 from hyperpy.message import Link, Message, Value
 from hyperpy.receipt.content import Receipt
@@ -39,6 +39,7 @@ class Look:
         self._assignments = {
             (process, _slot(one)): one for process, each in receipt.assignments.items() for one in each
         }
+        self._origins = {sha256(one): one for one in receipt.origins}
         self._absent = {one.id: one.reason for one in receipt.absent}
         self._by_after: dict[str, list[bytes]] = defaultdict(list)
         self._results: dict[str, set[str]] = defaultdict(set)
@@ -101,7 +102,7 @@ class Look:
             return  # parts may begin at what a step in between made, processes' states are more than results
         if commitments.content_id(base) in self._results[told]:
             return
-        if not any(self._recast(base, one.result) for one in known):
+        if not any(self._recast(base, one.result, record.origin) for one in known):
             text = "the base is not the result of the step that the hashpath names"
             wrong.append(Finding("hashpath-before", text, known[0].result, record.base))
 
@@ -111,16 +112,17 @@ class Look:
         kind = request.raw("type") if isinstance(request, Message) else None
         return isinstance(kind, bytes) and kind.lower() == b"assignment"
 
-    def _recast(self, base: Value, result: str) -> bool:
-        """Say whether a base is a result as another device (``~device`` in a path, or a process's role)."""
+    def _recast(self, base: Value, result: str, origin: bytes) -> bool:
+        """Say whether a base is a result as another device (``~device&key=value`` in a path, or a process's role)."""
         try:
             made = self._receipt.read(result)
         except MessageNotFound:
             return raw_id(result) in self._absent
         if not isinstance(made, Message) or not isinstance(base, Message):
             return False
+        asked = self._origins.get(origin, b"")
         keys = (set(made.raw_items()) | set(base.raw_items())) - _ROLE
-        return not any(_differ(made, base, key) for key in keys)
+        return not any(_differ(made, base, key) for key in keys if key not in base or not _named(key, asked))
 
     def _check_links(self, record: Record, wrong: list[Finding]) -> None:
         parent = self.steps.get(record.parent)
@@ -169,6 +171,15 @@ class Look:
         if before is not None and before.hashpath_after != record.hashpath_before:
             text = "the slot does not begin where the one before it ended"
             wrong.append(Finding("slot", text, before.hashpath_after, record.hashpath_before))
+
+
+def _named(key: str, origin: bytes) -> bool:
+    """Say whether a request as it came gives a key a value: in its path, its query or as a header."""
+    name = key_bytes(key)
+    if len(name) > 255:
+        return False
+    forms = (b"&%b=", b"&%b+", b"?%b=", b"?%b+", b".%b=", b"\xc4" + bytes([len(name)]) + b"%b\xc4")
+    return any(form % name in origin for form in forms)
 
 
 def _differ(assignment: Message, request: Message, key: str) -> bool:

@@ -21,12 +21,20 @@ const ROLE = ["device", "input-prefix", "output-prefixes"];
 
 // -- steps --
 
+function askedWith(key, origin) {
+  // Whether a request as it came gives a key a value: in its path, its query or as a header.
+  if (key.length > 255) return false;
+  const header = `\u00c4${String.fromCharCode(key.length)}${key}\u00c4`;
+  return [`&${key}=`, `&${key}+`, `?${key}=`, `?${key}+`, `.${key}=`, header].some((form) => origin.includes(form));
+}
+
 export class Look {
   // Checks one record after the other against the rest of the receipt.
   constructor(receipt) {
     this.receipt = receipt;
     this.slotOf = new Map(receipt.slots.map(([process, slot, record]) => [record, [process, slot]]));
     this.bySlot = new Map(receipt.slots.map(([process, slot, record]) => [`${process}${slot}`, record]));
+    this.origins = new Map(receipt.origins.map((one) => [sha256(one), one]));
     this.absent = new Map(receipt.absent.map((one) => [one.id, one.reason]));
     this.assignments = new Map();
     for (const [process, each] of receipt.schedules) for (const one of each) this.assignments.set(`${process}${slotNumber(one)}`, one);
@@ -95,7 +103,7 @@ export class Look {
     const known = this.before(record).filter((one) => one !== name).map((one) => this.receipt.records.get(one));
     if (!known.length || this.slotOf.has(name) || record.parent || known.some((one) => this.isSlot(one))) return;
     if (this.results.get(told).has(this.receipt.ids.content(base))) return;
-    if (!known.some((one) => this.recast(base, one.result))) {
+    if (!known.some((one) => this.recast(base, one.result, record.origin))) {
       const text = "the base is not the result of the step that the hashpath names";
       wrong.push(finding("hashpath-before", text, known[0].result, record.base));
     }
@@ -107,14 +115,28 @@ export class Look {
     return typeof type === "string" && type.toLowerCase() === "assignment";
   }
 
-  recast(base, result) {
-    // Whether a base is a result as another device.
+  recast(base, result, origin) {
+    // Whether a base is a result as another device, with what a ~device part of the request put on it.
     const raw = rawId(result);
     const made = raw === null ? undefined : this.receipt.index.get(raw);
     if (made === undefined) return this.absent.has(raw);
     if (!(made instanceof Message) || !(base instanceof Message)) return false;
+    const asked = this.origins.get(origin) ?? "";
     const keys = new Set([...made.items.keys(), ...base.items.keys()]);
-    return [...keys].every((key) => ROLE.includes(key) || !this.differ(made.get(key), base.get(key)));
+    const free = (key) => ROLE.includes(key) || (base.items.has(key) && askedWith(key, asked));
+    return [...keys].every((key) => free(key) || !this.differ(made.get(key), base.get(key)));
+  }
+
+  vouching(record, signers, wrong) {
+    // Whom a record names as vouching for it, if that one signed the result or the receipt.
+    const told = record["attested-by"];
+    if (!told || signers.includes(told)) return [];
+    const result = this.receipt.index.get(rawId(record.result) ?? "");
+    const signed = result instanceof Message ? [...new Set([...result.commitments.values()].map(committerOf).filter(Boolean))] : [];
+    if (signed.includes(told)) return [told];
+    const text = "who is said to vouch for the step signed neither its result nor the receipt";
+    wrong.push(finding("attested-by", text, told, signed.join(", ") || "nobody"));
+    return [];
   }
 
   checkLinks(name, record, wrong) {

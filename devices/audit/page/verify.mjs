@@ -65,6 +65,7 @@ async function verified(receipt) {
 function stepOf(receipt, look, name, signers) {
   const record = receipt.records.get(name);
   const [wrong, missing] = look.step(name, record);
+  const vouching = look.vouching(record, signers, wrong);
   const slot = look.slotOf.get(name);
   return {
     record: base64url(name),
@@ -79,7 +80,7 @@ function stepOf(receipt, look, name, signers) {
     verdict: wrong.length ? "invalid" : missing.length ? "missing" : "attested",
     parent: record.parent ? base64url(record.parent) : "",
     ...(slot ? { process: base64url(slot[0]), slot: String(slot[1]) } : {}),
-    "attested-by": [...signers, ...(record["attested-by"] ? [record["attested-by"]] : [])],
+    "attested-by": [...signers, ...vouching],
     findings: [...wrong, ...missing],
   };
 }
