@@ -8,6 +8,7 @@ next slot, continue the chain, and be no older than the one before. Rules beside
     schedule-signature   a scheduler of the process signed all of it
     schedule-slot        it has the slot that it stands at
     schedule-chain       it continues the schedule before it
+    schedule-name        the schedule keeps it under its own IDs
     schedule-time        its time is not before the one before
     slot                 the record of a slot is that of this process and slot
     request              the slot's request is what was scheduled
@@ -36,6 +37,7 @@ from hyperpy.message import Message, Value
 from hyperpy.receipt.content import shallow
 from hyperpy.schedule_rules import check_assignment, schedulers_of, slot_of
 from hyperpy.slots import Slots
+from hyperpy.store.schedule import misnamed
 from hyperpy.trail import Record
 from hyperpy.verdicts import Finding, StepReport, Verdict
 
@@ -202,6 +204,9 @@ class Teller:
             check_assignment(self.story.process, assignment, self.schedulers)
         except HyperpyError as error:
             found.append(Finding("schedule-signature", f"slot {slot}: {error.message}"))
+        names = misnamed(assignment)
+        if names is not None:
+            found.append(Finding("schedule-name", f"the assignment of slot {slot} is kept under another ID", *names))
         try:
             number = slot_of(assignment)
         except HyperpyError:

@@ -32,6 +32,20 @@ def read_assignment(data: bytes) -> tuple[bytes, Message]:
     return chain, found
 
 
+def misnamed(assignment: Message) -> tuple[str, str] | None:
+    """Return the ID that an assignment has, and another that its row names; None if the row's two are right.
+
+    Whoever kept the schedule wrote the row: its names are taken on trust, and an audit asks here.
+    """
+    bare = Message.make(dict(assignment.raw_items()), assignment.commitments)
+    memo = assignment.memo
+    bare.memo.update({name: memo[name] for name in ("genuine", "whole-base", "content-key") if name in memo})
+    for made in (commitments.signed_id, commitments.hashpath_id):
+        if made(bare) != made(assignment):
+            return made(bare), made(assignment)
+    return None
+
+
 def slot_bytes(slot: int) -> bytes:
     """Return a slot as the end of a key of assignments: by number."""
     return slot.to_bytes(8, "big")
