@@ -8,16 +8,25 @@ import random
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hyperpy.receipt import decode, encode
+from hyperpy import Message, commitments
+from hyperpy.audit.collect import collect
+from hyperpy.audit.receipts import build
+from hyperpy.audit.source import Evidence
+from hyperpy.audit.verified import replayed
+from hyperpy.receipt import decode, encode, ordered
+from hyperpy.store.memory import MemoryStore
+from hyperpy.testing import wallet
 from hyperpy.verdicts import Verdict
 from hyperpy.verify import verify
 from tests.audit.flips import WAYS, changed
 from tests.audit.samples import KINDS, sample, sign
+from tests.devices.parts import place
 
 SCRIPT = Path(__file__).parent / "page.mjs"
 EACH = 12
@@ -90,3 +99,41 @@ def test_changed_bytes(page: Callable[[bytes], dict[str, Any]], kind: str, way: 
         made = changed(data, at, way)
         if made is not None:
             assert there(page(made)) == here(made), (kind, way, at)
+
+
+def put_on() -> bytes:
+    """Return the receipt of a step whose base got a key from a ``~device&key=value`` part of the request."""
+    with place(store=MemoryStore()) as here:
+        at = here.web.get("/~message@1.0&a=1/set&x=2/~calculator@1.0&b=5/add").hashpath or ""
+        evidence = Evidence.of_store(here.node.store, "here")
+        return build(evidence, collect(evidence, at))
+
+
+def test_what_the_request_put_on_a_base(page: Callable[[bytes], dict[str, Any]]) -> None:
+    data = put_on()
+    assert there(page(data)) == here(data) == ("missing", ["unsigned"], [])
+    receipt = decode(data)
+    (root,) = receipt.roots
+    record = receipt.steps[root]
+    for changes, wrong in (({"b": b"6"}, []), ({"zz": b"1"}, ["hashpath-before"])):
+        old = next(one for one in receipt.messages if commitments.unsigned_id(one) == record.base)
+        assert isinstance(old, Message)
+        other = old | changes
+        lie = replace(record, base=commitments.unsigned_id(other))
+        records = tuple(lie.encode() if name == root else one.encode() for name, one in receipt.steps.items())
+        messages = tuple(other if one is old else one for one in receipt.messages)
+        made = encode(ordered(replace(receipt, roots=(lie.id,), records=records, messages=messages)))
+        assert there(page(made)) == here(made)
+        assert here(made)[2] == wrong, "the value is for replay to check"
+        assert replayed(made).exit_code() == 1
+
+
+def test_who_is_said_to_vouch_must_have_signed(page: Callable[[bytes], dict[str, Any]]) -> None:
+    receipt = decode(sample("chain"))
+    (root,) = receipt.roots
+    for who, wrong in ((wallet("alice").address, ["attested-by"]), (wallet("node").address, [])):
+        lie = replace(receipt.steps[root], attested_by=who)
+        records = tuple(lie.encode() if name == root else one.encode() for name, one in receipt.steps.items())
+        made = encode(ordered(replace(receipt, roots=(lie.id,), records=records)).signed(sign))
+        assert there(page(made)) == here(made)
+        assert here(made)[2] == wrong
