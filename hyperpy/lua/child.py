@@ -29,7 +29,10 @@ STATE_CPU_S = 20
 ADDRESS_SPACE = 1536 * 1024 * 1024
 CALL_BYTES = 160 * 1024 * 1024
 """What the allocator grants a call beyond what the interpreter held before; the rule itself is in
-``engine/base.lua`` and lower."""
+``engine/limits.lua`` and lower."""
+SMALL_BYTES = 64 * 1024 * 1024
+"""What a smaller interpreter counts as, garbage and all; a larger one is rid of garbage before each call. As in
+``engine/limits.lua``."""
 STATE_BYTES = 256 * 1024 * 1024
 """The most that an interpreter may hold between calls."""
 TOTAL_BYTES = 768 * 1024 * 1024
@@ -73,10 +76,11 @@ class Engine:
         self.state.seal()
 
     def call(self, name: str, *arguments: Any) -> Any:
-        """Call a function of the library within the memory limit."""
-        if self.used() > 2 * self._live + GARBAGE:
+        """Call a function of the library within the memory limit, on which garbage of earlier calls has no say."""
+        used = self.used()
+        if used > 2 * self._live + GARBAGE or used > SMALL_BYTES:
             self._collect()
-        self.runtime.set_max_memory(self.used() + CALL_BYTES)
+        self.runtime.set_max_memory(max(self.used(), SMALL_BYTES) + CALL_BYTES)
         return self.state[name.encode()](*arguments)
 
     def used(self) -> int:
@@ -230,7 +234,7 @@ class Host:
             word, packed, used = b"limit", _MEMORY, arguments[-1] or 0
         if word == b"ok" and engine.too_large():
             word, packed = b"limit", _MEMORY
-        if word == b"limit" and self._total() > TOTAL_BYTES + CALL_BYTES:
+        if word == b"limit" and self._total() > TOTAL_BYTES + SMALL_BYTES + CALL_BYTES:
             os._exit(5)  # others may have used up the process's memory: this is no result
         return word.decode(), packed, used
 

@@ -25,7 +25,9 @@ _MOST_REGISTERS: Final = 250
 _REACH: Final = 131071
 _NEXT: Final = 30 | _REACH << 14
 """JMP to the instruction behind it."""
-_LOADK, _LT, _FORPREP = 1, 32, 40
+_LOADK, _LOADKX, _LT, _EXTRAARG = 1, 2, 32, 46
+_MOST_LOADED: Final = (1 << 18) - 1
+_MOST_EXTRA: Final = (1 << 26) - 1
 _JUMPS: Final = frozenset({30, 39, 40, 42})
 _KEY_B, _KEY_C, _NUMBER, _NUMBERS, _PAIR, _LOOP = 1, 2, 3, 4, 5, 6
 _HOW: Final = {
@@ -72,7 +74,7 @@ def guarded(code: bytes) -> bytes:
     """Return compiled code with its guards.
 
     Raises:
-        TooLarge: a jump or a function's registers are beyond what Lua can hold.
+        TooLarge: a jump, or a function's registers or constants, are beyond what Lua can hold.
     """
     out = [code[:_HEADER]]
     at = _function(code, _HEADER, out)
@@ -104,7 +106,10 @@ def _function(d: bytes, start: int, out: list[bytes]) -> int:
     if count + 1 > _MOST_INDEX:
         spare, registers = registers, registers + 1
         if registers > _MOST_REGISTERS:
-            raise TooLarge("function or expression needs too many registers")
+            raise TooLarge(
+                "function or expression needs too many registers: "
+                f"beside {_MOST_INDEX} constants or more it may have {_MOST_REGISTERS - 1}"
+            )
     new, begin, sources = _inserted(code, long, count, spare)
     out.append(b"%b%c%b" % (fixed, registers, len(new).to_bytes(4, "little")))
     out.append(new.tobytes())
@@ -156,6 +161,15 @@ def _operands(word: int, long: set[int]) -> tuple[int, ...]:
     return (1, c) if right else ()
 
 
+def _loaded(register: int, constant: int) -> tuple[int, ...]:
+    """Return what puts a constant into a register."""
+    if constant <= _MOST_LOADED:
+        return (_LOADK | register << 6 | constant << 14,)
+    if constant > _MOST_EXTRA:
+        raise TooLarge("function has too many constants")
+    return _LOADKX | register << 6, _EXTRAARG | constant << 6
+
+
 def _inserted(
     code: array[int], long: set[int], marks: int, spare: int | None
 ) -> tuple[array[int], list[int], list[int]]:
@@ -171,7 +185,7 @@ def _inserted(
                 if spare is None:
                     out.append(_LT | operand << 14 | (256 + marks + mark) << 23)
                 else:
-                    out.append(_LOADK | spare << 6 | (marks + mark) << 14)
+                    out.extend(_loaded(spare, marks + mark))
                     out.append(_LT | operand << 14 | spare << 23)
                 out.append(_NEXT)
         if op in _JUMPS:
@@ -183,7 +197,7 @@ def _inserted(
         word = code[number]
         leap = begin[number + 1 + (word >> 14) - _REACH] - place - 1 + _REACH
         if not 0 <= leap <= 2 * _REACH + 1:
-            raise TooLarge("control structure too long")
+            raise TooLarge(f"control structure too long: a jump over more than {_REACH} instructions")
         out[place] = word & 0x3FFF | leap << 14
     return out, begin, sources
 

@@ -224,6 +224,7 @@ end)
 -- Calls the global function `name` with the packed parameters; with `own` none that the library brought along.
 function S.call(name, packed, seconds, seed, own, instructions)
   S.called = name
+  S.settle()
   local args = S.decode(packed)
   S.enter(seconds, seed)
   return guarded(instructions, function()
@@ -235,6 +236,7 @@ end
 
 -- Runs the modules, a packed list of [name, text]. They run without the table `ao`; one that they make is extended.
 function S.boot(packed, seconds, seed, instructions)
+  S.settle()
   local modules = S.decode(packed)
   S.called = "main"
   S.enter(seconds, seed)

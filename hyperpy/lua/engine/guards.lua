@@ -100,23 +100,25 @@ function G.rawequal(...)
   return rawequal(a, b)
 end
 
--- The functions of `math` take numbers, and texts that are such.
+-- The functions of `math` take numbers, and texts that are such; `tointeger`, `max` and `min` take anything.
+local ANY = { tointeger = true, max = true, min = true }
+
+local function no_number(name, count, v)
+  error("bad argument #1 to '" .. name .. "' (number expected, got " .. (count == 0 and "no value" or type(v)) .. ")", 3)
+end
+
 for name, f in rawnext, math do
   if type(f) == "function" and not S.own_math[f] and name ~= "type" then
+    local any, compared = ANY[name], name == "max" or name == "min"
     math[name] = function(...)
       local a, b = ...
       if type(a) ~= "number" or b ~= nil then
-        local given = { ... }
-        for i = 1, select("#", ...) do
+        local given, count = { ... }, select("#", ...)
+        if not any and type(a) ~= "number" and type(a) ~= "string" then no_number(name, count, a) end
+        for i = 1, count do
           local v = given[i]
-          if type(v) == "string" then
-            charge(#v // 8)
-          elseif type(v) ~= "number" and i == 1 then
-            local got = select("#", ...) == 0 and "no value" or type(v)
-            error("bad argument #1 to '" .. name .. "' (number expected, got " .. got .. ")", 2)
-          end
+          if type(v) == "string" then charge(compared and 2 * S.order_cost(v) or #v // 8) end
         end
-        if a == nil then error("bad argument #1 to '" .. name .. "' (number expected, got no value)", 2) end
       end
       return f(...)
     end

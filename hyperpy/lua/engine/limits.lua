@@ -26,6 +26,7 @@ local ENDLESS = math.huge
 local left, over = ENDLESS, false
 local first, base, ceiling, total = 0, 0, 0, 0 -- KiB: at the beginning, at the last collection, next, and in all
 local GROWN, ROOM, ALL = 65536, 49152, 524288 -- KiB that may stay, be garbage, and be allocated in all
+local SMALL = 65536 -- KiB that a smaller state counts as: garbage of earlier calls may be in it
 local canary = raw_setmetatable({}, { __mode = "k" })
 local hook
 
@@ -66,12 +67,19 @@ local function charge(amount)
   if not (left >= 0) then stop("instructions") end
 end
 
+-- Notes what is in use before a call, its arguments not yet unpacked. Garbage of earlier calls must not
+-- decide, for an interpreter taken up anew has none: the host has collected where there is more than SMALL.
+function S.settle()
+  local count = collect("count")
+  first = count > SMALL and count or SMALL
+end
+
 -- Starts a call.
 function S.begin(instructions)
   collect("stop")
   left, over = instructions, false
-  first = collect("count")
-  base, ceiling, total = first, first + ROOM, 0
+  base = collect("count")
+  ceiling, total = base + ROOM, 0
   canary[{}] = true
   sethook(hook, "", TICK)
 end
