@@ -17,7 +17,20 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("sdk", "trail", "cache", "capabilities", "slot_rules", "schedule_rules", "fault_proof", "lua"),
     ("actors", "registry", "dispatch", "watchdog", "metrics", "flights", "privacy", "receipt", "verify"),
     ("resolver", "context", "normalise", "recorder", "reply", "results", "http.wire", "http.client"),
-    ("settings", "storage", "maintenance", "retention", "housekeeping", "timers", "jobs", "slots", "accounts", "audit", "attestation", "node"),
+    (
+        "settings",
+        "storage",
+        "maintenance",
+        "retention",
+        "housekeeping",
+        "timers",
+        "jobs",
+        "slots",
+        "accounts",
+        "audit",
+        "attestation",
+        "node",
+    ),
     ("http.server", "client", "testing", "demo", "bench", "cli", "__main__"),
 )
 """Row by row, what a module may import: rows above it in this table, and its own row."""
