@@ -14,7 +14,8 @@ which a report says that it does not hold:
      4. ``closed``: whatever is named is there, or is listed as absent; what is listed is named and not there
      5. ``minimal``: whatever is there is named
      6. ``hashpath-after``: base's hashpath and request give the step's, by the base's algorithm
-     7. ``hashpath-before``: it is the base's own, or that of a step whose result is the base
+     7. ``hashpath-before``: it is the base's own, or that of a step whose result is the base, but for its device
+        and for keys that the request as it came gives
      8. ``parent``: a part belongs to a step of the same request
      9. ``oracle``: each answer a step was given is the outcome of a part of it
     10. ``cached-from``: what was taken from another step is that step's outcome
