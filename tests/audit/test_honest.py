@@ -19,7 +19,8 @@ from hyperpy.audit.receipts import build
 from hyperpy.audit.replay import Options, replay
 from hyperpy.audit.source import Evidence
 from hyperpy.audit.verified import replayed
-from hyperpy.testing import TestNode
+from hyperpy.errors import HyperpyError
+from hyperpy.testing import TestNode, node
 from hyperpy.verdicts import Report, Verdict
 from hyperpy.verify import verify
 from tests.audit.lies import DEVICES, everything
@@ -27,6 +28,11 @@ from tests.audit.mixed import AUDITED, Mailer, compute
 from tests.devices.parts import place
 
 ROOT = Path(__file__).resolve().parents[2]
+VECTORS = (
+    Path(os.environ["HYPERPY_VECTORS"])
+    if os.environ.get("HYPERPY_VECTORS")
+    else Path(os.environ.get("HYPERPY_SHARED", ROOT.parent / "shared")) / "vectors"
+)
 OPTIONS = Options(devices=AUDITED)
 
 
@@ -130,3 +136,42 @@ def test_with_another_hash_seed(folder: Path, tmp_path: Path) -> None:
     with Source(folder=str(tmp_path / "store")).open() as found:
         evidence = Evidence.of_store(found.store, found.where, roots=everything(found.store))
         assert_no_alarm(replay(evidence, collect(evidence), OPTIONS))
+
+
+SUB_PATHS = [
+    "/~message@1.0&x+integer=5/set&y=(/~calculator@1.0&a=1/add&b=2)",
+    "/~message@1.0&x=1/set&z=(/~message@1.0&q=(/~calculator@1.0&a=2/add&b=2)/q)",
+    "/~message@1.0&x=(/~message@1.0&a=1/set&b=2)/x/set&c=(~calculator@1.0&a=1&b=2/add)",
+    "/~message@1.0&a=1/set&x=(/~message@1.0&k=v)/x/k",
+    "/~message@1.0&l=(/~message@1.0&1=a&2=b)/l/2",
+    "/~message@1.0&a=(/~dice@1.0/roll)/set&b=(/~dice@1.0/roll)",
+    "/~message@1.0&a=1/set&b=(/~meta@1.0/info/address)/set&c=(/~meta@1.0/info)",
+    "/~message@1.0&a=1/set?y=(/~calculator@1.0&a=1%26b=2/add)",
+]
+
+
+def test_what_the_vectors_ask_for() -> None:
+    """Whatever the recorded HTTP cases ask a node for, answered or refused, is audited without an alarm."""
+    if not (VECTORS / "http.json").is_file():
+        pytest.skip(f"no vectors in {VECTORS}: set HYPERPY_SHARED")
+    cases = json.loads((VECTORS / "http.json").read_text("utf-8"))["cases"]
+    with node(*DEVICES) as here:
+        for asked in (case["request"] for case in cases):
+            sent = {
+                name: text for name, text in asked["headers"] if name.lower() not in ("content-length", "connection")
+            }
+            body = asked.get("body")
+            data = body.encode("latin-1", "replace") if isinstance(body, str) else b""
+            try:
+                here.request(asked["method"], asked["path"], sent, data)
+            except HyperpyError:
+                continue  # no request at all
+        for path in SUB_PATHS:
+            assert here.get(path)["status"] == 200, path
+        here.get("/~message@1.0&a=1/set", {"x+resolve": "/~calculator@1.0&a=1/add&b=2"})
+        store = here.node.store
+        evidence = Evidence.of_store(store, "the test", roots=everything(store))
+        plan = collect(evidence)
+        assert len(plan.steps) > 200
+        assert_no_alarm(replay(evidence, plan, OPTIONS))
+        assert_no_alarm(replayed(build(evidence, plan), OPTIONS))

@@ -18,6 +18,7 @@ from hyperpy.store.base import Store
 from hyperpy.testing import TestNode, node, wallet
 from hyperpy.trail import Trail
 from hyperpy.verdicts import Verdict
+from tests.audit.liars import corrupt
 from tests.audit.lies import DEVICES, audit, damage, everything, forge, keep, last, of, rules
 
 CHAIN = "/~message@1.0&a=1/set&b=2/set&c=3/set&d=4"
@@ -178,6 +179,15 @@ def test_another_key_and_device(here: TestNode, store: Store) -> None:
 def test_other_code_is_not_run(here: TestNode, store: Store) -> None:
     lie = forge(store, last(store, told(here)), implementation="0" * 64, result=keep(store, Message({"x": 1})))
     found = of(audit(store, lie.hashpath_after), lie)
+    assert (found.verdict, rules(found)) == (Verdict.DIFFERS, {"implementation"})
+
+
+def test_other_code_may_answer_a_sub_path_otherwise(here: TestNode, store: Store) -> None:
+    corrupt(here.node, "calculator@1.0", "add", lambda true, _: true + 1)
+    record = last(store, told(here, "/~message@1.0&a=1/set&x=(/~calculator@1.0&a=1/add&b=2)"))
+    assert rules(of(audit(store, record.hashpath_after), record)) == {"sub-path"}
+    older = forge(store, record, implementation="0" * 64)
+    found = of(audit(store, older.hashpath_after), older)
     assert (found.verdict, rules(found)) == (Verdict.DIFFERS, {"implementation"})
 
 
