@@ -22,6 +22,7 @@ from hyperpy.audit.replay import Options, replay
 from hyperpy.audit.source import Evidence, Plan
 from hyperpy.bench.computing import Counter, compute_to, scheduled
 from hyperpy.bench.measure import cpu
+from hyperpy.bench.serving import NEW
 from hyperpy.http.server import Server
 from hyperpy.keys import RsaKey
 from hyperpy.message import Message
@@ -197,23 +198,23 @@ def _recording() -> Iterator[Figure]:
         server = Server(node, "127.0.0.1", 0)
         server.start()
         try:
-            _asked_over_http(node, server.url)
-            pairs = []
-            for _ in range(7):
-                on = _asked_over_http(node, server.url)
-                with _unrecorded(node):
-                    pairs.append((on, _asked_over_http(node, server.url)))
+            for name, target in (("of one step", NEW), ("of two steps", "/~message@1.0&a={n}/set&b=1/a")):
+                _asked_over_http(node, server.url, target)
+                pairs = []
+                for _ in range(7):
+                    on = _asked_over_http(node, server.url, target)
+                    with _unrecorded(node):
+                        pairs.append((on, _asked_over_http(node, server.url, target)))
+                on, off = (median(kind) for kind in zip(*pairs, strict=True))
+                yield Figure(f"small request over HTTP {name}, recorded", on, "us")
+                yield Figure(f"small request over HTTP {name}, without its trail", off, "us")
+                yield Figure(f"the trail's part of a request {name}", (on - off) / on * 100, "%", 15)
         finally:
             server.stop()
-    on, off = (median(kind) for kind in zip(*pairs, strict=True))
-    yield Figure("small request over HTTP, recorded", on, "us")
-    yield Figure("small request over HTTP, without its trail", off, "us")
-    yield Figure("the trail's part of the whole request", (on - off) / on * 100, "%", 15)
 
 
-def _asked_over_http(node: Node, url: str, requests: int = 800) -> float:
+def _asked_over_http(node: Node, url: str, target: str, requests: int = 800) -> float:
     """Return the CPU microseconds that this process spends on a new small request."""
-    target = "/~message@1.0&a={n}/set&b=1/a"
     command = f"from hyperpy.bench.serving import drive; drive({url!r}, {target!r}, {requests})"
     began = time.process_time_ns()
     subprocess.run([sys.executable, "-c", command], check=True)  # noqa: S603
