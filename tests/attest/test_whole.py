@@ -120,6 +120,7 @@ def test_damaged_messages_have_codes_and_nothing_else() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_damaged_messages_at_length() -> None:
     assert sum(1 for _ in sweep(100_000)) == 100_000
 
