@@ -183,11 +183,10 @@ def infer(
 
 def _answer(engine: Backend, tokenizer: Tokenizer, ids: list[int], sampling: Sampling, limit: int, json: bool) -> None:
     """Print an answer while it comes, then how fast it came and the state it left."""
-    import codecs
-
     from hyperpy.inference.generation import generate
+    from hyperpy.inference.tokenizer import Stream
 
-    text, made, state = codecs.getincrementaldecoder("utf-8")("replace"), [], b""
+    text, made, state = Stream(), list[int](), b""
     limit, first, began = min(limit, engine.config.context - len(ids)), 0.0, time.perf_counter()
     told = ""
     for token in generate(engine, ids, sampling, limit, tokenizer.stops):
@@ -196,18 +195,19 @@ def _answer(engine: Backend, tokenizer: Tokenizer, ids: list[int], sampling: Sam
         state = token.state
         if token.ident in tokenizer.stops:
             break
-        piece = text.decode(tokenizer.bytes_of(token.ident))
+        piece = text.feed(tokenizer.bytes_of(token.ident))
         told += piece
         if not json:
             typer.echo(piece, nl=False)
     ended = time.perf_counter()
     rate = (len(made) - 1) / (ended - first) if len(made) > 1 else 0.0
-    told += text.decode(b"", True)
+    rest = text.end()
+    told += rest
     if json:
         found = {"text": told, "ids": made, "prompt-ids": ids, "state": state.hex(), "engine": engine.name}
         show({**found, "tokens-per-second": round(rate, 1)}, True)
         return
-    typer.echo()
+    typer.echo(rest)
     err.print(
         f"{len(ids)} + {len(made)} tokens, first after {first - began:.2f} s, then {rate:.1f} tokens/s "
         f"({engine.name}); state {state.hex()}",

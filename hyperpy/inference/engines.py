@@ -1,27 +1,86 @@
-"""Which engine computes here. All give the same bits; this is about speed only."""
+"""Which engine computes here. All give the same bits; this is about speed only.
+
+An engine is used when what it needs is installed and when it passes :func:`self_test`: a toy model through it and
+through the reference. One different bit, and it is refused.
+"""
 
 from __future__ import annotations
 
-from hyperpy.errors import ConfigError
-from hyperpy.inference.generation import Backend
-from hyperpy.inference.model import Model
-from hyperpy.inference.reference import Engine
+import logging
+from functools import lru_cache
 
-NAMES = ("reference",)
+import numpy as np
+
+from hyperpy.errors import ConfigError, Corrupt
+from hyperpy.inference import gguf, reference, toy, weights
+from hyperpy.inference.generation import Backend
+from hyperpy.inference.model import Model, config_of
+
+NAMES = ("reference", "cpu")
 """Known engines, the slowest first."""
 
 
 def build(name: str, model: Model) -> Backend:
-    """Return an engine by name.
+    """Return an engine by name, after its self-test.
 
     Raises:
-        ConfigError: there is no engine of that name.
+        ConfigError: there is no engine of that name, or what it needs is not installed.
+        Corrupt: it does not give the reference's bits on this machine.
     """
     if name == "reference":
-        return Engine(model)
+        return reference.Engine(model)
+    if name == "cpu":
+        trusted(name)
+        return _plain(name, model)
     raise ConfigError(f"there is no inference engine '{name}'", hint=f"Known: {', '.join(NAMES)}.")
 
 
 def choose(model: Model) -> Backend:
-    """Return the fastest engine that works here."""
-    return build(NAMES[-1], model)
+    """Return the fastest engine that works here; an engine that does not is left out and logged."""
+    for name in reversed(NAMES):
+        try:
+            return build(name, model)
+        except (ConfigError, Corrupt) as error:
+            logging.getLogger(__name__).warning("inference engine %s is left out: %s", name, error.message)
+    raise ConfigError("no inference engine works on this machine")
+
+
+def _plain(name: str, model: Model) -> Backend:
+    """Return an engine without its self-test."""
+    try:
+        from hyperpy.inference import cpu
+    except ImportError as error:
+        raise ConfigError(f"the engine '{name}' needs numba: {error}", hint="Install numba.") from None
+    return cpu.Engine(model)
+
+
+@lru_cache(maxsize=len(NAMES))
+def trusted(name: str) -> None:
+    """Run an engine's self-test, once in a process."""
+    self_test(_plain(name, toy_model()))
+
+
+@lru_cache(maxsize=1)
+def toy_model() -> Model:
+    """Return the toy as a model; see :mod:`hyperpy.inference.toy`."""
+    parsed = gguf.parse(memoryview(toy.gguf_bytes()))
+    found = {name: weights.convert(tensor) for name, tensor in parsed.tensors.items()}
+    return Model(config_of(parsed.metadata), found, weights.model_id(found))
+
+
+def self_test(engine: Backend) -> None:
+    """Compare an engine with the reference on its own model: a prompt in two pieces, and one token.
+
+    Raises:
+        Corrupt: a bit differs.
+    """
+    judge = reference.Engine(engine.model)
+    ids = [(7 * n * n + 3 * n) % engine.config.vocabulary for n in range(45)]
+    cache, kept = engine.cache(), judge.cache()
+    for first, last in ((0, 40), (40, 44), (44, 45)):
+        got = engine.forward(ids[first:last], cache, every=True)
+        if not np.array_equal(got, judge.forward(ids[first:last], kept, every=True)):
+            raise Corrupt(
+                f"the inference engine '{engine.name}' does not give the reference's bits on this machine",
+                hint="It is refused; use another engine, and report the processor and the versions of its libraries.",
+            )

@@ -164,6 +164,32 @@ class Tokenizer:
         return b"".join(map(self.bytes_of, ids)).decode("utf-8", "replace")
 
 
+class Stream:
+    """Text of tokens as they come; a character whose bytes are not all there yet waits for the rest."""
+
+    def __init__(self) -> None:
+        self._held = b""
+
+    def feed(self, data: bytes) -> str:
+        """Return the text that is complete now."""
+        data = self._held + data
+        wait = next((n for n in (1, 2, 3) if len(data) >= n and _length(data[-n]) > n), 0)
+        self._held = data[len(data) - wait :]
+        return data[: len(data) - wait].decode("utf-8", "replace")
+
+    def end(self) -> str:
+        """Return what was never completed, as U+FFFD."""
+        held, self._held = self._held, b""
+        return held.decode("utf-8", "replace")
+
+
+def _length(lead: int) -> int:
+    """Return how many bytes a UTF-8 character has that begins with this byte; 0 if none does."""
+    return (
+        1 if lead < 0x80 else 0 if lead < 0xC2 else 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4 if lead < 0xF5 else 0
+    )
+
+
 def _strings(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 

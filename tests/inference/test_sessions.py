@@ -25,7 +25,7 @@ from hyperpy.inference.model import Model
 from hyperpy.inference.reference import Engine
 from hyperpy.inference.sampler import Sampling
 from hyperpy.inference.tables import sha256_i32
-from hyperpy.inference.tokenizer import Tokenizer
+from hyperpy.inference.tokenizer import Stream, Tokenizer
 
 SEEDED = Sampling(52429, 40, 62259, hashlib.sha256(b"hyperpy").digest())
 PROMPT = [int(n) for n in np.random.default_rng(1).integers(0, 264, 70)]
@@ -108,6 +108,17 @@ def test_prompts_that_cannot_be(engine: Engine, prompt: list[int], limit: int) -
 @given(st.text(max_size=60))
 def test_texts_come_back(toy_tokenizer: Tokenizer, text: str) -> None:
     assert toy_tokenizer.decode(toy_tokenizer.encode(text)) == text
+
+
+@given(st.text(max_size=12), st.binary(max_size=8), st.lists(st.integers(0, 40), max_size=9))
+def test_streamed_text_is_the_text(text: str, noise: bytes, cuts: list[int]) -> None:
+    stream, data = Stream(), text.encode("utf-8", "ignore")
+    edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+    told = [stream.feed(data[a:b]) for a, b in itertools.pairwise(edges)]
+    assert "".join(told) == data.decode()
+    assert stream.end() == ""
+    told = [*map(stream.feed, (noise[:3], noise[3:])), stream.end()]
+    assert "".join(told) == noise.decode("utf-8", "replace")
 
 
 def test_merges_are_used(toy_tokenizer: Tokenizer) -> None:

@@ -1,0 +1,92 @@
+"""The engine for processors: the reference's bits, from compiled loops on all cores."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hyperpy.errors import CodecError, ParameterError
+from hyperpy.inference import cpu_kernels as kernels
+from hyperpy.inference import reference, tables
+from hyperpy.inference.arith import Ints
+from hyperpy.inference.model import Model
+from hyperpy.inference.reference import Cache, Trace
+from hyperpy.inference.tables import FA, FG, FH, FL, FN, FQ
+from hyperpy.inference.weights import Matrix
+
+_LOCK = threading.Lock()
+"""One forward pass at a time: it uses all cores, and numba's plainest thread pool bears one caller only."""
+
+TILE = 32
+"""Tokens computed together: their digits stay in the processor's cache while weights stream by."""
+
+
+class Engine(reference.Engine):
+    """The CPU engine. Its caches are the reference's."""
+
+    name = "cpu"
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(model)
+        self._table = np.array(tables.exp2())
+        self._none = np.empty((0, 0), np.int64)
+        self._parts = {name: _parts(w) for name, w in model.weights.items() if isinstance(w, Matrix)}
+
+    def forward(self, ids: Sequence[int], cache: Cache, every: bool = False, trace: Trace | None = None) -> Ints:
+        """Do what the reference does (which see); traces are the reference's only."""
+        if trace is not None:
+            return super().forward(ids, cache, every, trace)
+        if not len(ids) or min(ids) < 0 or max(ids) >= self.config.vocabulary:
+            raise ParameterError("an id is not in the vocabulary", name="ids")
+        with _LOCK:
+            cache.reserve(cache.length + len(ids))
+            made = [self._tile(ids[at : at + TILE], cache, every) for at in range(0, len(ids), TILE)]
+            if every:
+                whole: Ints = np.concatenate([self._logits(x) for x in made])
+                return whole
+            last: Ints = self._logits(made[-1][-1:])[0]
+            return last
+
+    def _tile(self, ids: Sequence[int], cache: Cache, every: bool) -> Any:
+        """Return the last residual stream of a few tokens."""
+        rope = self._rope.upto(cache.length + len(ids))
+        q, d, m, rm, re = self._parts["token_embd.weight"]
+        x = kernels.embed(np.array(ids, np.int64), q, d, m, rm, re, self.config.fr)
+        for layer in range(self.config.layers):
+            x = self._layer(f"blk.{layer}.", layer, x, cache, rope)
+        cache.length += len(ids)
+        return x
+
+    def _logits(self, x: Any) -> Ints:
+        head = "output.weight" if "output.weight" in self._parts else "token_embd.weight"
+        made: Ints = self._linear(self._norm(x, "output_norm"), head, FN - FL)
+        return made
+
+    def _layer(self, at: str, layer: int, x: Any, cache: Cache, rope: Any) -> Any:
+        fr, kept = self.config.fr, (cache.k[layer], cache.ks[layer], cache.v[layer])
+        h = self._norm(x, at + "attn_norm")
+        q, k, v = (self._linear(h, f"{at}{name}.weight", FN - FQ) for name in ("attn_q", "attn_k", "attn_v"))
+        kernels.store(k, v, rope, cache.length, *kept)
+        o = kernels.attention(q, rope, cache.length, *kept, self._c2, self._table)
+        x = self._linear(kernels.quantise(o), at + "attn_output.weight", FA - fr, x)
+        h = self._norm(x, at + "ffn_norm")
+        gate, up = (self._linear(h, f"{at}{name}.weight", FN - FG) for name in ("ffn_gate", "ffn_up"))
+        return self._linear(kernels.swiglu(gate, up, self._table), at + "ffn_down.weight", FH - fr, x)
+
+    def _norm(self, x: Any, name: str) -> Any:
+        weight = self.model.norm(name)
+        return kernels.rms_norm(x, weight.g, weight.eg, self._eps, self._cn, self._kn)
+
+    def _linear(self, h: Any, name: str, scale: int, base: Any = None) -> Any:
+        add, (digits, shift), (q, d, m, rm, re) = base is not None, h, self._parts[name]
+        return kernels.linear(digits, shift, q, d, m, rm, re, scale, base if add else self._none, add)
+
+
+def _parts(matrix: Matrix) -> tuple[Any, ...]:
+    """Return a matrix as the kernels take it; they read memory unchecked, so its form is checked here."""
+    if matrix.group not in (16, 32) or matrix.shape[1] % 32 or not matrix.q.flags.c_contiguous:
+        raise CodecError("the CPU engine takes contiguous matrices with groups of 16 or 32 weights")
+    return matrix.q, matrix.d, matrix.m, matrix.rm, matrix.re

@@ -1,0 +1,282 @@
+"""HPI-1's operators as compiled loops over all cores. Section numbers are HPI-1's; ``reference.py`` explains them.
+
+Integers only, so that threads and vector units may sum in any order. Numbers are i64 except the 15-bit digits
+(i16) and sums inside a group of weights (i32: at most 32 * 128 * 2**14). Compiled code is kept on disk.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import prange, types
+from numba.core.cgutils import get_or_insert_function
+from numba.extending import intrinsic
+
+PARTS = 32
+"""Pieces that a matrix is cut into for the cores."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def compiled(function: F) -> F:
+    """Compile a function that calls no threads."""
+    return cast(F, numba.njit(cache=True, nogil=True)(function))
+
+
+def threaded(function: F) -> F:
+    """Compile a function whose ``prange`` loops run on all cores."""
+    return cast(F, numba.njit(cache=True, nogil=True, parallel=True)(function))
+
+
+@compiled
+def sat(v: Any) -> Any:
+    return min(max(v, -2147483648), 2147483647)
+
+
+@compiled
+def rsr(v: Any, s: Any) -> Any:
+    """Section 1; left shifts saturate beyond i32, which only :func:`sat` follows."""
+    if s > 62:
+        return 0
+    if s > 0:
+        return (v + (np.int64(1) << (s - 1))) >> s
+    return min(max(v, -2147483648), 2147483648) << min(-s, 31) if s < 0 else v
+
+
+@compiled
+def bit_length(u: Any) -> Any:
+    return math.frexp(float(u))[1]
+
+
+@compiled
+def exp2n(t: Any, table: Any) -> Any:
+    n, i, r = t >> 16, (t & 0xFFFF) >> 8, t & 255
+    return 0 if n >= 31 else (table[i] - (((table[i] - table[i + 1]) * r + 128) >> 8)) >> n
+
+
+@compiled
+def sigmoid(g: Any, table: Any) -> Any:
+    e = exp2n((2 * min(abs(g), 1572864) * 3098164009) >> 32, table)
+    positive = (2147483648 // ((1073741824 + e) >> 15)) << 14
+    return positive if g >= 0 else ((4 * e) * positive) >> 32
+
+
+@compiled
+def quantise_row(v: Any, digits: Any) -> Any:
+    """Section 5.3 for one vector; returns its shift."""
+    top = 0
+    for i in range(len(v)):
+        top = max(top, abs(v[i]))
+    shift = bit_length(top) - 14
+    for i in range(len(v)):
+        digits[i] = rsr(v[i], shift)
+    return shift
+
+
+@threaded
+def quantise(v: Any) -> Any:
+    digits, shift = np.empty(v.shape, np.int16), np.empty(len(v), np.int64)
+    for t in prange(len(v)):
+        shift[t] = quantise_row(v[t], digits[t])
+    return digits, shift
+
+
+@threaded
+def rms_norm(x: Any, g: Any, eg: Any, eps: Any, cn: Any, kn: Any) -> Any:
+    """Sections 5.2 and 5.3: norm, then digits."""
+    digits, shift = np.empty(x.shape, np.int16), np.empty(len(x), np.int64)
+    for t in prange(len(x)):
+        top = 0
+        for i in range(x.shape[1]):
+            top = max(top, abs(x[t, i]))
+        a = max(bit_length(top) - 15, 0)
+        s = eps >> min(2 * a, 62)
+        for i in range(x.shape[1]):
+            s += rsr(x[t, i], a) ** 2
+        s = max(s, 1)
+        k = 31 - bit_length(s)
+        k -= k & 1
+        if bit_length(s) + k < 31:
+            k += 2
+        v = s << k if k > 0 else s >> -k
+        r = cn // np.int64(math.sqrt(float(v)))
+        y = np.empty(x.shape[1], np.int64)
+        for i in range(x.shape[1]):
+            y[i] = sat(rsr(x[t, i] * rsr(g[i] * r, 16), eg - 16 + kn - (k >> 1) + a - 18))
+        shift[t] = quantise_row(y, digits[t])
+    return digits, shift
+
+
+@compiled
+def group_sums(x: Any, group: Any) -> Any:
+    made = np.zeros((len(x), x.shape[1] // group), np.int64)
+    for t in range(len(x)):
+        for i in range(x.shape[1]):
+            made[t, i // group] += x[t, i]
+    return made
+
+
+def _lanes(count: Any, bits: Any) -> Any:
+    """Return a compiled function: the product of ``count`` integers of two arrays from given places on.
+
+    Written as vector instructions, because compilers unroll so short a loop instead of using them. Products are
+    i32; their sum has ``bits`` bits. Any order of the sum gives the same integer.
+    """
+
+    def typed(context: Any, a: Any, at: Any, b: Any, other: Any) -> Any:
+        return types.int64(a, types.int64, b, types.int64), generate
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        wide, total = ir.VectorType(ir.IntType(32), count), ir.IntType(bits)
+        a = _load(context, builder, signature.args[0], args[0], args[1], wide)
+        b = _load(context, builder, signature.args[2], args[2], args[3], wide)
+        product = builder.mul(a, b)
+        if bits != 32:
+            product = builder.sext(product, ir.VectorType(total, count))
+        kind = ir.FunctionType(total, [ir.VectorType(total, count)])
+        name = f"llvm.vector.reduce.add.v{count}i{bits}"
+        insert: Any = get_or_insert_function
+        summed = builder.call(insert(builder.module, kind, name), [product])
+        return summed if bits == 64 else builder.sext(summed, ir.IntType(64))
+
+    return intrinsic(typed)
+
+
+def _load(context: Any, builder: Any, array: Any, value: Any, at: Any, wide: Any) -> Any:
+    """Load integers from place ``at`` of an array's memory, which is contiguous, and widen them."""
+    element = ir.IntType(array.dtype.bitwidth)
+    narrow = ir.VectorType(element, wide.count)
+    place = builder.gep(context.make_array(array)(context, builder, value).data, [at], source_etype=element)
+    found = builder.load(builder.bitcast(place, narrow.as_pointer()), align=array.dtype.bitwidth // 8, typ=narrow)
+    return builder.sext(found, wide) if array.dtype.signed else builder.zext(found, wide)
+
+
+dot32, dot16, dot32_wide = _lanes(32, 32), _lanes(16, 32), _lanes(32, 64)
+
+
+@compiled
+def _rows(
+    digits: Any,
+    shift: Any,
+    q: Any,
+    d: Any,
+    m: Any,
+    rm: Any,
+    re: Any,
+    scale: Any,
+    base: Any,
+    add: bool,
+    sums: Any,
+    out: Any,
+    first: Any,
+    last: Any,
+) -> None:
+    """Compute some rows of :func:`linear`."""
+    groups, columns = d.shape[1], q.shape[1]
+    group = columns // groups
+    for o in range(first, last):
+        for t in range(len(digits)):
+            total = np.int64(0)
+            for g in range(groups):
+                at, here = o * columns + group * g, t * columns + group * g
+                part = dot32(q, at, digits, here) if group == 32 else dot16(q, at, digits, here)
+                total += np.int64(d[o, g]) * part + np.int64(m[o, g]) * sums[t, g]
+            y = sat(rsr(total * np.int64(rm[o]), min(np.int64(re[o]) + scale - shift[t], 62)))
+            out[t, o] = sat(base[t, o] + y) if add else y
+
+
+@threaded
+def linear(digits: Any, shift: Any, q: Any, d: Any, m: Any, rm: Any, re: Any, scale: Any, base: Any, add: bool) -> Any:
+    """Section 5.4; ``scale`` is Fin - Fout; with ``add`` the result is added to ``base`` (5.9). Groups: 16 or 32."""
+    rows = len(q)
+    sums = group_sums(digits, q.shape[1] // d.shape[1])
+    out = np.empty((len(digits), rows), np.int64)
+    for part in prange(PARTS):
+        first, last = rows * part // PARTS, rows * (part + 1) // PARTS
+        _rows(digits, shift, q, d, m, rm, re, scale, base, add, sums, out, first, last)
+    return out
+
+
+@threaded
+def embed(ids: Any, q: Any, d: Any, m: Any, rm: Any, re: Any, fr: Any) -> Any:
+    """Section 5.1."""
+    group = q.shape[1] // d.shape[1]
+    out = np.empty((len(ids), q.shape[1]), np.int64)
+    for t in prange(len(ids)):
+        o = ids[t]
+        for i in range(q.shape[1]):
+            w = np.int64(d[o, i // group]) * q[o, i] + m[o, i // group]
+            out[t, i] = sat(rsr(w * np.int64(rm[o]), np.int64(re[o]) - fr))
+    return out
+
+
+@compiled
+def turn(x: Any, rope: Any) -> None:
+    """Section 5.5 on one head, in place."""
+    for j in range(len(x) // 2):
+        a, b, cos, sin = x[2 * j], x[2 * j + 1], rope[j, 0], rope[j, 1]
+        x[2 * j] = sat(rsr(a * cos - b * sin, 30))
+        x[2 * j + 1] = sat(rsr(a * sin + b * cos, 30))
+
+
+@threaded
+def store(k: Any, v: Any, rope: Any, first: Any, keys: Any, shifts: Any, values: Any) -> None:
+    """Sections 5.5 and 5.6: rotate k and keep it with v; the caches are one layer's [kv head][position]."""
+    heads, head = len(keys), keys.shape[2]
+    for t in prange(len(k)):
+        for h in range(heads):
+            one = k[t, h * head : (h + 1) * head]
+            turn(one, rope[first + t])
+            shifts[h, first + t] = quantise_row(one, keys[h, first + t])
+            for i in range(head):
+                values[h, first + t, i] = min(max(rsr(v[t, h * head + i], 6), -32639), 32639)
+
+
+@threaded
+def attention(q: Any, rope: Any, first: Any, keys: Any, shifts: Any, values: Any, c2: Any, table: Any) -> Any:
+    """Sections 5.5 and 5.7 for all query heads of all tokens."""
+    count, head = len(q), keys.shape[2]
+    heads = q.shape[1] // head
+    out = np.empty(q.shape, np.int64)
+    for at in prange(count * heads):
+        t, h = at // heads, at % heads
+        kv, seen = h * len(keys) // heads, first + t + 1
+        one, q15 = q[t, h * head : (h + 1) * head], np.empty(head, np.int16)
+        turn(one, rope[first + t])
+        qs = quantise_row(one, q15)
+        scores, top = np.empty(seen, np.int64), np.int64(-2147483648)
+        for p in range(seen):
+            total = np.int64(0)
+            for i in range(0, head, 32):
+                total += dot32_wide(q15, i, keys, (kv * keys.shape[1] + p) * head + i)
+            scores[p] = sat(rsr(rsr(total, 8) * c2, 38 - qs - shifts[kv, p]))
+            top = max(top, scores[p])
+        z, mix = np.int64(0), np.zeros(head, np.int64)
+        for p in range(seen):
+            e = rsr(exp2n(min(top - scores[p], 2621440), table), 8)
+            z += e
+            for i in range(head):
+                mix[i] += e * np.int64(values[kv, p, i])
+        bits = bit_length(z)
+        reciprocal = 2147483648 // rsr(z, bits - 16)
+        for i in range(head):
+            out[t, h * head + i] = sat(rsr(rsr(mix[i], 8) * reciprocal, 1 + bits))
+    return out
+
+
+@threaded
+def swiglu(gate: Any, up: Any, table: Any) -> Any:
+    """Sections 5.8 and 5.3: SwiGLU, then digits."""
+    digits, shift = np.empty(gate.shape, np.int16), np.empty(len(gate), np.int64)
+    for t in prange(len(gate)):
+        a = np.empty(gate.shape[1], np.int64)
+        for i in range(gate.shape[1]):
+            g = gate[t, i]
+            a[i] = sat(rsr(sat(rsr(g * sigmoid(g, table), 30)) * up[t, i], 18))
+        shift[t] = quantise_row(a, digits[t])
+    return digits, shift
