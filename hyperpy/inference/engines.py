@@ -49,8 +49,10 @@ def _plain(name: str, model: Model) -> Backend:
     """Return an engine without its self-test."""
     try:
         from hyperpy.inference import cpu
-    except ImportError as error:
-        raise ConfigError(f"the engine '{name}' needs numba: {error}", hint="Install numba.") from None
+    except (ImportError, RuntimeError) as error:  # numba: RuntimeError where no folder can keep compiled code
+        raise ConfigError(
+            f"the engine '{name}' needs numba: {error}", hint="Install numba, or set NUMBA_CACHE_DIR."
+        ) from None
     return cpu.Engine(model)
 
 
