@@ -10,7 +10,8 @@ handed in, or else if it verifies.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 import msgpack  # type: ignore[import-untyped]
@@ -24,11 +25,14 @@ MAX_DEPTH: Final = 90
 MAX_ITEMS: Final = 1_000_000
 MAX_LINKS: Final = 10_000
 MAX_BYTES: Final = 64 * 1024 * 1024
+MAX_LIKE: Final = 100_000_000
+"""Comparisons that Lua may make to tell texts apart that its hash does not; a few nanoseconds each."""
 MAX_CHECKS: Final = 16
 """Commitments of one value that are verified because Lua changed or made their message."""
 
 Plain = Any
 """What msgpack knows. Keys of maps are text on the way in and bytes on the way out."""
+_FEW: Final = 256
 _MISSING: Final = object()
 
 
@@ -40,6 +44,8 @@ class Exchange:
         self._items = 0
         self._links = 0
         self._checks = 0
+        self._like = 0
+        self._short: list[bytes] = []
         self._casts = False
 
     def pack(self, *items: Value | None) -> bytes:
@@ -47,10 +53,12 @@ class Exchange:
 
         Raises:
             ParameterError: a value has no form in Lua (an integer beyond 64 bits, a sub-path).
-            SizeError: they are too many, too large or nested too deeply.
+            SizeError: they are too many, too large, too much alike or nested too deeply.
             MessageNotFound: a link leads nowhere.
         """
+        self._like, self._short = 0, []
         plain = [None if item is None else self._plain(item, 0) for item in items]
+        self._differ(set(self._short))
         data: bytes = msgpack.packb(plain, use_bin_type=True, unicode_errors="surrogateescape")
         if len(data) > MAX_BYTES:
             raise SizeError("the parameters are too large for Lua")
@@ -58,7 +66,11 @@ class Exchange:
 
     def _plain(self, item: Value, depth: int) -> Plain:
         kind = type(item)
-        if kind is bytes or kind is bool or kind is float:
+        if kind is bytes:
+            if 31 < len(item) < 41:  # type: ignore[arg-type]
+                self._short.append(item)  # type: ignore[arg-type]
+            return item
+        if kind is bool or kind is float:
             return item
         if kind is int:
             if not -(1 << 63) <= item < 1 << 63:  # type: ignore[operator]
@@ -89,12 +101,23 @@ class Exchange:
     def _map(self, item: Message, depth: int) -> dict[str, Plain]:
         made: dict[str, Plain] = {}
         for key, member in item.raw_items().items():
-            made[key] = member if type(member) is bytes else self._plain(member, depth)
+            made[key] = self._plain(member, depth)
+        keys = [key for key in made if len(key) > 31 or not key.isascii()]
+        if len(keys) > _FEW and not _unlike(keys):
+            self._differ([key_bytes(key) for key in keys])
+        self._short.extend([key_bytes(key) for key in keys if len(key) < 41])
         if item.commitments:
             claims = made["commitments"] = {k: self._map(one, depth + 1) for k, one in item.commitments.items()}
             for name in claims:
                 self._known[name] = (made, item)
         return made
+
+    def _differ(self, texts: Collection[bytes]) -> None:
+        """Refuse texts of which too many are one for the hash of Lua: it would compare each with all the others."""
+        if len(texts) > _FEW:
+            self._like += sum(n * n // 2 for n in Counter(map(_hashed, texts)).values())
+            if self._like > MAX_LIKE:
+                raise SizeError("the parameters hold too many texts that are alike for Lua")
 
     def unpack(self, data: bytes) -> list[Value | None]:
         """Return the values that Lua packed, at most a few at the top."""
@@ -160,6 +183,18 @@ class Exchange:
         except HyperpyError:
             return False
         return True
+
+
+def _hashed(text: bytes) -> tuple[int, bytes]:
+    """Return what Lua's hash of a text depends on: its length, and one byte in so many, from the end."""
+    size = len(text)
+    step = (size >> 5) + 1
+    return size, text[: step - 2 : -step] if step > 1 else text
+
+
+def _unlike(keys: list[str]) -> bool:
+    """Say whether no two keys are one for Lua's hash; False may also say that this is not the quick case."""
+    return len({key[:0:-2] for key in keys}) == len(keys) and max(map(len, keys)) < 64 and all(map(str.isascii, keys))
 
 
 def _uncast(item: tuple[Value, ...]) -> Value:

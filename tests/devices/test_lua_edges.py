@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
+from collections.abc import Callable
 from typing import Any
 
 import msgpack
 import pytest
 from lupa import lua53
 
+from hyperpy import Message
+from hyperpy.errors import SizeError
 from hyperpy.lua.guards import Guards
+from hyperpy.lua.values import Exchange
+from tests.devices.lua_parts import module
+from tests.devices.parts import Place
 from tests.properties.test_lua import fresh
 
 
@@ -73,7 +81,9 @@ local function said(ok, v)
 end
 function run()
   local out, names = {}, {}
-  for name, f in pairs(math) do if type(f) == "function" and not name:find("random") then names[#names + 1] = name end end
+  for name, f in pairs(math) do
+    if type(f) == "function" and not name:find("random") then names[#names + 1] = name end
+  end
   table.sort(names)
   for _, name in ipairs(names) do
     local f = math[name]
@@ -154,3 +164,54 @@ def test_garbage_decides_nothing_on_a_state_that_is_taken_up() -> None:
     assert fine
     assert again.call("restore", kept) is True
     assert (call(at, b"keep")[0], call(again, b"keep")[0]) == (b"ok", b"ok")
+
+
+# -- texts that Lua's hash does not tell apart -----------------------------------------------------------------
+
+
+def alike(count: int, size: int) -> list[str]:
+    """Texts of one length that differ only where Lua's hash does not look: every second byte from the end."""
+    made = []
+    for number in range(count):
+        text = ["s"] * size
+        for place in range(4):
+            text[2 * place + size % 2] = chr(97 + (number >> 4 * place & 15))
+        made.append("".join(text))
+    return made
+
+
+SHAPES: dict[str, Callable[[int], Any]] = {
+    "keys like addresses": lambda n: Message(dict.fromkeys(alike(n, 43), 1)),
+    "keys of an even length": lambda n: Message(dict.fromkeys(alike(n, 62), 1)),
+    "short keys": lambda n: Message(dict.fromkeys(alike(n, 39), 1)),
+    "short texts in a list": lambda n: tuple(key.encode() for key in alike(n, 40)),
+    "short keys in many messages": lambda n: tuple(Message({key: 1}) for key in alike(n, 40)),
+    "keys that are no ASCII": lambda n: Message({"\u00e9" + key: 1 for key in alike(n, 41)}),
+}
+"""Values with ``n`` texts each; Lua would compare each with all the others."""
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_texts_that_are_one_for_the_hash_of_lua_are_refused(name: str) -> None:
+    """They take seconds where no instruction is counted, and anybody may send them."""
+    with pytest.raises(SizeError, match="too many texts that are alike for Lua"):
+        Exchange().pack(SHAPES[name](15_000))
+    assert Exchange().pack(SHAPES[name](8_000))
+
+
+def test_as_many_usual_texts_are_not() -> None:
+    texts = [base64.urlsafe_b64encode(hashlib.sha256(b"%d" % n).digest())[:43].decode() for n in range(50_000)]
+    short = tuple(text[:40].encode() for text in texts)
+    assert Exchange().pack(Message(dict.fromkeys(texts, 1)), short, (b"s" * 40,) * 50_000)
+
+
+def test_a_stranger_cannot_stop_a_process_with_such_a_message(here: Place) -> None:
+    text = "function inc(base) base.count = (base.count or 0) + 1 return base end"
+    process = here.spawn("lua@5.3a", **module(text))
+    here.send(process, path="inc")
+    here.send(process, path="inc", body=tuple(key.encode() for key in alike(15_000, 40)))
+    here.send(process, path="inc")
+    assert here.value(process, "now/count") == 2
+    assert (
+        here.get(process, "compute=2/results")["error"] == b"the parameters hold too many texts that are alike for Lua"
+    )
