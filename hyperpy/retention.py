@@ -53,7 +53,9 @@ def pin(store: Store, records: Iterable[bytes], until: float, most: int) -> bool
     if len(known) + len(new) > most:
         return False
     value = canonical.encode({"until": int(until), "why": "receipt"})
-    store.write([("pins", name, value) for name in wanted if known.get(name, 0) < int(until)], durable=True)
+    store.write(
+        [("pins", name, value) for name in wanted if name not in known or 0 < known[name] < int(until)], durable=True
+    )
     return True
 
 

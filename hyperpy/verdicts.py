@@ -185,7 +185,8 @@ class Report:
     def verdict(self) -> Verdict:
         """The worst verdict of all; what is only attested and part of a step made again is counted by ``given``."""
         again = {step.record for step in self.steps if step.verdict is Verdict.REPRODUCED}
-        inputs = [step.verdict is Verdict.ATTESTED and step.parent in again for step in self.steps]
+        parts = {edge.source for edge in self.edges if edge.kind == "part" and edge.target in again}
+        inputs = [step.verdict is Verdict.ATTESTED and step.record in parts for step in self.steps]
         found = [step.verdict for step, given in zip(self.steps, inputs, strict=True) if not given]
         if self.base_verdict is not None:
             found.append(self.base_verdict)

@@ -41,7 +41,7 @@ from hyperpy.errors import HyperpyError
 from hyperpy.receipt import Receipt, ReceiptError, checks, decode, evidence, rules
 from hyperpy.receipt.order import computed
 from hyperpy.trail import Record
-from hyperpy.verdicts import Edge, Finding, Report, StepReport, Verdict, worst
+from hyperpy.verdicts import Edge, Finding, Report, StepReport, Verdict
 
 __all__ = ["verify", "verify_receipt"]
 
@@ -158,6 +158,7 @@ def _edges(look: rules.Look, name: bytes, record: Record) -> list[Edge]:
 
 def _base_verdict(receipt: Receipt, found: list[Finding]) -> Verdict:
     """Return what the findings that belong to no step come to."""
-    if any(one.rule not in ("unsigned",) for one in found):
+    if any(one.rule not in ("unsigned",) and not one.where for one in found):
         return Verdict.INVALID
-    return worst([Verdict.ATTESTED if receipt.signers else Verdict.MISSING])
+    lacking = any(one.where for one in found) or not receipt.signers
+    return Verdict.MISSING if lacking else Verdict.ATTESTED

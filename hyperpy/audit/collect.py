@@ -123,6 +123,8 @@ class _Collector:
         self.slots: dict[bytes, tuple[str, int]] = {}
         self.bad: dict[bytes, Finding] = {}
         self.lacking: set[tuple[str, int]] = set()
+        self.inside: set[bytes] = set()
+        """Steps that were reached as parts of others."""
 
     def collect(self, ref: str) -> Plan:
         """See the module's function."""
@@ -221,6 +223,8 @@ class _Collector:
                 for source, kind in needs:
                     if source in open_:
                         continue  # the result equals what led to it
+                    if kind == "part":
+                        self.inside.add(source)
                     fresh = source not in self.known
                     if fresh and not enter(source):
                         self._lost(source, self.known[name])
@@ -231,6 +235,7 @@ class _Collector:
                 else:
                     doing.pop()
                     open_.discard(name)
+                    self.known[name].inside = name in self.inside
                     self.plan.steps.append(self.known[name])
 
     def _needs(self, step: Planned) -> list[tuple[bytes, str]]:
@@ -289,7 +294,7 @@ class _Collector:
             first = first or name
         if first is not None:
             return [(first, "next")]
-        if not record.parent:
+        if step.name not in self.inside:
             text = f"the step that led to {record.hashpath_before} is not recorded"
             step.gaps.append(Finding("record", text, where=(self.evidence.where,)))
         return []

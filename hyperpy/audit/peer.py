@@ -22,7 +22,7 @@ from hyperpy import commitments, hashpath, reply
 from hyperpy.audit.bisect import first_difference
 from hyperpy.audit.fault import Asked, Peer, assignment_of, last_slot, signer_of, state_of, with_account
 from hyperpy.audit.replay import Options
-from hyperpy.audit.verified import replayed
+from hyperpy.audit.verified import is_about, replayed
 from hyperpy.cache import Batch
 from hyperpy.codecs import canonical
 from hyperpy.context import Frame
@@ -169,6 +169,13 @@ def _compared(node: Node, asked: Asked, signer: str, keeps: bool) -> tuple[Verdi
         findings.append(Finding("result", text, commitments.content_id(ours), commitments.content_id(theirs)))
     if findings:
         return Verdict.DIVERGED, findings
+    bare = set(own.raw_items()) - covered - _ECHOED
+    if any(answer.get(name) != own.get(name) for name in bare):
+        text = f"the reply's signature leaves out {', '.join(sorted(bare))[:200]}, and what is served there is another"
+        return Verdict.DIVERGED, [Finding("signature", text)]
+    if bare:
+        text = f"the reply's signature leaves out {', '.join(sorted(bare))[:200]}: that is nobody's claim"
+        return Verdict.MISSING, [Finding("signature", text, where=("the signature",))]
     tagged = any("tag" in fields for fields in answer.commitments.values())
     if not tagged or own.hashpath is None or answer.hashpath == own.hashpath:
         return Verdict.REPRODUCED, []
@@ -187,6 +194,12 @@ def _with_receipt(peer: Peer, ref: str, made: StepReport, report: Report, option
     """Ask for the recorded steps behind a reply, and make them again too."""
     data = _receipt(peer, ref)
     if data is None:
+        text = "no receipt of this answer: the steps behind it are not shown"
+        report.findings.append(Finding("not-supplied", text, where=(peer.url,)))
+        return
+    if not is_about(data, ref):
+        text = "the node gave a receipt of something else"
+        made.verdict, made.findings = Verdict.INVALID, (*made.findings, Finding("receipt", text, ref))
         return
     found = replayed(data, options)
     made.given += found.given

@@ -307,7 +307,7 @@ class Run:
             result = checker.scratch.cache.read(record.result)
         except HyperpyError:
             result = None
-        signers = tuple(commitments.committers(result)) if isinstance(result, Message) else ()
+        signers = commitments.whole_signers(result) if isinstance(result, Message) else ()
         if not record.attested_by:
             return signers or self.evidence.attested_by, []
         if record.attested_by in (*signers, *self.evidence.attested_by):

@@ -56,12 +56,14 @@ class Planned:
         name: the record's ID (32 bytes).
         slot: the process and slot that the step computed, if it did.
         gaps: what is missing or wrong around it, seen without making anything again.
+        inside: it was reached as a part of another step that is looked at; what its record says of that is no proof.
     """
 
     name: bytes
     record: Record
     slot: tuple[str, int] | None = None
     gaps: list[Finding] = field(default_factory=list)
+    inside: bool = False
 
 
 @dataclass(slots=True)

@@ -37,7 +37,7 @@ from hyperpy.context import Given
 from hyperpy.dispatch import find
 from hyperpy.encoding import b64u, key_bytes
 from hyperpy.errors import Busy, Corrupt, DeviceNotFound, DeviceTimeout, HyperpyError, MessageNotFound
-from hyperpy.message import Message, Value
+from hyperpy.message import Link, Message, Value
 from hyperpy.recorder import failure, status_word, wrap
 from hyperpy.sdk import Result
 from hyperpy.trail import Record
@@ -96,6 +96,12 @@ def verdict_of(findings: Sequence[Finding], best: Verdict) -> Verdict:
     return worst
 
 
+_RECAST = frozenset({"device"})
+_DEEP = 64
+_NESTED = 20_000
+"""Nested messages that one audit looks at, by depth and number."""
+
+
 class Checker:
     """Checks steps, one after another, with the devices of one scratch node."""
 
@@ -103,6 +109,8 @@ class Checker:
         self.evidence, self.scratch = evidence, scratch
         self.live: dict[bytes, Value] = {}
         """Results that hold more than a store keeps, by record."""
+        self._sound: set[str] = set()
+        """IDs of nested messages whose signatures were found to hold."""
 
     # -- what the record says ------------------------------------------------------------------
 
@@ -116,7 +124,7 @@ class Checker:
         if base is not None and request is not None:
             found += _hashpaths(record, base, request)
             if around.before is not None:
-                finding, given = self._link(record, around.before, base)
+                finding, given = self._link(step, around.before, base)
                 found += finding
         if record.origin and not any(one.rule == "origin" for one in found):
             differs, used = self._origin(record, base, request, around.parts)
@@ -141,6 +149,7 @@ class Checker:
         if isinstance(item, Message):
             if item.commitments:
                 found += self._signed(ref, role, item)
+            self._nested(item, role, found)
             return item
         if needed:
             found.append(Finding("message", f"the {role} is no message"))
@@ -162,13 +171,48 @@ class Checker:
                     return [Finding("signature", f"a signature on the {role} does not hold: {error.message}")]
         return []
 
+    def _nested(self, item: Value, role: str, found: list[Finding], depth: int = 0) -> None:
+        """Check the signed messages inside one: their IDs are those of signatures, and bind no content alone."""
+        items = item.raw_items().values() if isinstance(item, Message) else item if isinstance(item, tuple) else ()
+        for child in items:
+            if not isinstance(child, Link):
+                if depth < _DEEP and isinstance(child, (Message, tuple)):
+                    self._nested(child, role, found, depth + 1)
+                continue
+            if child.id in self._sound or depth >= _DEEP or len(self._sound) > _NESTED:
+                continue
+            self._sound.add(child.id)
+            try:
+                inner = child.load()
+            except Corrupt as error:
+                found.append(Finding("message", f"in the {role}: {error.message}", error.expected, error.got))
+                continue
+            except HyperpyError:
+                continue  # whoever needs it will miss it
+            if isinstance(inner, Message) and inner.commitments:
+                found += self._bound(child.id, role, inner)
+            self._nested(inner, role, found, depth + 1)
+
+    def _bound(self, ref: str, role: str, inner: Message) -> list[Finding]:
+        """Check one signed message inside another."""
+        for name in inner.commitments:
+            try:
+                commitments.check(inner, committers=(), ids=[name])
+            except HyperpyError as error:
+                text = f"a signature on the message {ref} in the {role} does not hold: {error.message}"
+                if self._vouched(inner, name):
+                    return [Finding("signature", text)]
+                return [Finding("message", f"{text}; nothing binds its content", where=(self.evidence.where,))]
+        return []
+
     def _vouched(self, item: Message, name: str) -> bool:
         """Say whether the evidence says of a commitment that it was verified; others need not hold."""
         row = self.evidence.store.get("commitments", commitments.content_key(item) + key_bytes(name))
         return row is not None and row[:1] == b"\x01"
 
-    def _link(self, record: Record, before: Record, base: Message) -> tuple[list[Finding], int]:
+    def _link(self, step: Planned, before: Record, base: Message) -> tuple[list[Finding], int]:
         """Compare a base with the result of the step before."""
+        record = step.record
         if before.status == "ok" and before.result in (record.base, commitments.unsigned_id(base)):
             return [], 0
         wrong = Finding(
@@ -185,8 +229,14 @@ class Checker:
         if before.status != "ok" or not isinstance(made, Message):
             return [wrong], 0
         changed = _changed(made, base)
+        if step.inside:
+            return [], 1  # asked for by the step that it is a part of, which vouches for what was put on it
+        recast = _RECAST | {"at-slot"} if record.key == "snapshot" else _RECAST
+        if not record.origin and changed <= recast:
+            return [], 1  # a result taken as another device, inside the node: whoever asked vouches for that alone
         if not record.origin:
-            return [], 1  # asked for inside the node: whoever asked vouches for what was put on it
+            text = "no request is kept that says what was put on the base"
+            return [Finding("origin", text, before.result, record.base, where=(self.evidence.where,))], 0
         return self._by_origin(record, base, changed, wrong), 0
 
     def _by_origin(self, record: Record, base: Message, changed: frozenset[str], wrong: Finding) -> list[Finding]:

@@ -45,7 +45,7 @@ def replayed(
         return bad_file("form", f"the receipt cannot be read: {error.message}")
     report.ref, report.attested_by = checked.ref, checked.attested_by
     report.attestation, report.attestations = checked.attestation, checked.attestations
-    _join(report, checked, whole=not report.sample and not (options is not None and options.first))
+    join(report, checked, whole=not report.sample and not (options is not None and options.first))
     return report
 
 
@@ -57,7 +57,21 @@ def _ranged(receipt: Receipt, options: Options) -> Options:
     return replace(options, slots=(min(numbers), max(numbers)))
 
 
-def _join(report: Report, checked: Report, *, whole: bool) -> None:
+def is_about(data: bytes, ref: str) -> bool:
+    """Say whether a receipt that somebody else made is one of what was asked for.
+
+    Args:
+        ref: a hashpath, a result's, record's or process's ID.
+    """
+    try:
+        receipt = decode(data)
+        evidence = Evidence.of_store(load(receipt), "the receipt")
+        return not set(receipt.roots).isdisjoint(collect(evidence, ref).roots)
+    except HyperpyError:
+        return False
+
+
+def join(report: Report, checked: Report, *, whole: bool) -> None:
     """Let what could not be checked without making it again count, too."""
     steps = {step.record: step for step in report.steps}
     left = 0

@@ -93,7 +93,7 @@ def slot_range(text: str) -> tuple[int, int] | None:
     if not text:
         return None
     found = _RANGE.fullmatch(text)
-    if found is None:
+    if found is None or int(found[1]) > int(found[2] or found[1]):
         raise ParameterError(f"{text[:40]!r} is no range of slots", name="slots", hint="Use --slots 0-99.")
     return int(found[1]), int(found[2] or found[1])
 
@@ -116,9 +116,14 @@ def fetched(ref: str, url: str | None = None) -> bytes:
     Raises:
         UpstreamError: there is no such node, or it gives no receipt.
     """
+    from hyperpy.audit.verified import is_about
+
     if url is None:
         url, ref = named_by(ref)
-    return receipt_of(url, ref)
+    data = receipt_of(url, ref)
+    if not is_about(data, ref):
+        raise UpstreamError(f"{url} gave a receipt of something else than {ref[:200]}", hint="Do not rely on it.")
+    return data
 
 
 def compared(report: Report, url: str, ref: str) -> None:
@@ -155,10 +160,18 @@ def compared(report: Report, url: str, ref: str) -> None:
 def _audited(source: Source, ref: str, options: Options, jobs: int | None, html: Path | None, *, quiet: bool) -> Report:
     from hyperpy.audit.collect import collect
     from hyperpy.audit.pool import replay_in_processes
+    from hyperpy.audit.verified import REFUSED, join
+    from hyperpy.verify import verify
 
+    checked = verify(source.data) if source.data else None
+    if checked is not None and checked.verdict in REFUSED:
+        return checked
     with source.open() as evidence, _bar(quiet) as progress:
         plan = collect(evidence, ref, slots=options.slots)
         report = replay_in_processes(source, evidence, plan, options, jobs=jobs, progress=progress)
+        if checked is not None:
+            report.attested_by = checked.attested_by
+            join(report, checked, whole=not (report.sample or options.first or options.slots))
         if html is not None:
             from hyperpy.audit.html import render
 

@@ -32,6 +32,7 @@ from hyperpy.commitments.ids import (
     only_committed,
     signed_id,
     unsigned_id,
+    whole_signers,
 )
 from hyperpy.commitments.proven import proven
 from hyperpy.commitments.replies import is_own_word, without_reply_signatures
@@ -62,6 +63,7 @@ __all__ = [
     "unsigned_id",
     "unsigned_member",
     "verify",
+    "whole_signers",
     "wire_member",
     "without_reply_signatures",
 ]

@@ -135,6 +135,14 @@ def message_id(item: Value, committers: Committers = "none", ids: Literal["all"]
     return found
 
 
+def whole_signers(message: Message) -> tuple[str, ...]:
+    """Return the addresses whose signatures cover every key of a message: these alone vouch for all of it."""
+    keys = set(message.raw_items())
+    return tuple(
+        one for one in committers(message) if keys <= set(committed(message, committers=(one,))) | {"commitments"}
+    )
+
+
 def hashpath_id(item: Value) -> str:
     """Return the ID a hashpath starts from, or names a request by (5.1).
 

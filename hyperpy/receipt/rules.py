@@ -149,7 +149,7 @@ class Look:
             result = self._receipt.read(record.result)
         except MessageNotFound:
             result = None
-        signed = commitments.committers(result) if isinstance(result, Message) else ()
+        signed = commitments.whole_signers(result) if isinstance(result, Message) else ()
         if record.attested_by in signed:
             return (record.attested_by,)
         text = "who is said to vouch for the step signed neither its result nor the receipt"
@@ -218,7 +218,10 @@ def schedules(receipt: Receipt) -> list[Finding]:  # 11
 def _schedule(receipt: Receipt, process: bytes, assignments: tuple[Message, ...]) -> list[Finding]:
     name = b64u(process)
     definition = receipt.index.get(process)
-    schedulers = schedulers_of(definition) if isinstance(definition, Message) else ()
+    if not isinstance(definition, Message):
+        text = f"the definition of {name}, which names its schedulers, is not at hand"
+        return [Finding("schedule", text, where=("the receipt",))]
+    schedulers = schedulers_of(definition)
     algorithm = algorithm_of(definition)
     found: list[Finding] = []
     mark: Mark | None = Mark(name)
