@@ -22,6 +22,8 @@ from hyperpy.message import Link, Value, as_text
 MAX_EVIDENCE: Final = 4 << 20
 _TIMES: Final = range(1 << 35)
 _NONCE: Final = range(16, 65)
+_MAX_POLICY: Final = 8192
+"""Bytes of a policy in a request: what reads TOML takes more than linear time."""
 _WORDS: Final = frozenset({"purpose", "device"})
 """Fields of a statement that are text; all others are bytes."""
 
@@ -76,6 +78,8 @@ def policy_of(request: Message) -> Policy:
         if found is None:
             return policy.BASELINE
         if isinstance(found, bytes):
+            if len(found) > _MAX_POLICY:
+                raise ParameterError(f"a policy in a request has at most {_MAX_POLICY} bytes", name="policy")
             return policy.parse(found)
         if isinstance(found, Message):
             return policy.parse(json.dumps(_plain(found), sort_keys=True).encode())

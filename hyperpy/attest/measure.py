@@ -187,6 +187,8 @@ def layout_of(image: bytes) -> Layout:
         if kind not in _KINDS or size % PAGE or size > MAX_FIRMWARE:
             raise ParameterError("the firmware image asks for pages of an unknown kind", name="firmware")
         sections.append((_KINDS[kind], address, size))
+    if sum(size for _, _, size in sections) > MAX_FIRMWARE:
+        raise ParameterError("the firmware image asks for more than 64 MiB", name="firmware")
     return Layout(tuple(sections), table, reset)
 
 

@@ -44,13 +44,20 @@ class Expected:
         nonce: the relying party's own, 16 to 64 bytes.
         epochs: values that count as fresh where the statement has an epoch instead of a nonce.
         fields: fields of the statement that must have these values: ``purpose``, ``address``, ``result``, ...
-        report_data: the very 64 bytes, where there is no statement (HyperBEAM's form).
+        report_data: the very 64 bytes, with a statement or without (HyperBEAM's form).
+
+    All that is given must hold; nonce, epochs and fields can only hold of evidence with a statement.
     """
 
     nonce: bytes | None = None
     epochs: frozenset[bytes] = frozenset()
     fields: Mapping[str, bytes] | None = None
     report_data: bytes | None = None
+
+    @property
+    def needs_statement(self) -> bool:
+        """Whether anything is expected that only a statement says."""
+        return self.nonce is not None or bool(self.epochs) or bool(self.fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,11 +201,11 @@ def _bound(
         if evidence.statement:
             said = statement.decode(evidence.statement)
             _check_statement(said, evidence, found)
-        elif expected is not None and expected.report_data is not None:
+        elif expected is not None and (expected.report_data is None or expected.needs_statement):
+            raise refusal("binding/statement-malformed", "the statement that the evidence is bound to is missing")
+        if expected is not None and expected.report_data is not None:
             same = found.bound is not None and hmac.compare_digest(found.bound, expected.report_data)
             require(same, "binding/report-data-mismatch", "the evidence is bound to something else")
-        elif expected is not None:
-            raise refusal("binding/statement-malformed", "the statement that the evidence is bound to is missing")
         if said is not None and expected is not None:
             _check_expected(said, expected)
         _check_age(said, found, policy, now)

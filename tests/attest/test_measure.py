@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -96,3 +97,26 @@ def test_what_cannot_be_measured() -> None:
             measure.layout_of(image)
     with pytest.raises(EvidenceError, match="lacks kernel"):
         hyperbeam.measurement({name: 1 for name in hyperbeam.HASHES if name != "kernel"})
+
+
+def image_asking_for(sections: int, pages: int) -> bytes:
+    """Return a small image whose metadata asks for ``sections`` times ``pages`` pages of zeros."""
+    size, at = 8192, 1024
+    made = bytearray(size)
+    rows = b"".join(struct.pack("<III", 0, pages * measure.PAGE, 1) for _ in range(sections))
+    made[at : at + 16 + len(rows)] = struct.pack("<4sIII", b"ASEV", 0, 1, sections) + rows
+
+    def entry(guid: bytes, data: bytes) -> bytes:
+        return data + struct.pack("<H", len(data) + 18) + guid
+
+    body = entry(measure._RESET, struct.pack("<I", 0)) + entry(measure._METADATA, struct.pack("<I", size - at))
+    footer = body + struct.pack("<H", len(body) + 18) + measure._FOOTER
+    made[size - 32 - len(footer) : size - 32] = footer
+    return bytes(made)
+
+
+def test_an_image_that_asks_for_more_than_it_may_is_refused_before_anything_is_hashed() -> None:
+    most = measure.MAX_FIRMWARE // measure.PAGE
+    assert len(measure.layout_of(image_asking_for(2, most // 2)).sections) == 2
+    with pytest.raises(ParameterError, match="64 MiB"):
+        measure.layout_of(image_asking_for(60, most))

@@ -233,6 +233,7 @@ def test_what_a_verdict_refuses(n: TestNode, more: dict[str, str], code: bytes) 
         {"nonce": "short"},
         {"report-data": b64u(bytes(63))},
         {"policy": "what is this"},
+        {"policy": "a." * 4100 + "a = 1"},
         {"policy": '{"snp": {"no-such-rule": 1}}'},
         {"policy": '{"kinds": ["abacus"]}'},
     ],

@@ -107,6 +107,17 @@ def test_evidence_without_any_binding_is_at_most_a_warning_s_worth(amd: FakeAmd)
     assert verifier.verify(bare, POLICY, now=NOW, expected=wrong).codes == ("binding/report-data-mismatch",)
 
 
+def test_all_that_is_expected_must_hold_at_once(amd: FakeAmd) -> None:
+    whole = evidence(amd)
+    wrong_data = verifier.Expected(nonce=EXPECTED.nonce, report_data=bytes(64))
+    found = verifier.verify(whole, POLICY, now=NOW, expected=wrong_data)
+    assert found.codes == ("binding/report-data-mismatch",)
+    bare = bundle.Evidence("snp", amd.report(bytes(64)), amd.vek, amd.chain)
+    for more in ({"nonce": b"n" * 32}, {"fields": {"result": b"r" * 32}}, {"epochs": frozenset({b"e"})}):
+        both = verifier.Expected(report_data=bytes(64), **more)
+        assert verifier.verify(bare, POLICY, now=NOW, expected=both).codes == ("binding/statement-malformed",)
+
+
 def test_age(amd: FakeAmd) -> None:
     strict = policy.of({"max-age": 300, "snp": {"measurements": [fake_amd.MEASUREMENT.hex()]}})
     at = int(NOW.timestamp()).to_bytes(8, "big")
