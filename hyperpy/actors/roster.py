@@ -202,7 +202,14 @@ class Roster:
                 self._queued += actor.queued
 
     def give_up(self, actor: DeviceActor) -> None:
-        """The start takes too long: free the name, tell those who wait, count a crash."""
+        """The start takes too long: free the name, tell those who wait, count one crash.
+
+        Every caller that waits for the start may come here; the first does it.
+        """
+        with self._lock:
+            if not actor.starting:
+                return
+            actor.starting = False
         self.forget(actor)
         self.crashed(actor.name)
         actor.give_up(late(actor.name))

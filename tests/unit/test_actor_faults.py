@@ -125,12 +125,14 @@ def test_fault_3_start_errors_are_told(pool: ThreadPoolExecutor) -> None:
 
 def test_fault_3_start_is_the_first_message_and_has_a_deadline(pool: ThreadPoolExecutor) -> None:
     go = threading.Event()
-    system = ActorSystem(start=lambda _: go.wait(20), start_s=0.3)
-    calls = [pool.submit(system.call, A, Box, append(n), deadline=soon()) for n in range(3)]
+    system = ActorSystem(start=lambda _: go.wait(20), start_s=2)
+    calls = [pool.submit(system.call, A, Box, append(n), deadline=soon()) for n in range(7)]
+    until(lambda: system.stats()["waiting"] == 7)
     for call in calls:
         with pytest.raises(DeviceTimeout):
             call.result(10)
     assert A not in system._actors
+    assert system.stats()["crashes"] == 1  # however many waited for it
     go.set()
     assert pool.submit(system.call, A, Box, append(9), deadline=soon()).result(10) == 1
     system.stop()
