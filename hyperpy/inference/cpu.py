@@ -68,9 +68,13 @@ class Engine(reference.Engine):
     def _layer(self, at: str, layer: int, x: Any, cache: Cache, rope: Any) -> Any:
         fr, kept = self.config.fr, (cache.k[layer], cache.ks[layer], cache.v[layer])
         h = self._norm(x, at + "attn_norm")
-        q, k, v = (self._linear(h, f"{at}{name}.weight", FN - FQ) for name in ("attn_q", "attn_k", "attn_v"))
-        kernels.store(k, v, rope, cache.length, *kept)
-        o = kernels.attention(q, rope, cache.length, *kept, self._c2, self._table)
+        q, k, v = (self._project(h, at + name) for name in ("attn_q", "attn_k", "attn_v"))
+        if self.config.head_norms:
+            for part, name in ((q, "q"), (k, "k")):
+                weight = self.model.norm(f"{at}attn_{name}_norm")
+                kernels.head_norm(part, weight.g, weight.eg, *self._head)
+        kernels.store(k, v, rope, self.config.neox, cache.length, *kept)
+        o = kernels.attention(q, rope, self.config.neox, cache.length, *kept, self._c2, self._table)
         x = self._linear(kernels.quantise(o), at + "attn_output.weight", FA - fr, x)
         h = self._norm(x, at + "ffn_norm")
         gate, up = (self._linear(h, f"{at}{name}.weight", FN - FG) for name in ("ffn_gate", "ffn_up"))
@@ -79,6 +83,11 @@ class Engine(reference.Engine):
     def _norm(self, x: Any, name: str) -> Any:
         weight = self.model.norm(name)
         return kernels.rms_norm(x, weight.g, weight.eg, self._eps, self._cn, self._kn)
+
+    def _project(self, h: Any, name: str) -> Any:
+        bias = self.model.bias(name)
+        base = None if bias is None else np.tile(bias.g.astype(np.int64), (len(h[0]), 1))
+        return self._linear(h, name + ".weight", FN - FQ, base)
 
     def _linear(self, h: Any, name: str, scale: int, base: Any = None) -> Any:
         add, (digits, shift), (q, d, m, rm, re) = base is not None, h, self._parts[name]

@@ -86,30 +86,46 @@ def quantise(v: Any) -> Any:
     return digits, shift
 
 
+@compiled
+def norm_row(x: Any, g: Any, eg: Any, eps: Any, cn: Any, kn: Any, fout: Any, y: Any) -> None:
+    """Section 5.2 for one vector, with ``fout`` fraction bits; ``y`` may be ``x``."""
+    top = 0
+    for i in range(len(x)):
+        top = max(top, abs(x[i]))
+    a = max(bit_length(top) - 15, 0)
+    s = eps >> min(2 * a, 62)
+    for i in range(len(x)):
+        s += rsr(x[i], a) ** 2
+    s = max(s, 1)
+    k = 31 - bit_length(s)
+    k -= k & 1
+    if bit_length(s) + k < 31:
+        k += 2
+    v = s << k if k > 0 else s >> -k
+    r = cn // np.int64(math.sqrt(float(v)))
+    for i in range(len(x)):
+        y[i] = sat(rsr(x[i] * rsr(g[i] * r, 16), eg - 16 + kn - (k >> 1) + a - fout))
+
+
 @threaded
 def rms_norm(x: Any, g: Any, eg: Any, eps: Any, cn: Any, kn: Any) -> Any:
     """Sections 5.2 and 5.3: norm, then digits."""
     digits, shift = np.empty(x.shape, np.int16), np.empty(len(x), np.int64)
     for t in prange(len(x)):
-        top = 0
-        for i in range(x.shape[1]):
-            top = max(top, abs(x[t, i]))
-        a = max(bit_length(top) - 15, 0)
-        s = eps >> min(2 * a, 62)
-        for i in range(x.shape[1]):
-            s += rsr(x[t, i], a) ** 2
-        s = max(s, 1)
-        k = 31 - bit_length(s)
-        k -= k & 1
-        if bit_length(s) + k < 31:
-            k += 2
-        v = s << k if k > 0 else s >> -k
-        r = cn // np.int64(math.sqrt(float(v)))
         y = np.empty(x.shape[1], np.int64)
-        for i in range(x.shape[1]):
-            y[i] = sat(rsr(x[t, i] * rsr(g[i] * r, 16), eg - 16 + kn - (k >> 1) + a - 18))
+        norm_row(x[t], g, eg, eps, cn, kn, 18, y)
         shift[t] = quantise_row(y, digits[t])
     return digits, shift
+
+
+@threaded
+def head_norm(x: Any, g: Any, eg: Any, eps: Any, cn: Any, kn: Any) -> None:
+    """Section 5.2 on each head of q or k, in place, from Q.16 to Q.16."""
+    head = len(g)
+    for t in prange(len(x)):
+        for at in range(0, x.shape[1], head):
+            one = x[t, at : at + head]
+            norm_row(one, g, eg, eps, cn, kn, 16, one)
 
 
 @compiled
@@ -216,29 +232,33 @@ def embed(ids: Any, q: Any, d: Any, m: Any, rm: Any, re: Any, fr: Any) -> Any:
 
 
 @compiled
-def turn(x: Any, rope: Any) -> None:
+def turn(x: Any, rope: Any, neox: bool) -> None:
     """Section 5.5 on one head, in place."""
-    for j in range(len(x) // 2):
-        a, b, cos, sin = x[2 * j], x[2 * j + 1], rope[j, 0], rope[j, 1]
-        x[2 * j] = sat(rsr(a * cos - b * sin, 30))
-        x[2 * j + 1] = sat(rsr(a * sin + b * cos, 30))
+    half = len(x) // 2
+    for j in range(half):
+        one, other = (j, j + half) if neox else (2 * j, 2 * j + 1)
+        a, b, cos, sin = x[one], x[other], rope[j, 0], rope[j, 1]
+        x[one] = sat(rsr(a * cos - b * sin, 30))
+        x[other] = sat(rsr(a * sin + b * cos, 30))
 
 
 @threaded
-def store(k: Any, v: Any, rope: Any, first: Any, keys: Any, shifts: Any, values: Any) -> None:
+def store(k: Any, v: Any, rope: Any, neox: bool, first: Any, keys: Any, shifts: Any, values: Any) -> None:
     """Sections 5.5 and 5.6: rotate k and keep it with v; the caches are one layer's [kv head][position]."""
     heads, head = len(keys), keys.shape[2]
     for t in prange(len(k)):
         for h in range(heads):
             one = k[t, h * head : (h + 1) * head]
-            turn(one, rope[first + t])
+            turn(one, rope[first + t], neox)
             shifts[h, first + t] = quantise_row(one, keys[h, first + t])
             for i in range(head):
                 values[h, first + t, i] = min(max(rsr(v[t, h * head + i], 6), -32639), 32639)
 
 
 @threaded
-def attention(q: Any, rope: Any, first: Any, keys: Any, shifts: Any, values: Any, c2: Any, table: Any) -> Any:
+def attention(
+    q: Any, rope: Any, neox: bool, first: Any, keys: Any, shifts: Any, values: Any, c2: Any, table: Any
+) -> Any:
     """Sections 5.5 and 5.7 for all query heads of all tokens."""
     count, head = len(q), keys.shape[2]
     heads = q.shape[1] // head
@@ -247,7 +267,7 @@ def attention(q: Any, rope: Any, first: Any, keys: Any, shifts: Any, values: Any
         t, h = at // heads, at % heads
         kv, seen = h * len(keys) // heads, first + t + 1
         one, q15 = q[t, h * head : (h + 1) * head], np.empty(head, np.int16)
-        turn(one, rope[first + t])
+        turn(one, rope[first + t], neox)
         qs = quantise_row(one, q15)
         scores, top = np.empty(seen, np.int64), np.int64(-2147483648)
         for p in range(seen):

@@ -125,7 +125,8 @@ class Library:
         target = self.folder / str(manifest["model-id"])
         if target.exists():
             old = _entry(target / "manifest.json").manifest
-            if any(old.get(key) != manifest[key] for key in ("config", "tokenizer")):
+            same = Config(**old["config"]) == Config(**manifest["config"]) and old["tokenizer"] == manifest["tokenizer"]
+            if not same:
                 raise StoreError(
                     f"the weights {manifest['model-id'][:16]} are kept with another shape or tokenizer",
                     hint=f"Remove the other one first: hyperpy models rm {manifest['model-id'][:16]}",

@@ -12,11 +12,22 @@ from hyperpy.inference.weights import Matrix, Norm, Weight
 
 LAYER_MATRICES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 LAYER_NORMS = ("attn_norm", "ffn_norm")
+LAYER_BIASES = ("attn_q", "attn_k", "attn_v")
+HEAD_NORMS = ("attn_q_norm", "attn_k_norm")
+
+ARCHITECTURES = ("llama", "qwen2", "qwen3")
+"""What HPI-1 runs: ``qwen2`` adds biases to q, k and v, ``qwen3`` a norm of each head of q and k; both turn
+pairs half a head apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """The shape of a model of the ``llama`` architecture; ``fr`` is the residual's fraction bits (5.1)."""
+    """The shape of a model.
+
+    ``head_width`` is 0 where it is ``width // heads``; ``neox``: RoPE turns the pairs (j, j + head/2) instead of
+    (2j, 2j + 1) (5.5); ``biases``: q, k and v have one (5.4); ``head_norms``: each head of q and k is normed before
+    it is turned; ``fr``: the residual's fraction bits (5.1).
+    """
 
     layers: int
     width: int
@@ -28,21 +39,36 @@ class Config:
     eps: float
     rope_base: float
     fr: int = FR
+    head_width: int = 0
+    neox: bool = False
+    biases: bool = False
+    head_norms: bool = False
 
     @property
     def head(self) -> int:
-        return self.width // self.heads
+        return self.head_width or self.width // self.heads
+
+    @property
+    def plain(self) -> bool:
+        """Return whether this is the architecture ``llama`` of a GGUF file, with nothing added."""
+        return not (self.neox or self.biases or self.head_norms or self.heads * self.head != self.width)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the tensors a model of this shape has; ``output.weight`` is optional and not among them."""
-        d, kv = self.width, self.kv_heads * self.head
-        matrices = ((d, d), (kv, d), (kv, d), (d, d), (self.hidden, d), (self.hidden, d), (d, self.hidden))
+        d, qo, kv = self.width, self.heads * self.head, self.kv_heads * self.head
+        matrices = ((qo, d), (kv, d), (kv, d), (d, qo), (self.hidden, d), (self.hidden, d), (d, self.hidden))
         made: dict[str, tuple[int, ...]] = {"token_embd.weight": (self.vocabulary, d), "output_norm.weight": (d,)}
         for layer in range(self.layers):
             for name, shape in zip(LAYER_MATRICES, matrices, strict=True):
                 made[f"blk.{layer}.{name}.weight"] = shape
             for name in LAYER_NORMS:
                 made[f"blk.{layer}.{name}.weight"] = (d,)
+            if self.biases:
+                made |= {
+                    f"blk.{layer}.{name}.bias": shape[:1] for name, shape in zip(LAYER_BIASES, matrices, strict=False)
+                }
+            if self.head_norms:
+                made |= {f"blk.{layer}.{name}.weight": (self.head,) for name in HEAD_NORMS}
         return made
 
 
@@ -60,6 +86,10 @@ class Model:
     def norm(self, name: str) -> Norm:
         return cast(Norm, self.weights[f"{name}.weight"])
 
+    def bias(self, name: str) -> Norm | None:
+        """Return the bias of a matrix, in Q.16; None where it has none."""
+        return cast("Norm | None", self.weights.get(f"{name}.bias"))
+
     @property
     def head(self) -> Matrix:
         """Return the matrix that makes logits: the embedding, where the file has no other."""
@@ -72,50 +102,69 @@ def config_of(metadata: Mapping[str, Any]) -> Config:
     Raises:
         CodecError: the architecture is not one of HPI-1, or a number is missing, absurd or contradicts another.
     """
-    if metadata.get("general.architecture") != "llama":
+    architecture = metadata.get("general.architecture")
+    if architecture not in ARCHITECTURES:
         raise CodecError(
-            f"the architecture '{str(metadata.get('general.architecture'))[:40]}' is not supported",
-            hint="HPI-1 runs models of the architecture 'llama'.",
+            f"the architecture '{str(architecture)[:40]}' is not supported",
+            hint=f"HPI-1 runs models of the architectures {', '.join(ARCHITECTURES)}.",
         )
-    number = _Numbers(metadata)
+    number = _Numbers(metadata, architecture)
+    heads = number.whole("attention.head_count", 1, 256)
+    width = number.whole("embedding_length", 32, 1 << 15)
+    head = number.whole("attention.key_length", 1, 1 << 12, default=width // heads)
     made = Config(
         layers=number.whole("block_count", 1, 512),
-        width=number.whole("embedding_length", 32, 1 << 15),
+        width=width,
         hidden=number.whole("feed_forward_length", 32, 1 << 17),
-        heads=number.whole("attention.head_count", 1, 256),
-        kv_heads=number.whole("attention.head_count_kv", 1, 256, "attention.head_count"),
+        heads=heads,
+        kv_heads=number.whole("attention.head_count_kv", 1, 256, default=heads),
         vocabulary=len(metadata.get("tokenizer.ggml.tokens", ())),
         context=number.whole("context_length", 1, 1 << 17),
         eps=number.real("attention.layer_norm_rms_epsilon", 0.0, 1.0),
         rope_base=number.real("rope.freq_base", 1.0, 1e12, 10000.0),
+        head_width=0 if head * heads == width else head,
+        neox=architecture != "llama",
+        biases=architecture == "qwen2",
+        head_norms=architecture == "qwen3",
     )
-    if made.width % made.heads or made.heads % made.kv_heads or made.head % 32 or not 2 <= made.vocabulary <= 1 << 20:
-        raise CodecError(f"the model's shape contradicts itself: {made}")
-    for key in ("rope.dimension_count", "attention.key_length", "attention.value_length"):
-        if metadata.get(f"llama.{key}", made.head) != made.head:
-            raise CodecError(f"llama.{key} is not the width of a head, {made.head}; HPI-1 turns whole heads")
+    check(made)
+    for key in ("rope.dimension_count", "attention.value_length"):
+        if metadata.get(f"{architecture}.{key}", made.head) != made.head:
+            raise CodecError(f"{architecture}.{key} is not the width of a head, {made.head}; HPI-1 turns whole heads")
     for key in ("rope.scaling.type", "attention.sliding_window", "expert_count"):
-        if metadata.get(f"llama.{key}") not in (None, "none", 0):
-            raise CodecError(f"the model wants llama.{key}, which HPI-1 does not have")
+        if metadata.get(f"{architecture}.{key}") not in (None, "none", 0):
+            raise CodecError(f"the model wants {architecture}.{key}, which HPI-1 does not have")
     return made
 
 
+def check(config: Config) -> None:
+    """Compare the numbers of a configuration with each other.
+
+    Raises:
+        CodecError: they contradict each other, or are beyond HPI-1.
+    """
+    c = config
+    whole = not c.head_width and c.width % c.heads
+    if whole or c.heads % c.kv_heads or c.head % 32 or c.head > 1024 or not 2 <= c.vocabulary <= 1 << 20:
+        raise CodecError(f"the model's shape contradicts itself: {config}")
+
+
 class _Numbers:
-    """Reads bounded numbers of the ``llama.`` section."""
+    """Reads bounded numbers of an architecture's section."""
 
-    def __init__(self, metadata: Mapping[str, Any]) -> None:
-        self._metadata = metadata
+    def __init__(self, metadata: Mapping[str, Any], architecture: str) -> None:
+        self._metadata, self._section = metadata, architecture
 
-    def whole(self, key: str, least: int, most: int, otherwise: str = "") -> int:
-        value = self._metadata.get(f"llama.{key}", self._metadata.get(f"llama.{otherwise}"))
+    def whole(self, key: str, least: int, most: int, default: int | None = None) -> int:
+        value = self._metadata.get(f"{self._section}.{key}", default)
         if type(value) is not int or not least <= value <= most:
-            raise CodecError(f"llama.{key} is {str(value)[:40]}, not a whole number from {least} to {most}")
+            raise CodecError(f"{self._section}.{key} is {str(value)[:40]}, not a whole number from {least} to {most}")
         return value
 
     def real(self, key: str, least: float, most: float, otherwise: float | None = None) -> float:
-        value = self._metadata.get(f"llama.{key}", otherwise)
+        value = self._metadata.get(f"{self._section}.{key}", otherwise)
         if not isinstance(value, float) or not least <= value <= most:
-            raise CodecError(f"llama.{key} is {str(value)[:40]}, not a number from {least} to {most}")
+            raise CodecError(f"{self._section}.{key} is {str(value)[:40]}, not a number from {least} to {most}")
         return value
 
 

@@ -30,6 +30,20 @@ def product(a: Any, b: Any) -> Ints:
     return made
 
 
+def _norm(x: Ints, weight: Norm, eps: int, cn: int, kn: int, fout: int) -> Ints:
+    """Return rows over their root mean square, times the norm's weights, with ``fout`` fraction bits (5.2)."""
+    a = np.maximum(bit_length(np.abs(x).max(axis=1)) - 15, 0)
+    s = np.square(rsr(x, a[:, None])).sum(axis=1) + (eps >> np.minimum(2 * a, 62))
+    s = np.maximum(s, 1)
+    k = 31 - bit_length(s)
+    k -= k & 1
+    k += np.where(bit_length(s) + k < 31, 2, 0)
+    v = np.where(k > 0, s << np.maximum(k, 0), s >> np.maximum(-k, 0))
+    r = cn // isqrt16(v)
+    g = rsr(weight.g.astype(np.int64) * r[:, None], 16)
+    return sat(rsr(x * g, (weight.eg - 16 + kn - (k >> 1) + a - fout)[:, None]))
+
+
 class Cache:
     """Keys and values of one session (5.6): per layer and kv head, the digits and shift of k, and the digits of v."""
 
@@ -64,6 +78,7 @@ class Engine:
         self._rope = tables.Rope(self.config.rope_base, self.config.head // 2)
         self._eps = tables.epsilon(self.config.width, self.config.eps, self.config.fr)
         self._cn, self._kn = tables.norm_constants(self.config.width)
+        self._head = (tables.epsilon(self.config.head, self.config.eps, FQ), *tables.norm_constants(self.config.head))
         self._c2 = tables.c2(self.config.head)
         self._dense: dict[int, Floats] = {}
 
@@ -103,8 +118,11 @@ class Engine:
         note(f"{layer}.attn_norm", h)
         digits = quantise(h)
         note(f"{layer}.attn_norm.digits", digits)
-        q, k, v = (self.linear(*digits, matrix(name), FN, FQ) for name in ("attn_q", "attn_k", "attn_v"))
+        q, k, v = (self.project(f"blk.{layer}.{name}", *digits) for name in ("attn_q", "attn_k", "attn_v"))
         note(f"{layer}.qkv", (q, k, v))
+        if self.config.head_norms:
+            q, k = (self.head_norm(x, norm(f"blk.{layer}.attn_{name}_norm")) for x, name in ((q, "q"), (k, "k")))
+            note(f"{layer}.head_norms", (q, k))
         o = self.attention(layer, q, k, v, cache, note)
         note(f"{layer}.attention", o)
         o = self.linear(*quantise(o), matrix("attn_output"), FA, fr)
@@ -126,18 +144,19 @@ class Engine:
     def _named(self, layer: int, name: str) -> Matrix:
         return self.model.matrix(f"blk.{layer}.{name}")
 
+    def project(self, name: str, digits: Ints, shift: Ints) -> Ints:
+        """Return q, k or v of a layer, with its bias where the model has one (5.4)."""
+        made, bias = self.linear(digits, shift, self.model.matrix(name), FN, FQ), self.model.bias(name)
+        return made if bias is None else sat(made + bias.g)
+
     def rms_norm(self, x: Ints, weight: Norm) -> Ints:
         """Return x over its root mean square, times the norm's weights, in Q.18 (5.2)."""
-        a = np.maximum(bit_length(np.abs(x).max(axis=1)) - 15, 0)
-        s = np.square(rsr(x, a[:, None])).sum(axis=1) + (self._eps >> np.minimum(2 * a, 62))
-        s = np.maximum(s, 1)
-        k = 31 - bit_length(s)
-        k -= k & 1
-        k += np.where(bit_length(s) + k < 31, 2, 0)
-        v = np.where(k > 0, s << np.maximum(k, 0), s >> np.maximum(-k, 0))
-        r = self._cn // isqrt16(v)
-        g = rsr(weight.g.astype(np.int64) * r[:, None], 16)
-        return sat(rsr(x * g, (weight.eg - 16 + self._kn - (k >> 1) + a - FN)[:, None]))
+        return _norm(x, weight, self._eps, self._cn, self._kn, FN)
+
+    def head_norm(self, x: Ints, weight: Norm) -> Ints:
+        """Norm each head of q or k by itself: 5.2 on a head's width, from Q.16 to Q.16."""
+        heads = x.reshape(-1, self.config.head)
+        return _norm(heads, weight, *self._head, FQ).reshape(x.shape)
 
     def linear(self, digits: Ints, shift: Ints, matrix: Matrix, fin: int, fout: int) -> Ints:
         """Return W times the input, rescaled from ``fin`` to ``fout`` fraction bits (5.4), [token][row]."""
@@ -153,17 +172,19 @@ class Engine:
         return found
 
     def rope(self, x: Ints, first: int) -> Ints:
-        """Turn the pairs (2j, 2j+1) of [token][head][hd], the first token standing at position ``first`` (5.5)."""
+        """Turn the pairs of [token][head][hd], the first token standing at position ``first`` (5.5)."""
         turn = self._rope.upto(first + len(x))[first : first + len(x), None]
         cos, sin = turn[..., 0], turn[..., 1]
-        a, b = x[..., 0::2], x[..., 1::2]
+        half = self.config.head // 2
+        one, other = (slice(half), slice(half, None)) if self.config.neox else (slice(0, None, 2), slice(1, None, 2))
+        a, b = x[..., one], x[..., other]
         made = np.empty_like(x)
-        made[..., 0::2] = sat(rsr(a * cos - b * sin, 30))
-        made[..., 1::2] = sat(rsr(a * sin + b * cos, 30))
+        made[..., one] = sat(rsr(a * cos - b * sin, 30))
+        made[..., other] = sat(rsr(a * sin + b * cos, 30))
         return made
 
     def attention(self, layer: int, q: Ints, k: Ints, v: Ints, cache: Cache, note: Trace) -> Ints:
-        """Rotate, add k and v to the cache, and return what each query head sees (5.5 to 5.7), [token][width]."""
+        """Rotate, add k and v to the cache, and return what each query head sees (5.5 to 5.7), [token][heads * hd]."""
         c, first, count = self.config, cache.length, len(q)
         q = self.rope(q.reshape(count, c.heads, c.head), first)
         k = self.rope(k.reshape(count, c.kv_heads, c.head), first)
@@ -176,7 +197,7 @@ class Engine:
         cache.v[layer, :, here] = v10.reshape(count, c.kv_heads, c.head).transpose(1, 0, 2)
         q15, qs = quantise(q)
         heads = [self.head(layer, h, q15[:, h], qs[:, h], cache, first) for h in range(c.heads)]
-        return np.stack(heads, axis=1).reshape(count, c.width)
+        return np.stack(heads, axis=1).reshape(count, c.heads * c.head)
 
     def head(self, layer: int, head: int, q15: Ints, qs: Ints, cache: Cache, first: int) -> Ints:
         """Return what one query head sees (5.7), [token][hd]."""

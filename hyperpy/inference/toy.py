@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 WIDTH, HIDDEN, LAYERS, HEADS, KV_HEADS, CONTEXT = 64, 96, 2, 2, 1, 2048
+WIDE_HEAD = 64
+"""Head width of the toy ``qwen3``: its heads together are wider than the model."""
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 MERGES = ("t h", "th e", "h e", "i n", "l l")
 TEMPLATE = (
@@ -47,8 +49,8 @@ def _q8_0(seed: str, name: str, rows: int, columns: int) -> bytes:
     return np.concatenate([scale, values], axis=1).tobytes()
 
 
-def _f32(seed: str, name: str, count: int) -> bytes:
-    return (_numbers(seed, name, count, 1024, 2048).astype("<f4") / np.float32(1024)).tobytes()
+def _f32(seed: str, name: str, count: int, least: int = 1024) -> bytes:
+    return (_numbers(seed, name, count, least, 2048).astype("<f4") / np.float32(1024)).tobytes()
 
 
 def tokens() -> list[str]:
@@ -58,20 +60,25 @@ def tokens() -> list[str]:
     return [*SPECIAL, *byte_table(), *("".join(pair.split()) for pair in MERGES)]
 
 
-def metadata() -> dict[str, Any]:
+def metadata(architecture: str = "llama") -> dict[str, Any]:
     """Return the file's metadata."""
     vocabulary = tokens()
+    section = {
+        "block_count": LAYERS,
+        "context_length": CONTEXT,
+        "embedding_length": WIDTH,
+        "feed_forward_length": HIDDEN,
+        "attention.head_count": HEADS,
+        "attention.head_count_kv": KV_HEADS,
+        "attention.layer_norm_rms_epsilon": 2.0**-17,
+        "rope.freq_base": 10000.0,
+    }
+    if architecture == "qwen3":
+        section |= {"attention.key_length": WIDE_HEAD, "attention.value_length": WIDE_HEAD}
     return {
-        "general.architecture": "llama",
+        "general.architecture": architecture,
         "general.name": "toy",
-        "llama.block_count": LAYERS,
-        "llama.context_length": CONTEXT,
-        "llama.embedding_length": WIDTH,
-        "llama.feed_forward_length": HIDDEN,
-        "llama.attention.head_count": HEADS,
-        "llama.attention.head_count_kv": KV_HEADS,
-        "llama.attention.layer_norm_rms_epsilon": 2.0**-17,
-        "llama.rope.freq_base": 10000.0,
+        **{f"{architecture}.{key}": value for key, value in section.items()},
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "smollm",
         "tokenizer.ggml.tokens": vocabulary,
@@ -83,27 +90,34 @@ def metadata() -> dict[str, Any]:
     }
 
 
-def tensors(seed: str = "toy") -> dict[str, tuple[int, tuple[int, ...], bytes]]:
+def tensors(seed: str = "toy", architecture: str = "llama") -> dict[str, tuple[int, tuple[int, ...], bytes]]:
     """Return the tensors by name: block type, dimensions fastest first, bytes."""
-    d, kv, words = WIDTH, WIDTH // HEADS * KV_HEADS, len(tokens())
+    d, words, head = WIDTH, len(tokens()), WIDE_HEAD if architecture == "qwen3" else WIDTH // HEADS
+    q, kv = HEADS * head, KV_HEADS * head
     made = {
         "token_embd.weight": (8, (d, words), _q8_0(seed, "token_embd", words, d)),
         "output_norm.weight": (0, (d,), _f32(seed, "output_norm", d)),
     }
-    sizes = {"attn_q": (d, d), "attn_k": (kv, d), "attn_v": (kv, d), "attn_output": (d, d)}
+    sizes = {"attn_q": (q, d), "attn_k": (kv, d), "attn_v": (kv, d), "attn_output": (d, q)}
     sizes |= {"ffn_gate": (HIDDEN, d), "ffn_up": (HIDDEN, d), "ffn_down": (d, HIDDEN)}
+    vectors = {"attn_norm.weight": (d, 1024), "ffn_norm.weight": (d, 1024)}
+    if architecture == "qwen2":
+        vectors |= {f"{name}.bias": (sizes[name][0], -2048) for name in ("attn_q", "attn_k", "attn_v")}
+    if architecture == "qwen3":
+        vectors |= {"attn_q_norm.weight": (head, 1024), "attn_k_norm.weight": (head, 1024)}
     for layer in range(LAYERS):
         for name, (rows, columns) in sizes.items():
             full = f"blk.{layer}.{name}"
             made[f"{full}.weight"] = (3, (columns, rows), _q4_1(seed, full, rows, columns))
-        for name in ("attn_norm", "ffn_norm"):
-            made[f"blk.{layer}.{name}.weight"] = (0, (d,), _f32(seed, f"{layer}.{name}", d))
+        for name, (count, least) in vectors.items():
+            plain = name.removesuffix(".weight")
+            made[f"blk.{layer}.{name}"] = (0, (count,), _f32(seed, f"{layer}.{plain}", count, least))
     return made
 
 
-def gguf_bytes(seed: str = "toy") -> bytes:
+def gguf_bytes(seed: str = "toy", architecture: str = "llama") -> bytes:
     """Return the whole file."""
-    return write(metadata(), tensors(seed))
+    return write(metadata(architecture), tensors(seed, architecture))
 
 
 def write(pairs: dict[str, Any], made: dict[str, tuple[int, tuple[int, ...], bytes]]) -> bytes:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from hyperpy.errors import CodecError
 from hyperpy.inference import blocks
 from hyperpy.inference.gguf import Tensor
+from hyperpy.inference.tables import FQ
 
 Ints = npt.NDArray[np.int64]
 CHUNK = 1 << 22
@@ -64,7 +65,7 @@ class Matrix:
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """The weights of an RMSNorm: ``g`` [n] i32, and their fraction bits ``eg``."""
+    """The weights of an RMSNorm, or a bias: ``g`` [n] i32, and their fraction bits ``eg``."""
 
     g: npt.NDArray[np.int32]
     eg: int
@@ -88,6 +89,8 @@ def convert(tensor: Tensor) -> Weight:
     Raises:
         CodecError: its shape or type is not one of HPI-1, or its numbers are beyond the bounds of 4.2.
     """
+    if len(tensor.shape) == 1 and tensor.name.endswith(".bias"):
+        return bias(blocks.floats(tensor).astype(np.float64), tensor.name)
     if len(tensor.shape) == 1:
         return norm(blocks.floats(tensor).astype(np.float64), tensor.name)
     if len(tensor.shape) != 2:
@@ -118,6 +121,13 @@ def norm(values: npt.NDArray[np.float64], name: str) -> Norm:
     if not -100 <= eg <= 100:
         raise CodecError(f"'{name}' holds norm weights of about 2**{24 - eg}, beyond any model's")
     return Norm(_round(np.ldexp(values, eg)).astype(np.int32), eg)
+
+
+def bias(values: npt.NDArray[np.float64], name: str) -> Norm:
+    """Return a bias as integers in Q.16, the format of the projections that have one (5.4)."""
+    if not np.abs(values).max() < 2.0 ** (31 - FQ):
+        raise CodecError(f"'{name}' holds biases of 2**15 or more, beyond HPI-1")
+    return Norm(_round(np.ldexp(values, FQ)).astype(np.int32), FQ)
 
 
 def _round(x: npt.NDArray[np.float64]) -> Ints:

@@ -1,0 +1,142 @@
+"""Other architectures than llama, against a float forward pass written from their definitions.
+
+The judge takes its weights from the format's own library and knows nothing of integers; what it shares with the
+engines is the model file alone.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gguf import GGUFReader
+from gguf.quants import dequantize
+
+from hyperpy.errors import CodecError
+from hyperpy.inference import cpu, gguf, reference, toy, weights
+from hyperpy.inference.model import Model, check_shapes, config_of
+
+pytestmark = pytest.mark.timeout(300)
+KINDS = ("llama", "qwen2", "qwen3")
+IDS = [(5 * n * n + 11 * n + 3) % 264 for n in range(40)]
+
+
+def model_of(data: bytes) -> Model:
+    parsed = gguf.parse(memoryview(data))
+    config = config_of(parsed.metadata)
+    check_shapes(config, {tensor.name: tensor.shape for tensor in parsed.tensors.values()})
+    found = {name: weights.convert(tensor) for name, tensor in parsed.tensors.items()}
+    return Model(config, found, weights.model_id(found))
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def model(kind: str) -> Model:
+    return model_of(toy.gguf_bytes(architecture=kind))
+
+
+class Floats:
+    """A decoder-only transformer in float64: RMSNorm, rotary embedding, grouped attention, SwiGLU."""
+
+    def __init__(self, file: Path, kind: str) -> None:
+        reader = GGUFReader(file)
+        self.w = {t.name: np.asarray(dequantize(t.data, t.tensor_type), np.float64) for t in reader.tensors}
+        field = {key: value.contents() for key, value in reader.fields.items()}
+        self.heads, self.groups = field[f"{kind}.attention.head_count"], field[f"{kind}.attention.head_count_kv"]
+        self.layers, self.eps = field[f"{kind}.block_count"], field[f"{kind}.attention.layer_norm_rms_epsilon"]
+        self.base, self.apart = field[f"{kind}.rope.freq_base"], kind != "llama"
+
+    def norm(self, x: Any, name: str) -> Any:
+        return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + self.eps) * self.w[name]
+
+    def project(self, x: Any, name: str) -> Any:
+        return x @ self.w[f"{name}.weight"].T + self.w.get(f"{name}.bias", 0.0)
+
+    def rotate(self, x: Any) -> Any:
+        tokens, _, head = x.shape
+        angle = np.outer(np.arange(tokens), self.base ** (-2.0 * np.arange(head // 2) / head))
+        turn = np.exp(1j * angle)[:, None]
+        if self.apart:
+            z = (x[..., : head // 2] + 1j * x[..., head // 2 :]) * turn
+            return np.concatenate([z.real, z.imag], axis=-1)
+        z = (x[..., 0::2] + 1j * x[..., 1::2]) * turn
+        return np.stack([z.real, z.imag], axis=-1).reshape(x.shape)
+
+    def attend(self, h: Any, at: str) -> Any:
+        q, k, v = (self.project(h, f"{at}attn_{name}") for name in "qkv")
+        q, k, v = q.reshape(len(h), self.heads, -1), *(x.reshape(len(h), self.groups, -1) for x in (k, v))
+        if f"{at}attn_q_norm.weight" in self.w:
+            q, k = self.norm(q, f"{at}attn_q_norm.weight"), self.norm(k, f"{at}attn_k_norm.weight")
+        q, k = self.rotate(q), self.rotate(k)
+        seen = []
+        for head in range(self.heads):
+            group = head * self.groups // self.heads
+            scores = q[:, head] @ k[:, group].T / np.sqrt(q.shape[-1])
+            scores[np.triu_indices(len(h), 1)] = -np.inf
+            e = np.exp(scores - scores.max(axis=1, keepdims=True))
+            seen.append(e / e.sum(axis=1, keepdims=True) @ v[:, group])
+        return np.concatenate(seen, axis=1) @ self.w[f"{at}attn_output.weight"].T
+
+    def logits(self, ids: list[int]) -> Any:
+        x = self.w["token_embd.weight"][ids]
+        for layer in range(self.layers):
+            at = f"blk.{layer}."
+            x = x + self.attend(self.norm(x, at + "attn_norm.weight"), at)
+            h = self.norm(x, at + "ffn_norm.weight")
+            gate = self.project(h, at + "ffn_gate")
+            x = x + self.project(gate / (1 + np.exp(-gate)) * self.project(h, at + "ffn_up"), at + "ffn_down")
+        return self.norm(x, "output_norm.weight") @ self.w["token_embd.weight"].T
+
+
+def test_the_float_model_agrees(kind: str, model: Model, tmp_path: Path) -> None:
+    (tmp_path / "toy.gguf").write_bytes(toy.gguf_bytes(architecture=kind))
+    expected = Floats(tmp_path / "toy.gguf", kind).logits(IDS)
+    engine = reference.Engine(model)
+    got = engine.forward(IDS, engine.cache(), every=True) / 65536.0
+    apart = np.abs(got - expected).max() / np.abs(expected).max()
+    assert apart < 0.02, apart
+
+
+def test_what_an_architecture_adds_matters(kind: str, model: Model, tmp_path: Path) -> None:
+    """The judge above could not pass by accident: read as another architecture, the logits are far away."""
+    (tmp_path / "toy.gguf").write_bytes(toy.gguf_bytes(architecture=kind))
+    judge = Floats(tmp_path / "toy.gguf", kind)
+    engine = reference.Engine(model)
+    got = engine.forward(IDS, engine.cache(), every=True) / 65536.0
+    judge.apart = not judge.apart
+    turned = judge.logits(IDS)
+    assert np.abs(got - turned).max() / np.abs(turned).max() > 0.1
+    judge.apart = not judge.apart
+    judge.w = {n: w * (0 if n.endswith(".bias") else 3 if "_q_norm" in n else 1) for n, w in judge.w.items()}
+    if kind != "llama":
+        assert np.abs(got - judge.logits(IDS)).max() / np.abs(got).max() > 0.1
+
+
+def test_the_compiled_engine_gives_the_same_bits(model: Model) -> None:
+    fast, judge = cpu.Engine(model), reference.Engine(model)
+    ours, theirs = fast.cache(), judge.cache()
+    for first, last in ((0, 33), (33, 34), (34, 40)):
+        piece = IDS[first:last]
+        assert np.array_equal(fast.forward(piece, ours, every=True), judge.forward(piece, theirs, every=True))
+
+
+@pytest.mark.parametrize(("kind", "without"), [("qwen2", "blk.1.attn_k.bias"), ("qwen3", "blk.0.attn_q_norm.weight")])
+def test_a_file_that_lacks_what_its_architecture_needs_is_refused(kind: str, without: str) -> None:
+    tensors = toy.tensors(architecture=kind)
+    del tensors[without]
+    with pytest.raises(CodecError, match=without):
+        model_of(toy.write(toy.metadata(kind), tensors))
+
+
+def test_a_bias_beyond_the_format_is_refused() -> None:
+    tensors = toy.tensors(architecture="qwen2")
+    kind, sizes, _ = tensors["blk.0.attn_q.bias"]
+    tensors["blk.0.attn_q.bias"] = kind, sizes, np.full(sizes[0], 40000, "<f4").tobytes()
+    with pytest.raises(CodecError, match="biases"):
+        model_of(toy.write(toy.metadata("qwen2"), tensors))
