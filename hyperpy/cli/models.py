@@ -59,12 +59,14 @@ def pull(
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(help="A GGUF v3 file of the architecture 'llama'.", exists=True)],
+    file: Annotated[Path, typer.Argument(help="A GGUF v3 file, or a folder with safetensors.", exists=True)],
     name: Annotated[str | None, typer.Option(help="Name to keep it under; default the file's.")] = None,
     models: Folder = DEFAULT,
     json: Json = False,
 ) -> None:
-    """Convert a model file to integer weights and keep them. The file is not needed afterwards.
+    """Convert a model to integer weights and keep them. Its files are not needed afterwards.
+
+    Architectures: llama, qwen2, qwen3. A folder holds config.json, tokenizer.json and *.safetensors.
 
     Example: hyperpy models import model.gguf --name mine
     """

@@ -51,10 +51,11 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Gguf:
-    """A file's metadata and tensors."""
+    """A file's metadata and tensors; ``halves``: RoPE turns pairs half a head apart, whatever the architecture."""
 
     metadata: dict[str, Any]
     tensors: dict[str, Tensor]
+    halves: bool = False
 
 
 class _Cursor:

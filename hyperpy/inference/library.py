@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from hyperpy.errors import CodecError, Corrupt, NotFound, StoreError
-from hyperpy.inference import gguf, weights
+from hyperpy.inference import checkpoint, gguf, weights
 from hyperpy.inference.model import Config, Model, check_shapes, config_of
 from hyperpy.inference.reference import Engine
 from hyperpy.inference.tokenizer import Tokenizer, fields_of
@@ -85,20 +85,23 @@ class Library:
         return entry
 
     def add(self, file: Path, name: str, progress: Progress = _quiet) -> Entry:
-        """Convert a GGUF file and keep the result; the file itself is not needed afterwards.
+        """Convert a GGUF file or a checkpoint folder and keep the result; it is not needed afterwards.
 
         Raises:
             CodecError, SizeError: the file is not a model that HPI-1 can run; the text says why.
             StoreError: the disk is full, or the same weights are kept with another shape or tokenizer.
         """
-        parsed = gguf.read(file)
+        files = checkpoint.files_of(file) if file.is_dir() else [file]
+        parsed = checkpoint.read(file) if file.is_dir() else gguf.read(file)
         config = config_of(parsed.metadata)
+        if parsed.halves:
+            config = dataclasses.replace(config, neox=True)
         check_shapes(config, {tensor.name: tensor.shape for tensor in parsed.tensors.values()})
         tokenizer = Tokenizer(fields_of(parsed.metadata))
         self.folder.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=".import-", dir=self.folder))
         try:
-            source = _sha256(file, progress)
+            source = {"file": file.name, **_source(files, progress)}
             model, records = _convert(parsed, config, work / "weights", progress)
             progress("calibrating", 0, 1)
             config = _calibrated(model, tokenizer)
@@ -106,7 +109,7 @@ class Library:
                 "name": name,
                 "model-id": model.ident.hex(),
                 "weight-root": weights.weight_root(dict(model.weights)).hex(),
-                "source": {"file": file.name, "sha256": source, "bytes": file.stat().st_size},
+                "source": source,
                 "config": dataclasses.asdict(config),
                 "tokenizer": tokenizer.digest,
                 "tensors": records,
@@ -180,14 +183,19 @@ def _check(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def _sha256(file: Path, progress: Progress) -> str:
-    total, done, digest = file.stat().st_size, 0, hashlib.sha256()
-    with file.open("rb") as stream:
-        while chunk := stream.read(1 << 22):
-            digest.update(chunk)
-            done += len(chunk)
-            progress("hashing", done, total)
-    return digest.hexdigest()
+def _source(files: list[Path], progress: Progress) -> dict[str, Any]:
+    """Return SHA-256 and size of what is imported; of a folder, the SHA-256 of the sorted lines of sha256sum."""
+    total, done, lines = sum(file.stat().st_size for file in files), 0, []
+    for file in files:
+        digest = hashlib.sha256()
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 22):
+                digest.update(chunk)
+                done += len(chunk)
+                progress("hashing", done, total)
+        lines.append(f"{digest.hexdigest()}  {file.name}\n")
+    whole = lines[0][:64] if len(files) == 1 else hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+    return {"sha256": whole, "bytes": total}
 
 
 def _convert(parsed: gguf.Gguf, config: Config, path: Path, progress: Progress) -> tuple[Model, list[dict[str, Any]]]:

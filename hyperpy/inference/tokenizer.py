@@ -19,13 +19,15 @@ from hyperpy.inference.chat import check_turns, render
 MAX_TEXT = 1 << 22
 """Most bytes of a text that is encoded at once."""
 
-SPECIAL, USER_DEFINED = 3, 4
+NORMAL, SPECIAL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 _FIELDS = ("model", "pre", "tokens", "token_type", "merges", "bos_token_id", "eos_token_id", "eot_token_id")
 _WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-PRE = ("smollm", "gpt-2", "llama-bpe")
+WORDS = {"llama-bpe": _WORDS % r"\p{N}{1,3}", "qwen2": _WORDS % r"\p{N}"}
+"""Pre-tokenizers that split by a pattern, as the models' own ``tokenizer.json`` has it."""
+PRE = ("smollm", "gpt-2", *WORDS)
 """Pre-tokenizers that are known here."""
 
 _DISARM = "\ufdd0"
@@ -83,6 +85,7 @@ class Tokenizer:
         from tokenizers import Regex
         from tokenizers import Tokenizer as Library
         from tokenizers.models import BPE
+        from tokenizers.normalizers import NFC
         from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence, Split
 
         pre = self.fields["pre"]
@@ -93,13 +96,15 @@ class Tokenizer:
             made = Library(BPE(vocab=self.ids, merges=merges, ignore_merges=pre == "llama-bpe"))
         except Exception as error:  # the library raises bare exceptions
             raise CodecError(f"the tokenizer's merges do not fit its tokens: {error}") from None
-        level = ByteLevel(add_prefix_space=False, use_regex=pre != "llama-bpe")
+        level = ByteLevel(add_prefix_space=False, use_regex=pre not in WORDS)
         if pre == "smollm":
             made.pre_tokenizer = Sequence([Digits(individual_digits=True), level])
-        elif pre == "llama-bpe":
-            made.pre_tokenizer = Sequence([Split(Regex(_WORDS), "isolated"), level])
+        elif pre in WORDS:
+            made.pre_tokenizer = Sequence([Split(Regex(WORDS[pre]), "isolated"), level])
         else:
             made.pre_tokenizer = level
+        if pre == "qwen2":
+            made.normalizer = NFC()
         return made
 
     def encode(self, text: str) -> list[int]:
