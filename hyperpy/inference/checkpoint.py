@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 
 from hyperpy.errors import CodecError, SizeError
+from hyperpy.inference.bpe import NORMAL, SPECIAL, UNUSED, USER_DEFINED, WORDS
 from hyperpy.inference.gguf import MAX_ITEMS, MAX_TENSORS, Gguf, Tensor
-from hyperpy.inference.model import ARCHITECTURES
-from hyperpy.inference.tokenizer import NORMAL, SPECIAL, UNUSED, USER_DEFINED, WORDS
+from hyperpy.inference.model import ARCHITECTURES, Numbers
+from hyperpy.inference.tables import llama3_factors
 
 MAX_HEADER, MAX_JSON = 1 << 26, 1 << 26
 """Most bytes of a safetensors header, and of any other JSON file of the folder."""
@@ -90,8 +91,13 @@ def read(folder: Path) -> Gguf:
                 found[tensor.name] = tensor
     if config.get("tie_word_embeddings", False):
         found.pop("output.weight", None)
+    metadata = _shape(config)
+    factors = _factors(config, metadata)
+    if factors:
+        raw = memoryview(np.array(factors, "<f4").tobytes())
+        found["rope_freqs.weight"] = Tensor("rope_freqs.weight", "F32", (len(factors),), raw)
     rows = found["token_embd.weight"].shape[0] if "token_embd.weight" in found else 0
-    return Gguf({**_shape(config), **_tokenizer(folder, rows)}, found, halves=True)
+    return Gguf({**metadata, **_tokenizer(folder, rows)}, found, halves=True)
 
 
 def tensors_of(view: memoryview, file: str) -> Iterable[Tensor]:
@@ -151,7 +157,6 @@ def _shape(config: Mapping[str, Any]) -> dict[str, Any]:
     biased = config.get("attention_bias", kind == "qwen2")
     unlike = {
         "hidden_act": config.get("hidden_act", "silu") != "silu",
-        "rope_scaling": config.get("rope_scaling") is not None,
         "use_sliding_window": config.get("use_sliding_window", False),
         "attention_bias": biased is not (kind == "qwen2"),
         "mlp_bias": config.get("mlp_bias", False),
@@ -168,6 +173,33 @@ def _shape(config: Mapping[str, Any]) -> dict[str, Any]:
         if value is not None:
             made[f"{kind}.{ours}"] = value
     return made
+
+
+def _factors(config: Mapping[str, Any], metadata: Mapping[str, Any]) -> list[float]:
+    """Return what the angle of each of RoPE's pairs is divided by; empty: nothing."""
+    scaling = config.get("rope_scaling")
+    if scaling is None:
+        return []
+    told = scaling if isinstance(scaling, dict) else {}
+    kind = told.get("rope_type", told.get("type"))
+    names = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+    values = [told.get(name) for name in (names if kind == "llama3" else names[:1])]
+    if kind not in ("llama3", "linear") or not all(isinstance(v, int | float) and 0 < v < 1e9 for v in values):
+        raise CodecError(f"config.json asks for rope_scaling = {str(scaling)[:60]}, which HPI-1 does not have")
+    section = metadata["general.architecture"]
+    numbers = Numbers(metadata, section)
+    heads = numbers.whole("attention.head_count", 1, 256)
+    head = numbers.whole(
+        "attention.key_length", 2, 1 << 12, default=numbers.whole("embedding_length", 32, 1 << 15) // heads
+    )
+    exact = [float(v) for v in values if v is not None]
+    if kind == "linear":
+        return [float(np.float32(exact[0]))] * (head // 2)
+    factor, low, high, old = exact
+    if not low < high:
+        raise CodecError("config.json: rope_scaling has a low_freq_factor that is not below its high_freq_factor")
+    base = numbers.real("rope.freq_base", 1.0, 1e12, 10000.0)
+    return llama3_factors(base, head // 2, (factor, low, high, old))
 
 
 def _tokenizer(folder: Path, rows: int) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from hyperpy.errors import CodecError, Corrupt, NotFound, StoreError
-from hyperpy.inference import checkpoint, gguf, weights
+from hyperpy.inference import blocks, checkpoint, gguf, weights
 from hyperpy.inference.model import Config, Model, check_shapes, config_of
 from hyperpy.inference.reference import Engine
 from hyperpy.inference.tokenizer import Tokenizer, fields_of
@@ -93,9 +93,10 @@ class Library:
         """
         files = checkpoint.files_of(file) if file.is_dir() else [file]
         parsed = checkpoint.read(file) if file.is_dir() else gguf.read(file)
-        config = config_of(parsed.metadata)
-        if parsed.halves:
-            config = dataclasses.replace(config, neox=True)
+        factors = parsed.tensors.pop("rope_freqs.weight", None)
+        config = config_of(
+            parsed.metadata, blocks.floats(factors).tolist() if factors is not None else (), parsed.halves
+        )
         check_shapes(config, {tensor.name: tensor.shape for tensor in parsed.tensors.values()})
         tokenizer = Tokenizer(fields_of(parsed.metadata))
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -26,7 +26,8 @@ class Config:
 
     ``head_width`` is 0 where it is ``width // heads``; ``neox``: RoPE turns the pairs (j, j + head/2) instead of
     (2j, 2j + 1) (5.5); ``biases``: q, k and v have one (5.4); ``head_norms``: each head of q and k is normed before
-    it is turned; ``fr``: the residual's fraction bits (5.1).
+    it is turned; ``rope_factors``: what each pair's angle is divided by, none being 1 (3); ``fr``: the residual's
+    fraction bits (5.1).
     """
 
     layers: int
@@ -43,6 +44,10 @@ class Config:
     neox: bool = False
     biases: bool = False
     head_norms: bool = False
+    rope_factors: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rope_factors", tuple(self.rope_factors))  # JSON has lists
 
     @property
     def head(self) -> int:
@@ -96,8 +101,12 @@ class Model:
         return self.matrix("output" if "output.weight" in self.weights else "token_embd")
 
 
-def config_of(metadata: Mapping[str, Any]) -> Config:
+def config_of(metadata: Mapping[str, Any], factors: Sequence[float] = (), halves: bool = False) -> Config:
     """Return the shape that a GGUF file's metadata describes.
+
+    Args:
+        factors: the file's table ``rope_freqs``, if it has one.
+        halves: RoPE turns pairs half a head apart, whatever the architecture.
 
     Raises:
         CodecError: the architecture is not one of HPI-1, or a number is missing, absurd or contradicts another.
@@ -108,7 +117,7 @@ def config_of(metadata: Mapping[str, Any]) -> Config:
             f"the architecture '{str(architecture)[:40]}' is not supported",
             hint=f"HPI-1 runs models of the architectures {', '.join(ARCHITECTURES)}.",
         )
-    number = _Numbers(metadata, architecture)
+    number = Numbers(metadata, architecture)
     heads = number.whole("attention.head_count", 1, 256)
     width = number.whole("embedding_length", 32, 1 << 15)
     head = number.whole("attention.key_length", 1, 1 << 12, default=width // heads)
@@ -123,16 +132,18 @@ def config_of(metadata: Mapping[str, Any]) -> Config:
         eps=number.real("attention.layer_norm_rms_epsilon", 0.0, 1.0),
         rope_base=number.real("rope.freq_base", 1.0, 1e12, 10000.0),
         head_width=0 if head * heads == width else head,
-        neox=architecture != "llama",
+        neox=halves or architecture != "llama",
         biases=architecture == "qwen2",
         head_norms=architecture == "qwen3",
+        rope_factors=tuple(factors) or _linear(metadata, number, head // 2),
     )
     check(made)
     for key in ("rope.dimension_count", "attention.value_length"):
         if metadata.get(f"{architecture}.{key}", made.head) != made.head:
             raise CodecError(f"{architecture}.{key} is not the width of a head, {made.head}; HPI-1 turns whole heads")
     for key in ("rope.scaling.type", "attention.sliding_window", "expert_count"):
-        if metadata.get(f"{architecture}.{key}") not in (None, "none", 0):
+        known = ("none", "linear") if key == "rope.scaling.type" else (0,)
+        if metadata.get(f"{architecture}.{key}") not in (None, *known):
             raise CodecError(f"the model wants {architecture}.{key}, which HPI-1 does not have")
     return made
 
@@ -147,24 +158,34 @@ def check(config: Config) -> None:
     whole = not c.head_width and c.width % c.heads
     if whole or c.heads % c.kv_heads or c.head % 32 or c.head > 1024 or not 2 <= c.vocabulary <= 1 << 20:
         raise CodecError(f"the model's shape contradicts itself: {config}")
+    f = c.rope_factors
+    if f and (len(f) != c.head // 2 or not all(1.0 <= factor <= 1e6 for factor in f)):
+        raise CodecError("the factors of the model's RoPE scaling are not one for each pair, from 1 to 1,000,000")
 
 
-class _Numbers:
+def _linear(metadata: Mapping[str, Any], number: Numbers, pairs: int) -> tuple[float, ...]:
+    """Return the factors of linear RoPE scaling, if the file asks for it."""
+    if metadata.get(f"{number.section}.rope.scaling.type") != "linear":
+        return ()
+    return (number.real("rope.scaling.factor", 1.0, 1e6),) * pairs
+
+
+class Numbers:
     """Reads bounded numbers of an architecture's section."""
 
     def __init__(self, metadata: Mapping[str, Any], architecture: str) -> None:
-        self._metadata, self._section = metadata, architecture
+        self._metadata, self.section = metadata, architecture
 
     def whole(self, key: str, least: int, most: int, default: int | None = None) -> int:
-        value = self._metadata.get(f"{self._section}.{key}", default)
+        value = self._metadata.get(f"{self.section}.{key}", default)
         if type(value) is not int or not least <= value <= most:
-            raise CodecError(f"{self._section}.{key} is {str(value)[:40]}, not a whole number from {least} to {most}")
+            raise CodecError(f"{self.section}.{key} is {str(value)[:40]}, not a whole number from {least} to {most}")
         return value
 
     def real(self, key: str, least: float, most: float, otherwise: float | None = None) -> float:
-        value = self._metadata.get(f"{self._section}.{key}", otherwise)
+        value = self._metadata.get(f"{self.section}.{key}", otherwise)
         if not isinstance(value, float) or not least <= value <= most:
-            raise CodecError(f"{self._section}.{key} is {str(value)[:40]}, not a number from {least} to {most}")
+            raise CodecError(f"{self.section}.{key} is {str(value)[:40]}, not a number from {least} to {most}")
         return value
 
 

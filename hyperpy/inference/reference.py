@@ -75,7 +75,7 @@ class Engine:
     def __init__(self, model: Model) -> None:
         tables.check()
         self.model, self.config = model, model.config
-        self._rope = tables.Rope(self.config.rope_base, self.config.head // 2)
+        self._rope = tables.Rope(self.config.rope_base, self.config.head // 2, self.config.rope_factors)
         self._eps = tables.epsilon(self.config.width, self.config.eps, self.config.fr)
         self._cn, self._kn = tables.norm_constants(self.config.width)
         self._head = (tables.epsilon(self.config.head, self.config.eps, FQ), *tables.norm_constants(self.config.head))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from decimal import Decimal, localcontext
 from fractions import Fraction
 from functools import lru_cache
@@ -82,13 +83,15 @@ class Rope:
     Args:
         base: frequency base, an f32 taken exactly.
         pairs: half the head width.
+        factors: what each pair's angle is divided by, at least 1, f32 taken exactly; none: 1.
     """
 
-    def __init__(self, base: float, pairs: int) -> None:
+    def __init__(self, base: float, pairs: int, factors: Sequence[float] = ()) -> None:
         with localcontext() as context:
             context.prec = _DIGITS
             log = Decimal(base).ln()
-            steps = [_sin_cos((log * (-2 * j) / (2 * pairs)).exp()) for j in range(pairs)]
+            angles = [(log * (-2 * j) / (2 * pairs)).exp() for j in range(pairs)]
+            steps = [_sin_cos(angle / Decimal(by)) for angle, by in zip(angles, factors or [1.0] * pairs, strict=True)]
         self._steps = steps
         self._at = [(1 << _BITS, 0)] * pairs
         self._rows = np.empty((0, pairs, 2), np.int64)
@@ -110,6 +113,28 @@ class Rope:
             for (a, b), (s, c) in zip(self._at, self._steps, strict=True)
         ]
         return row
+
+
+_PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494459230781640628620899862803482534")
+
+
+def llama3_factors(base: float, pairs: int, scaling: tuple[float, float, float, float]) -> list[float]:
+    """Return the factors of Llama 3.1's RoPE scaling, each rounded to an f32.
+
+    Args:
+        base: frequency base.
+        pairs: half the head width.
+        scaling: factor, low and high frequency factor, and the context that the model was first trained with.
+    """
+    with localcontext() as context:
+        context.prec = _DIGITS
+        factor, low, high, old = map(Decimal, scaling)
+        log, made = Decimal(base).ln(), []
+        for j in range(pairs):
+            waves = old / (2 * _PI * (log * (2 * j) / (2 * pairs)).exp())
+            smooth = min(max((waves - low) / (high - low), Decimal(0)), Decimal(1))
+            made.append(float(np.float32(1 / ((1 - smooth) / factor + smooth))))
+        return made
 
 
 def sha256_i32(array: Any) -> str:

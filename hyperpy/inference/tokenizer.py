@@ -14,35 +14,30 @@ from functools import cached_property
 from typing import Any
 
 from hyperpy.errors import CodecError, ParameterError, SizeError
+from hyperpy.inference import bpe
 from hyperpy.inference.chat import check_turns, render
 
 MAX_TEXT = 1 << 22
 """Most bytes of a text that is encoded at once."""
 
-NORMAL, SPECIAL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 _FIELDS = ("model", "pre", "tokens", "token_type", "merges", "bos_token_id", "eos_token_id", "eot_token_id")
-_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-WORDS = {"llama-bpe": _WORDS % r"\p{N}{1,3}", "qwen2": _WORDS % r"\p{N}"}
-"""Pre-tokenizers that split by a pattern, as the models' own ``tokenizer.json`` has it."""
-PRE = ("smollm", "gpt-2", *WORDS)
-"""Pre-tokenizers that are known here."""
+_PIECES = ("scores", "unknown_token_id", "add_space_prefix")
 
+_BYTE = re.compile("<0x([0-9A-F]{2})>")
 _DISARM = "\ufdd0"
 """A code point that is no character: it marks a user's text while a template is filled in."""
 
 
 def fields_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a tokenizer needs of a GGUF file's metadata, ready to be kept as JSON."""
-    made = {name: metadata.get(f"tokenizer.ggml.{name}") for name in _FIELDS}
+    names = (*_FIELDS, *_PIECES) if metadata.get("tokenizer.ggml.model") == bpe.PIECES else _FIELDS
+    made = {name: metadata.get(f"tokenizer.ggml.{name}") for name in names}
     made["chat_template"] = metadata.get("tokenizer.chat_template")
     return made
 
 
 class Tokenizer:
-    """Byte-level BPE of one model.
+    """The BPE of one model.
 
     Raises:
         CodecError: the fields contradict each other, or name a kind of tokenizer that is not known here.
@@ -50,20 +45,17 @@ class Tokenizer:
 
     def __init__(self, fields: Mapping[str, Any]) -> None:
         self.fields = dict(fields)
-        if fields.get("model") != "gpt2" or fields.get("pre") not in PRE:
-            raise CodecError(
-                f"the tokenizer '{fields.get('model')}/{fields.get('pre')}' is not known",
-                hint=f"Known are byte-level BPE tokenizers: {', '.join(PRE)}.",
-            )
-        tokens, types = fields.get("tokens"), fields.get("token_type")
-        if not _strings(tokens) or not isinstance(types, list) or len(types) != len(tokens or ()):
-            raise CodecError("the tokenizer's tokens and their types do not fit each other")
-        self.tokens: list[str] = list(tokens or ())
+        bpe.check(fields)
+        types = fields["token_type"]
+        self.tokens: list[str] = list(fields["tokens"])
         self.ids = {text: number for number, text in enumerate(self.tokens)}
-        if len(self.ids) != len(self.tokens) or not _strings(fields.get("merges")):
-            raise CodecError("the tokenizer has a token twice, or no merges")
-        special = [text for text, kind in zip(self.tokens, types, strict=True) if kind in (SPECIAL, USER_DEFINED)]
+        if len(self.ids) != len(self.tokens):
+            raise CodecError("the tokenizer has a token twice")
+        special = [
+            text for text, kind in zip(self.tokens, types, strict=True) if kind in (bpe.SPECIAL, bpe.USER_DEFINED)
+        ]
         self.special = {text: self.ids[text] for text in special if len(text) > 1}
+        self._pieces = fields["model"] == bpe.PIECES
         longest = "|".join(map(re.escape, sorted(self.special, key=len, reverse=True))) or "(?!)"
         self._split, self._starts = re.compile(f"({longest})"), re.compile(f"(?=(?:{longest}))(.)", re.DOTALL)
 
@@ -81,31 +73,8 @@ class Tokenizer:
 
     @cached_property
     def _bpe(self) -> Any:
-        """Build the encoder; the library is imported when a text is first encoded."""
-        from tokenizers import Regex
-        from tokenizers import Tokenizer as Library
-        from tokenizers.models import BPE
-        from tokenizers.normalizers import NFC
-        from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence, Split
-
-        pre = self.fields["pre"]
-        merges = [tuple(pair.split(" ")) for pair in self.fields["merges"]]
-        if any(len(pair) != 2 for pair in merges):
-            raise CodecError("a merge of the tokenizer is not two tokens")
-        try:
-            made = Library(BPE(vocab=self.ids, merges=merges, ignore_merges=pre == "llama-bpe"))
-        except Exception as error:  # the library raises bare exceptions
-            raise CodecError(f"the tokenizer's merges do not fit its tokens: {error}") from None
-        level = ByteLevel(add_prefix_space=False, use_regex=pre not in WORDS)
-        if pre == "smollm":
-            made.pre_tokenizer = Sequence([Digits(individual_digits=True), level])
-        elif pre in WORDS:
-            made.pre_tokenizer = Sequence([Split(Regex(WORDS[pre]), "isolated"), level])
-        else:
-            made.pre_tokenizer = level
-        if pre == "qwen2":
-            made.normalizer = NFC()
-        return made
+        """Return the encoder, built when a text is first encoded."""
+        return bpe.encoder(self.fields, self.ids)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of plain text; nothing in it is a special token.
@@ -162,6 +131,9 @@ class Tokenizer:
         text = self.tokens[ident]
         if text in self.special:
             return text.encode()
+        if self._pieces:
+            byte = _BYTE.fullmatch(text)
+            return bytes([int(byte[1], 16)]) if byte else text.replace(bpe.SPACE, " ").encode()
         return bytes(_BYTES[c] for c in text) if all(c in _BYTES for c in text) else text.encode()
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -193,10 +165,6 @@ def _length(lead: int) -> int:
     return (
         1 if lead < 0x80 else 0 if lead < 0xC2 else 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4 if lead < 0xF5 else 0
     )
-
-
-def _strings(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def byte_table() -> dict[str, int]:

@@ -16,6 +16,7 @@ from gguf.quants import dequantize
 
 from hyperpy.errors import CodecError
 from hyperpy.inference import cpu, gguf, reference, toy, weights
+from hyperpy.inference.library import Library
 from hyperpy.inference.model import Model, check_shapes, config_of
 
 pytestmark = pytest.mark.timeout(300)
@@ -41,6 +42,11 @@ def model(kind: str) -> Model:
     return model_of(toy.gguf_bytes(architecture=kind))
 
 
+def apart(got: Any, expected: Any) -> float:
+    """Return the mean difference, in parts of the mean size."""
+    return float(np.abs(got - expected).mean() / np.abs(expected).mean())
+
+
 class Floats:
     """A decoder-only transformer in float64: RMSNorm, rotary embedding, grouped attention, SwiGLU."""
 
@@ -51,6 +57,7 @@ class Floats:
         self.heads, self.groups = field[f"{kind}.attention.head_count"], field[f"{kind}.attention.head_count_kv"]
         self.layers, self.eps = field[f"{kind}.block_count"], field[f"{kind}.attention.layer_norm_rms_epsilon"]
         self.base, self.apart = field[f"{kind}.rope.freq_base"], kind != "llama"
+        self.factors: Any = self.w.pop("rope_freqs.weight", 1.0)
 
     def norm(self, x: Any, name: str) -> Any:
         return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + self.eps) * self.w[name]
@@ -60,7 +67,7 @@ class Floats:
 
     def rotate(self, x: Any) -> Any:
         tokens, _, head = x.shape
-        angle = np.outer(np.arange(tokens), self.base ** (-2.0 * np.arange(head // 2) / head))
+        angle = np.outer(np.arange(tokens), self.base ** (-2.0 * np.arange(head // 2) / head) / self.factors)
         turn = np.exp(1j * angle)[:, None]
         if self.apart:
             z = (x[..., : head // 2] + 1j * x[..., head // 2 :]) * turn
@@ -99,8 +106,7 @@ def test_the_float_model_agrees(kind: str, model: Model, tmp_path: Path) -> None
     expected = Floats(tmp_path / "toy.gguf", kind).logits(IDS)
     engine = reference.Engine(model)
     got = engine.forward(IDS, engine.cache(), every=True) / 65536.0
-    apart = np.abs(got - expected).max() / np.abs(expected).max()
-    assert apart < 0.02, apart
+    assert apart(got, expected) < 0.01
 
 
 def test_what_an_architecture_adds_matters(kind: str, model: Model, tmp_path: Path) -> None:
@@ -110,12 +116,11 @@ def test_what_an_architecture_adds_matters(kind: str, model: Model, tmp_path: Pa
     engine = reference.Engine(model)
     got = engine.forward(IDS, engine.cache(), every=True) / 65536.0
     judge.apart = not judge.apart
-    turned = judge.logits(IDS)
-    assert np.abs(got - turned).max() / np.abs(turned).max() > 0.1
+    assert apart(got, judge.logits(IDS)) > 0.05
     judge.apart = not judge.apart
     judge.w = {n: w * (0 if n.endswith(".bias") else 3 if "_q_norm" in n else 1) for n, w in judge.w.items()}
     if kind != "llama":
-        assert np.abs(got - judge.logits(IDS)).max() / np.abs(got).max() > 0.1
+        assert apart(got, judge.logits(IDS)) > 0.05
 
 
 def test_the_compiled_engine_gives_the_same_bits(model: Model) -> None:
@@ -140,3 +145,32 @@ def test_a_bias_beyond_the_format_is_refused() -> None:
     tensors["blk.0.attn_q.bias"] = kind, sizes, np.full(sizes[0], 40000, "<f4").tobytes()
     with pytest.raises(CodecError, match="biases"):
         model_of(toy.write(toy.metadata("qwen2"), tensors))
+
+
+def test_scaled_rotations(tmp_path: Path) -> None:
+    """A table of factors in the file (Llama 3.1), and one factor for all pairs."""
+    table = np.linspace(1, 32, 16, dtype="<f4")
+    made = {"rope_freqs.weight": (0, (16,), table.tobytes()), **toy.tensors()}
+    linear = {**toy.metadata(), "llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}
+    files = {"table": toy.write(toy.metadata(), made), "linear": toy.write(linear, toy.tensors())}
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+        models = Library(tmp_path / f"{name}-models")
+        models.add(tmp_path / name, name)
+        engine = cpu.Engine(models.load(name)[0])
+        got = engine.forward(IDS, engine.cache(), every=True) / 65536.0
+        judge = Floats(tmp_path / name, "llama")
+        for factors, close in ((table if name == "table" else 4.0, True), (1.0, False)):
+            judge.factors = factors
+            difference = apart(got, judge.logits(IDS))
+            assert difference < 0.01 if close else difference > 0.05
+
+
+@pytest.mark.parametrize("table", [[0.5] * 16, [1.0] * 15, [2e6] * 16], ids=["low", "few", "high"])
+def test_factors_that_cannot_be(tmp_path: Path, table: list[float]) -> None:
+    raw = np.array(table, "<f4")
+    (tmp_path / "x").write_bytes(
+        toy.write(toy.metadata(), {"rope_freqs.weight": (0, (len(raw),), raw.tobytes()), **toy.tensors()})
+    )
+    with pytest.raises(CodecError, match="factors"):
+        Library(tmp_path / "models").add(tmp_path / "x", "x")

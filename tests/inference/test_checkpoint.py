@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ from hyperpy.errors import CodecError, MessageError
 from hyperpy.inference import checkpoint, reference, toy
 from hyperpy.inference.library import Library as Models
 from hyperpy.inference.tokenizer import Tokenizer, fields_of
-from tests.inference.test_architectures import IDS, Floats
+from tests.inference.test_architectures import IDS, Floats, apart
 
 pytestmark = pytest.mark.timeout(300)
 OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm"}
@@ -106,6 +107,7 @@ class Folder(Floats):
         self.w = {ours[name]: np.asarray(w, np.float64) for name, w in loaded.items()}
         self.heads, self.groups, self.layers = toy.HEADS, toy.KV_HEADS, toy.LAYERS
         self.eps, self.base, self.apart = 2.0**-17, 10000.0, True
+        self.factors = 1.0
 
 
 @pytest.mark.parametrize(("kind", "shards"), [("llama", 1), ("llama", 3), ("qwen2", 1), ("qwen3", 2)])
@@ -116,8 +118,7 @@ def test_the_float_model_agrees(tmp_path: Path, kind: str, shards: int) -> None:
     model, tokenizer = models.load("toy")
     engine = reference.Engine(model)
     got = engine.forward(IDS, engine.cache(), every=True) / 65536.0
-    expected = Folder(folder, kind).logits(IDS)
-    assert np.abs(got - expected).max() / np.abs(expected).max() < 0.05
+    assert apart(got, Folder(folder, kind).logits(IDS)) < 0.03
     assert entry.manifest["config"]["neox"] is True
     assert tokenizer.stops >= {2}
     assert tokenizer.encode("the inn ill 12") == Library.from_str(tokenizer_json()).encode("the inn ill 12").ids
@@ -145,6 +146,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"model_type": "mamba"}, "mamba"),
         ({"hidden_act": "gelu"}, "hidden_act"),
         ({"rope_scaling": {"type": "yarn", "factor": 4}}, "rope_scaling"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_scaling"),
+        ({"rope_scaling": "linear"}, "rope_scaling"),
+        ({"rope_scaling": {"type": "linear", "factor": 0.5}}, "factors"),
         ({"attention_bias": True}, "attention_bias"),
         ({"num_hidden_layers": 10**9}, "block_count"),
         ({"hidden_size": "64"}, "embedding_length"),
@@ -260,3 +264,34 @@ def test_texts_are_split_as_the_models_own_file_says() -> None:
     assert made.encode("e\u0301") == made.encode("\u00e9")
     told = json.loads(made._bpe.to_str())
     assert checkpoint._pre(told) == "qwen2"
+
+
+def test_scaled_rotations_of_llama_3(tmp_path: Path) -> None:
+    """The formula as the model's authors give it, in floats: long waves by the factor, short ones not at all."""
+    scaling = {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }
+    folder = write(tmp_path / "toy", "llama")
+    (folder / "config.json").write_text(json.dumps(config_json("llama") | {"rope_scaling": scaling}))
+    models = Models(tmp_path / "models")
+    entry = models.add(folder, "toy")
+    expected = []
+    for pair in range(16):
+        wavelength = 2 * math.pi * 10000.0 ** (2 * pair / 32)
+        if wavelength < 64 / 4.0:
+            expected.append(1.0)
+        elif wavelength > 64 / 1.0:
+            expected.append(8.0)
+        else:
+            smooth = (64 / wavelength - 1.0) / (4.0 - 1.0)
+            expected.append(1 / ((1 - smooth) / 8.0 + smooth))
+    assert entry.manifest["config"]["rope_factors"] == pytest.approx(expected, rel=1e-6)
+    assert {1.0, 8.0} < set(entry.manifest["config"]["rope_factors"])
+    engine, judge = reference.Engine(models.load("toy")[0]), Folder(folder, "llama")
+    got = engine.forward(IDS, engine.cache(), every=True) / 65536.0
+    judge.factors = np.array(expected)
+    assert apart(got, judge.logits(IDS)) < 0.03
