@@ -14,8 +14,10 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba import prange, types
-from numba.core.cgutils import get_or_insert_function
+from numba.core import cgutils, codegen
 from numba.extending import intrinsic
+
+_tools: Any = cgutils  # untyped
 
 PARTS = 32
 """Pieces that a matrix is cut into for the cores."""
@@ -128,12 +130,18 @@ def head_norm(x: Any, g: Any, eg: Any, eps: Any, cn: Any, kn: Any) -> None:
             norm_row(one, g, eg, eps, cn, kn, 16, one)
 
 
+TOGETHER = 4
+"""Tokens whose products with one row are computed together: the row's weights are then widened once for all."""
+
+
 @compiled
 def group_sums(x: Any, group: Any) -> Any:
-    made = np.zeros((len(x), x.shape[1] // group), np.int64)
+    """Return the sums of each group of digits, [block of tokens][group][token of the block]."""
+    blocks = (len(x) + TOGETHER - 1) // TOGETHER
+    made = np.zeros((blocks, x.shape[1] // group, TOGETHER), np.int32)
     for t in range(len(x)):
         for i in range(x.shape[1]):
-            made[t, i // group] += x[t, i]
+            made[t // TOGETHER, i // group, t % TOGETHER] += x[t, i]
     return made
 
 
@@ -156,8 +164,7 @@ def _lanes(count: Any, bits: Any) -> Any:
             product = builder.sext(product, ir.VectorType(total, count))
         kind = ir.FunctionType(total, [ir.VectorType(total, count)])
         name = f"llvm.vector.reduce.add.v{count}i{bits}"
-        insert: Any = get_or_insert_function
-        summed = builder.call(insert(builder.module, kind, name), [product])
+        summed = builder.call(_tools.get_or_insert_function(builder.module, kind, name), [product])
         return summed if bits == 64 else builder.sext(summed, ir.IntType(64))
 
     return intrinsic(typed)
@@ -173,6 +180,136 @@ def _load(context: Any, builder: Any, array: Any, value: Any, at: Any, wide: Any
 
 
 dot32, dot16, dot32_wide = _lanes(32, 32), _lanes(16, 32), _lanes(32, 64)
+
+
+def _tile(group: Any) -> Any:
+    """Return a compiled function: the products of one row of weights with four tokens, as a tuple.
+
+    Its arguments: the weights and the place of the row; the digits, the place of the first token and the distance to
+    the next; scales, offsets and the row's place in them; the sums of groups and the block's place; how many groups.
+    Pairs of products are added first, which processors do in one instruction; any order gives the same integers.
+    """
+
+    def typed(
+        context: Any,
+        q: Any,
+        row: Any,
+        x: Any,
+        token: Any,
+        apart: Any,
+        d: Any,
+        m: Any,
+        first: Any,
+        sums: Any,
+        block: Any,
+        groups: Any,
+    ) -> Any:
+        place = types.int64
+        given = (q, place, x, place, place, d, m, place, sums, place, place)
+        made: Any = types.UniTuple
+        return made(types.int64, TOGETHER)(*given), generate
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kinds, wide = signature.args, ir.VectorType(ir.IntType(64), TOGETHER)
+        total = _tools.alloca_once_value(builder, ir.Constant(wide, [0] * TOGETHER))
+        with _tools.for_range(builder, args[10]) as loop:
+            g = loop.index
+            step = builder.mul(g, ir.Constant(g.type, group))
+            weights = _short(builder, _vector(context, builder, kinds[0], args[0], [args[1], step], group), kinds[0])
+            dots = []
+            for t in range(TOGETHER):
+                at = [args[3], builder.mul(args[4], ir.Constant(g.type, t)), step]
+                digits = _vector(context, builder, kinds[2], args[2], at, group)
+                dots.append(_fold(builder, _products(builder, weights, digits)))
+            added = _transposed(builder, dots)
+            scales = [_splat(context, builder, kinds[n], args[n], [args[7], g]) for n in (5, 6)]
+            four = builder.mul(g, ir.Constant(g.type, TOGETHER))
+            offsets = _vector(context, builder, kinds[8], args[8], [args[9], four], TOGETHER)
+            made = builder.load(total)
+            for vector, scale in zip((added, offsets), scales, strict=True):
+                made = builder.add(made, builder.mul(builder.sext(vector, wide), scale))
+            builder.store(made, total)
+        made = builder.load(total)
+        lanes = [builder.extract_element(made, ir.Constant(ir.IntType(32), t)) for t in range(TOGETHER)]
+        return context.make_tuple(builder, signature.return_type, lanes)
+
+    return intrinsic(typed)
+
+
+def _vector(context: Any, builder: Any, array: Any, value: Any, at: Any, count: Any) -> Any:
+    """Load integers of a contiguous array from the place that the sum of ``at`` is."""
+    place, element = at[0], ir.IntType(array.dtype.bitwidth)
+    for more in at[1:]:
+        place = builder.add(place, more)
+    kind = ir.VectorType(element, count)
+    where = builder.gep(context.make_array(array)(context, builder, value).data, [place], source_etype=element)
+    return builder.load(builder.bitcast(where, kind.as_pointer()), align=array.dtype.bitwidth // 8, typ=kind)
+
+
+def _short(builder: Any, vector: Any, array: Any) -> Any:
+    """Widen bytes to i16."""
+    kind = ir.VectorType(ir.IntType(16), vector.type.count)
+    return (builder.sext if array.dtype.signed else builder.zext)(vector, kind)
+
+
+def _avx2() -> bool:
+    """Return whether code is compiled for processors with AVX2."""
+    settings: Any = numba.config
+    host: Any = codegen.get_host_cpu_features
+    told = settings.CPU_FEATURES
+    return "+avx2" in (host() if told is None else told)
+
+
+def _products(builder: Any, a: Any, b: Any) -> Any:
+    """Return the products of two vectors of i16 as i32, pairs added; compilers do not find the instruction for it."""
+    pieces = []
+    for at in range(0, a.type.count, 16):
+        x, y = (_pick(builder, v, v, range(at, at + 16)) for v in (a, b))
+        if _avx2():
+            kind = ir.FunctionType(ir.VectorType(ir.IntType(32), 8), [x.type, x.type])
+                pieces.append(builder.call(_tools.get_or_insert_function(builder.module, kind, "llvm.x86.avx2.pmadd.wd"), [x, y]))
+        else:
+            wide = ir.VectorType(ir.IntType(32), 8)
+            even, odd = (
+                builder.mul(*(builder.sext(_pick(builder, v, v, range(first, 16, 2)), wide) for v in (x, y)))
+                for first in (0, 1)
+            )
+            pieces.append(builder.add(even, odd))
+    return pieces[0] if len(pieces) == 1 else builder.add(*pieces)
+
+
+def _pick(builder: Any, a: Any, b: Any, lanes: Any) -> Any:
+    kind = ir.VectorType(ir.IntType(32), len(lanes))
+    return builder.shuffle_vector(a, b, ir.Constant(kind, list(lanes)))
+
+
+def _fold(builder: Any, vector: Any) -> Any:
+    """Add the halves of a vector until it has four lanes."""
+    count = vector.type.count
+    while count > 4:
+        count //= 2
+        low, high = (_pick(builder, vector, vector, range(at, at + count)) for at in (0, count))
+        vector = builder.add(low, high)
+    return vector
+
+
+def _transposed(builder: Any, four: Any) -> Any:
+    """Return the sums of four vectors of four lanes, as one vector."""
+
+    def pairs(a: Any, b: Any) -> Any:
+        return builder.add(_pick(builder, a, b, range(0, 8, 2)), _pick(builder, a, b, range(1, 8, 2)))
+
+    return pairs(pairs(four[0], four[1]), pairs(four[2], four[3]))
+
+
+def _splat(context: Any, builder: Any, array: Any, value: Any, at: Any) -> Any:
+    """Return a number of an array in all lanes."""
+    one = _vector(context, builder, array, value, at, 1)
+    wide = builder.sext(one, ir.VectorType(ir.IntType(64), 1))
+    return _pick(builder, wide, wide, [0] * TOGETHER)
+
+
+tile32, tile16 = _tile(32), _tile(16)
 
 
 @compiled
@@ -192,26 +329,40 @@ def _rows(
     first: Any,
     last: Any,
 ) -> None:
-    """Compute some rows of :func:`linear`."""
+    """Compute some rows of :func:`linear`; tokens are in whole blocks, or there is one."""
     groups, columns = d.shape[1], q.shape[1]
     group = columns // groups
+    block = groups * TOGETHER
     for o in range(first, last):
-        for t in range(len(digits)):
-            total = np.int64(0)
-            for g in range(groups):
-                at, here = o * columns + group * g, t * columns + group * g
-                part = dot32(q, at, digits, here) if group == 32 else dot16(q, at, digits, here)
-                total += np.int64(d[o, g]) * part + np.int64(m[o, g]) * sums[t, g]
-            y = sat(rsr(total * np.int64(rm[o]), min(np.int64(re[o]) + scale - shift[t], 62)))
-            out[t, o] = sat(base[t, o] + y) if add else y
+        for t in range(0, len(shift), TOGETHER):
+            if len(digits) == 1:
+                total = np.int64(0)
+                for g in range(groups):
+                    at, here = o * columns + group * g, group * g
+                    part = dot32(q, at, digits, here) if group == 32 else dot16(q, at, digits, here)
+                    total += np.int64(d[o, g]) * part + np.int64(m[o, g]) * np.int64(sums[0, g, 0])
+                totals = (total, total, total, total)
+            else:
+                at, here, place = o * columns, t * columns, t // TOGETHER * block
+                if group == 32:
+                    totals = tile32(q, at, digits, here, columns, d, m, o * groups, sums, place, groups)
+                else:
+                    totals = tile16(q, at, digits, here, columns, d, m, o * groups, sums, place, groups)
+            for n in range(min(TOGETHER, len(shift) - t)):
+                y = sat(rsr(totals[n] * np.int64(rm[o]), min(np.int64(re[o]) + scale - shift[t + n], 62)))
+                out[t + n, o] = sat(base[t + n, o] + y) if add else y
 
 
 @threaded
 def linear(digits: Any, shift: Any, q: Any, d: Any, m: Any, rm: Any, re: Any, scale: Any, base: Any, add: bool) -> Any:
     """Section 5.4; ``scale`` is Fin - Fout; with ``add`` the result is added to ``base`` (5.9). Groups: 16 or 32."""
-    rows = len(q)
+    rows, count = len(q), len(digits)
     sums = group_sums(digits, q.shape[1] // d.shape[1])
-    out = np.empty((len(digits), rows), np.int64)
+    if count > 1 and count % TOGETHER:
+        padded = np.zeros((len(sums) * TOGETHER, q.shape[1]), np.int16)
+        padded[:count] = digits
+        digits = padded
+    out = np.empty((count, rows), np.int64)
     for part in prange(PARTS):
         first, last = rows * part // PARTS, rows * (part + 1) // PARTS
         _rows(digits, shift, q, d, m, rm, re, scale, base, add, sums, out, first, last)
