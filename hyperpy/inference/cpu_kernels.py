@@ -267,7 +267,8 @@ def _products(builder: Any, a: Any, b: Any) -> Any:
         x, y = (_pick(builder, v, v, range(at, at + 16)) for v in (a, b))
         if _avx2():
             kind = ir.FunctionType(ir.VectorType(ir.IntType(32), 8), [x.type, x.type])
-                pieces.append(builder.call(_tools.get_or_insert_function(builder.module, kind, "llvm.x86.avx2.pmadd.wd"), [x, y]))
+            called = _tools.get_or_insert_function(builder.module, kind, "llvm.x86.avx2.pmadd.wd")
+            pieces.append(builder.call(called, [x, y]))
         else:
             wide = ir.VectorType(ir.IntType(32), 8)
             even, odd = (
