@@ -12,6 +12,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from hyperpy.cli.app import Json, err, out, show
+from hyperpy.cli.models import DEFAULT, Folder
 
 if TYPE_CHECKING:
     from hyperpy.bench.auditing import Figure
@@ -24,12 +25,17 @@ def register(app: typer.Typer) -> None:
 
 def bench(
     part: Annotated[
-        str, typer.Argument(help="all, processes (scheduling and computing alone), audit, attest, or replay.")
+        str,
+        typer.Argument(help="all, processes (scheduling and computing alone), audit, attest, inference, or replay."),
     ] = "all",
     json: Json = False,
     serving: Annotated[bool, typer.Option(help="Also measure a serving node.")] = True,
     curves: Annotated[Path | None, typer.Option(help="Write the cost curves as PNG into this folder.")] = None,
     slots: Annotated[int, typer.Option(help="Slots of the long schedule that replay computes.", min=10)] = 100_000,
+    model: Annotated[str, typer.Option(help="Model that inference measures.")] = "smollm2-135m",
+    models: Folder = DEFAULT,
+    file: Annotated[Path | None, typer.Option(help="The model's GGUF file: for llama.cpp and floats.")] = None,
+    text: Annotated[Path | None, typer.Option(help="With --file: also compare perplexities on this text.")] = None,
 ) -> None:
     """Measure what operations cost, in CPU microseconds. Asserts nothing.
 
@@ -44,8 +50,11 @@ def bench(
     if part == "attest":
         _attest(json)
         return
+    if part == "inference":
+        _inference(model, models, file, text, json)
+        return
     if part not in ("all", "processes"):
-        raise typer.BadParameter("say all, processes, audit, attest or replay", param_hint="part")
+        raise typer.BadParameter("say all, processes, audit, attest, inference or replay", param_hint="part")
     from hyperpy.bench import computing, operations, scheduling
     from hyperpy.bench import serving as served
     from hyperpy.bench.measure import machine
@@ -90,6 +99,22 @@ def _attest(json: bool) -> None:
         figures = attesting.rows()
     if len(figures) == 1:
         err.print(f"{attesting.FOLDER} names no folder of genuine evidence: hardware's is left out", markup=False)
+    _figures(figures, json)
+
+
+def _inference(model: str, models: Path, file: Path | None, text: Path | None, json: bool) -> None:
+    """Show what integer inference costs, beside llama.cpp, and what it loses, beside floats."""
+    from hyperpy.bench import inferring
+    from hyperpy.inference.library import Library
+
+    library = Library(models)
+    with err.status("computing tokens"):
+        figures = inferring.speed(library, model, file)
+    if file is None:
+        err.print("llama.cpp and floats are left out: --file names the GGUF file that the model was imported from")
+    elif text is not None:
+        with err.status("reading the text, with integers and with floats"):
+            figures += inferring.quality(library, model, file, text)
     _figures(figures, json)
 
 

@@ -1,7 +1,7 @@
 """Other architectures than llama, against a float forward pass written from their definitions.
 
-The judge takes its weights from the format's own library and knows nothing of integers; what it shares with the
-engines is the model file alone.
+The judge (:mod:`hyperpy.bench.floating`) gets its weights and shape from the format's own library and knows nothing
+of integers; what it shares with the engines is the model file alone.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import pytest
 from gguf import GGUFReader
 from gguf.quants import dequantize
 
+from hyperpy.bench.floating import Floats
 from hyperpy.errors import CodecError
 from hyperpy.inference import cpu, gguf, reference, toy, weights
 from hyperpy.inference.library import Library
@@ -47,63 +48,26 @@ def apart(got: Any, expected: Any) -> float:
     return float(np.abs(got - expected).mean() / np.abs(expected).mean())
 
 
-class Floats:
-    """A decoder-only transformer in float64: RMSNorm, rotary embedding, grouped attention, SwiGLU."""
-
-    def __init__(self, file: Path, kind: str) -> None:
-        reader = GGUFReader(file)
-        self.w = {t.name: np.asarray(dequantize(t.data, t.tensor_type), np.float64) for t in reader.tensors}
-        field = {key: value.contents() for key, value in reader.fields.items()}
-        self.heads, self.groups = field[f"{kind}.attention.head_count"], field[f"{kind}.attention.head_count_kv"]
-        self.layers, self.eps = field[f"{kind}.block_count"], field[f"{kind}.attention.layer_norm_rms_epsilon"]
-        self.base, self.apart = field[f"{kind}.rope.freq_base"], kind != "llama"
-        self.factors: Any = self.w.pop("rope_freqs.weight", 1.0)
-
-    def norm(self, x: Any, name: str) -> Any:
-        return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + self.eps) * self.w[name]
-
-    def project(self, x: Any, name: str) -> Any:
-        return x @ self.w[f"{name}.weight"].T + self.w.get(f"{name}.bias", 0.0)
-
-    def rotate(self, x: Any) -> Any:
-        tokens, _, head = x.shape
-        angle = np.outer(np.arange(tokens), self.base ** (-2.0 * np.arange(head // 2) / head) / self.factors)
-        turn = np.exp(1j * angle)[:, None]
-        if self.apart:
-            z = (x[..., : head // 2] + 1j * x[..., head // 2 :]) * turn
-            return np.concatenate([z.real, z.imag], axis=-1)
-        z = (x[..., 0::2] + 1j * x[..., 1::2]) * turn
-        return np.stack([z.real, z.imag], axis=-1).reshape(x.shape)
-
-    def attend(self, h: Any, at: str) -> Any:
-        q, k, v = (self.project(h, f"{at}attn_{name}") for name in "qkv")
-        q, k, v = q.reshape(len(h), self.heads, -1), *(x.reshape(len(h), self.groups, -1) for x in (k, v))
-        if f"{at}attn_q_norm.weight" in self.w:
-            q, k = self.norm(q, f"{at}attn_q_norm.weight"), self.norm(k, f"{at}attn_k_norm.weight")
-        q, k = self.rotate(q), self.rotate(k)
-        seen = []
-        for head in range(self.heads):
-            group = head * self.groups // self.heads
-            scores = q[:, head] @ k[:, group].T / np.sqrt(q.shape[-1])
-            scores[np.triu_indices(len(h), 1)] = -np.inf
-            e = np.exp(scores - scores.max(axis=1, keepdims=True))
-            seen.append(e / e.sum(axis=1, keepdims=True) @ v[:, group])
-        return np.concatenate(seen, axis=1) @ self.w[f"{at}attn_output.weight"].T
-
-    def logits(self, ids: list[int]) -> Any:
-        x = self.w["token_embd.weight"][ids]
-        for layer in range(self.layers):
-            at = f"blk.{layer}."
-            x = x + self.attend(self.norm(x, at + "attn_norm.weight"), at)
-            h = self.norm(x, at + "ffn_norm.weight")
-            gate = self.project(h, at + "ffn_gate")
-            x = x + self.project(gate / (1 + np.exp(-gate)) * self.project(h, at + "ffn_up"), at + "ffn_down")
-        return self.norm(x, "output_norm.weight") @ self.w["token_embd.weight"].T
+def floats(file: Path, kind: str) -> Floats:
+    """Return the judge for a model file, which its own library reads."""
+    reader = GGUFReader(file)
+    weights = {t.name: np.asarray(dequantize(t.data, t.tensor_type), np.float64) for t in reader.tensors}
+    field = {key: value.contents() for key, value in reader.fields.items()}
+    return Floats(
+        factors=weights.pop("rope_freqs.weight", 1.0),
+        weights=weights,
+        layers=field[f"{kind}.block_count"],
+        heads=field[f"{kind}.attention.head_count"],
+        groups=field[f"{kind}.attention.head_count_kv"],
+        eps=field[f"{kind}.attention.layer_norm_rms_epsilon"],
+        base=field[f"{kind}.rope.freq_base"],
+        halves=kind != "llama",
+    )
 
 
 def test_the_float_model_agrees(kind: str, model: Model, tmp_path: Path) -> None:
     (tmp_path / "toy.gguf").write_bytes(toy.gguf_bytes(architecture=kind))
-    expected = Floats(tmp_path / "toy.gguf", kind).logits(IDS)
+    expected = floats(tmp_path / "toy.gguf", kind).logits(IDS)
     engine = reference.Engine(model)
     got = engine.forward(IDS, engine.cache(), every=True) / 65536.0
     assert apart(got, expected) < 0.01
@@ -112,13 +76,15 @@ def test_the_float_model_agrees(kind: str, model: Model, tmp_path: Path) -> None
 def test_what_an_architecture_adds_matters(kind: str, model: Model, tmp_path: Path) -> None:
     """The judge above could not pass by accident: read as another architecture, the logits are far away."""
     (tmp_path / "toy.gguf").write_bytes(toy.gguf_bytes(architecture=kind))
-    judge = Floats(tmp_path / "toy.gguf", kind)
+    judge = floats(tmp_path / "toy.gguf", kind)
     engine = reference.Engine(model)
     got = engine.forward(IDS, engine.cache(), every=True) / 65536.0
-    judge.apart = not judge.apart
+    judge.halves = not judge.halves
     assert apart(got, judge.logits(IDS)) > 0.05
-    judge.apart = not judge.apart
-    judge.w = {n: w * (0 if n.endswith(".bias") else 3 if "_q_norm" in n else 1) for n, w in judge.w.items()}
+    judge.halves = not judge.halves
+    judge.weights = {
+        name: w * (0 if name.endswith(".bias") else 3 if "_q_norm" in name else 1) for name, w in judge.weights.items()
+    }
     if kind != "llama":
         assert apart(got, judge.logits(IDS)) > 0.05
 
@@ -159,7 +125,7 @@ def test_scaled_rotations(tmp_path: Path) -> None:
         models.add(tmp_path / name, name)
         engine = cpu.Engine(models.load(name)[0])
         got = engine.forward(IDS, engine.cache(), every=True) / 65536.0
-        judge = Floats(tmp_path / name, "llama")
+        judge = floats(tmp_path / name, "llama")
         for factors, close in ((table if name == "table" else 4.0, True), (1.0, False)):
             judge.factors = factors
             difference = apart(got, judge.logits(IDS))

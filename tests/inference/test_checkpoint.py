@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer as Library
 
+from hyperpy.bench.floating import Floats
 from hyperpy.errors import CodecError, MessageError
 from hyperpy.inference import checkpoint, reference, toy
 from hyperpy.inference.library import Library as Models
 from hyperpy.inference.tokenizer import Tokenizer, fields_of
-from tests.inference.test_architectures import IDS, Floats, apart
+from tests.inference.test_architectures import IDS, apart
 
 pytestmark = pytest.mark.timeout(300)
 OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm"}
@@ -96,18 +97,15 @@ def write(folder: Path, kind: str, shards: int = 1) -> Path:
     return folder
 
 
-class Folder(Floats):
-    """The float judge on a checkpoint folder, read by its own library."""
-
-    def __init__(self, folder: Path, kind: str) -> None:
-        loaded: dict[str, Any] = {}
-        for path in folder.glob("*.safetensors"):
-            loaded |= load_file(path)
-        ours = {theirs(name): name for name in toy.tensors(architecture=kind)}
-        self.w = {ours[name]: np.asarray(w, np.float64) for name, w in loaded.items()}
-        self.heads, self.groups, self.layers = toy.HEADS, toy.KV_HEADS, toy.LAYERS
-        self.eps, self.base, self.apart = 2.0**-17, 10000.0, True
-        self.factors = 1.0
+def floats(folder: Path, kind: str) -> Floats:
+    """Return the float judge of a checkpoint folder, which its own library reads."""
+    loaded: dict[str, Any] = {}
+    for path in folder.glob("*.safetensors"):
+        loaded |= load_file(path)
+    ours = {theirs(name): name for name in toy.tensors(architecture=kind)}
+    weights = {ours[name]: np.asarray(w, np.float64) for name, w in loaded.items()}
+    shape = {"layers": toy.LAYERS, "heads": toy.HEADS, "groups": toy.KV_HEADS}
+    return Floats(weights=weights, **shape, eps=2.0**-17, base=10000.0, halves=True)
 
 
 @pytest.mark.parametrize(("kind", "shards"), [("llama", 1), ("llama", 3), ("qwen2", 1), ("qwen3", 2)])
@@ -118,7 +116,7 @@ def test_the_float_model_agrees(tmp_path: Path, kind: str, shards: int) -> None:
     model, tokenizer = models.load("toy")
     engine = reference.Engine(model)
     got = engine.forward(IDS, engine.cache(), every=True) / 65536.0
-    assert apart(got, Folder(folder, kind).logits(IDS)) < 0.03
+    assert apart(got, floats(folder, kind).logits(IDS)) < 0.03
     assert entry.manifest["config"]["neox"] is True
     assert tokenizer.stops >= {2}
     assert tokenizer.encode("the inn ill 12") == Library.from_str(tokenizer_json()).encode("the inn ill 12").ids
@@ -291,7 +289,7 @@ def test_scaled_rotations_of_llama_3(tmp_path: Path) -> None:
             expected.append(1 / ((1 - smooth) / 8.0 + smooth))
     assert entry.manifest["config"]["rope_factors"] == pytest.approx(expected, rel=1e-6)
     assert {1.0, 8.0} < set(entry.manifest["config"]["rope_factors"])
-    engine, judge = reference.Engine(models.load("toy")[0]), Folder(folder, "llama")
+    engine, judge = reference.Engine(models.load("toy")[0]), floats(folder, "llama")
     got = engine.forward(IDS, engine.cache(), every=True) / 65536.0
     judge.factors = np.array(expected)
     assert apart(got, judge.logits(IDS)) < 0.03
