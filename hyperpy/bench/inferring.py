@@ -33,18 +33,18 @@ def speed(library: Library, name: str, file: Path | None, engine: str = "cpu", a
     Args:
         answer: tokens of the generation that is replayed.
     """
-    before = _resident()
     began = time.perf_counter()
     model, _ = library.load(name)
     ours = engines.build(engine, model)
     started = time.perf_counter() - began
     ids = _ids(PROMPT, ours.config.vocabulary)
-    ours.forward(ids[:64], ours.cache())
     measured = {"ours": _Ours(ours)}
+    _in_turns(measured, ids, 1)
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000  # before llama.cpp comes into the process
     peer = _llama(file, ours.config.context) if file is not None else None
     if peer is not None:
         measured["llama.cpp"] = peer
-    found = _in_turns(measured, ids)
+    found = _in_turns(measured, ids, ROUNDS)
     made = [
         Figure("start from kept weights, self-test included, wall", started, "s", 2.0),
         Figure("prompt", found["ours"][0], "tokens/s, wall"),
@@ -57,9 +57,12 @@ def speed(library: Library, name: str, file: Path | None, engine: str = "cpu", a
             Figure("prompt, ours by llama.cpp's", found["ours"][0] / found["llama.cpp"][0], "", 0.4, True),
             Figure("decode, ours by llama.cpp's", found["ours"][1] / found["llama.cpp"][1], "", 0.5, True),
         ]
-    size = sum(len(part) for weight in model.weights.values() for part in weight.payload())
-    made += [*_replay(ours, ids[:32], answer), *_commitments(ours, ids)]
-    return [*made, Figure("memory above the weights", _resident() - before - size / 1e6, "MB", 350.0)]
+    c = ours.config
+    kept = c.layers * c.kv_heads * (4 * c.head + 4) * (PROMPT + ANSWER) / 1e6
+    weights = sum(len(part) for weight in model.weights.values() for part in weight.payload()) / 1e6
+    size = weights if file is None else file.stat().st_size / 1e6
+    made.append(Figure("memory of the process", resident, "MB", 1.5 * size + kept + 350))
+    return [*made, *_replay(ours, ids[:32], answer), *_commitments(ours, ids)]
 
 
 class _Ours:
@@ -93,10 +96,10 @@ def _ids(count: int, vocabulary: int) -> list[int]:
     return [(7 * n * n + 3 * n + 100) % vocabulary for n in range(count)]
 
 
-def _in_turns(measured: dict[str, Any], ids: list[int]) -> dict[str, tuple[float, float]]:
+def _in_turns(measured: dict[str, Any], ids: list[int], rounds: int) -> dict[str, tuple[float, float]]:
     """Return (prompt, decode) in tokens a second: medians of rounds in which everybody has a turn."""
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in measured}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for name, session in measured.items():
             session.reset()
             began = time.perf_counter()
@@ -136,10 +139,6 @@ def _commitments(engine: Backend, ids: list[int]) -> Iterator[Figure]:
     for _ in range(64):
         state_hash(engine.model.ident, ids, logits)
     yield Figure("commitment level 1, of decoding", (time.perf_counter() - began) / 64 / token * 100, "%", 2.0)
-
-
-def _resident() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
 
 
 def quality(library: Library, name: str, file: Path, text: Path, windows: int = WINDOWS) -> list[Figure]:

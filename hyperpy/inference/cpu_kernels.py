@@ -130,6 +130,9 @@ def head_norm(x: Any, g: Any, eg: Any, eps: Any, cn: Any, kn: Any) -> None:
             norm_row(one, g, eg, eps, cn, kn, 16, one)
 
 
+NEAR = 1 << 14
+"""Weights that stay in the nearest cache while the tokens pass by."""
+
 TOGETHER = 4
 """Tokens whose products with one row are computed together: the row's weights are then widened once for all."""
 
@@ -334,24 +337,26 @@ def _rows(
     groups, columns = d.shape[1], q.shape[1]
     group = columns // groups
     block = groups * TOGETHER
-    for o in range(first, last):
+    some = max(1, NEAR // columns)
+    for start in range(first, last, some):
         for t in range(0, len(shift), TOGETHER):
-            if len(digits) == 1:
-                total = np.int64(0)
-                for g in range(groups):
-                    at, here = o * columns + group * g, group * g
-                    part = dot32(q, at, digits, here) if group == 32 else dot16(q, at, digits, here)
-                    total += np.int64(d[o, g]) * part + np.int64(m[o, g]) * np.int64(sums[0, g, 0])
-                totals = (total, total, total, total)
-            else:
-                at, here, place = o * columns, t * columns, t // TOGETHER * block
-                if group == 32:
-                    totals = tile32(q, at, digits, here, columns, d, m, o * groups, sums, place, groups)
+            for o in range(start, min(start + some, last)):
+                if len(digits) == 1:
+                    total = np.int64(0)
+                    for g in range(groups):
+                        at, here = o * columns + group * g, group * g
+                        part = dot32(q, at, digits, here) if group == 32 else dot16(q, at, digits, here)
+                        total += np.int64(d[o, g]) * part + np.int64(m[o, g]) * np.int64(sums[0, g, 0])
+                    totals = (total, total, total, total)
                 else:
-                    totals = tile16(q, at, digits, here, columns, d, m, o * groups, sums, place, groups)
-            for n in range(min(TOGETHER, len(shift) - t)):
-                y = sat(rsr(totals[n] * np.int64(rm[o]), min(np.int64(re[o]) + scale - shift[t + n], 62)))
-                out[t + n, o] = sat(base[t + n, o] + y) if add else y
+                    at, here, place = o * columns, t * columns, t // TOGETHER * block
+                    if group == 32:
+                        totals = tile32(q, at, digits, here, columns, d, m, o * groups, sums, place, groups)
+                    else:
+                        totals = tile16(q, at, digits, here, columns, d, m, o * groups, sums, place, groups)
+                for n in range(min(TOGETHER, len(shift) - t)):
+                    y = sat(rsr(totals[n] * np.int64(rm[o]), min(np.int64(re[o]) + scale - shift[t + n], 62)))
+                    out[t + n, o] = sat(base[t + n, o] + y) if add else y
 
 
 @threaded
