@@ -20,7 +20,7 @@ from hyperpy.inference.weights import Matrix
 _LOCK = threading.Lock()
 """One forward pass at a time: it uses all cores, and numba's plainest thread pool bears one caller only."""
 
-TILE = 32
+TILE = 64
 """Tokens computed together: their digits stay in the processor's cache while weights stream by."""
 
 

@@ -133,19 +133,20 @@ def head_norm(x: Any, g: Any, eg: Any, eps: Any, cn: Any, kn: Any) -> None:
 NEAR = 1 << 14
 """Weights that stay in the nearest cache while the tokens pass by."""
 
-TOGETHER = 4
+TOGETHER = 8
 """Tokens whose products with one row are computed together: the row's weights are then widened once for all."""
 
 
 @compiled
-def group_sums(x: Any, group: Any) -> Any:
-    """Return the sums of each group of digits, [block of tokens][group][token of the block]."""
-    blocks = (len(x) + TOGETHER - 1) // TOGETHER
-    made = np.zeros((blocks, x.shape[1] // group, TOGETHER), np.int32)
+def group_sums(x: Any, out: Any) -> None:
+    """Add up each group of the digits of a block of tokens: [group][token of the block]."""
+    group = x.shape[1] // len(out)
     for t in range(len(x)):
-        for i in range(x.shape[1]):
-            made[t // TOGETHER, i // group, t % TOGETHER] += x[t, i]
-    return made
+        for g in range(len(out)):
+            total = np.int32(0)
+            for i in range(g * group, (g + 1) * group):
+                total += np.int32(x[t, i])
+            out[g, t] = total
 
 
 def _lanes(count: Any, bits: Any) -> Any:
@@ -186,7 +187,7 @@ dot32, dot16, dot32_wide = _lanes(32, 32), _lanes(16, 32), _lanes(32, 64)
 
 
 def _tile(group: Any) -> Any:
-    """Return a compiled function: the products of one row of weights with four tokens, as a tuple.
+    """Return a compiled function: the products of one row of weights with eight tokens, as a tuple.
 
     Its arguments: the weights and the place of the row; the digits, the place of the first token and the distance to
     the next; scales, offsets and the row's place in them; the sums of groups and the block's place; how many groups.
@@ -223,11 +224,11 @@ def _tile(group: Any) -> Any:
             for t in range(TOGETHER):
                 at = [args[3], builder.mul(args[4], ir.Constant(g.type, t)), step]
                 digits = _vector(context, builder, kinds[2], args[2], at, group)
-                dots.append(_fold(builder, _products(builder, weights, digits)))
+                dots.append(_products(builder, weights, digits))
             added = _transposed(builder, dots)
             scales = [_splat(context, builder, kinds[n], args[n], [args[7], g]) for n in (5, 6)]
-            four = builder.mul(g, ir.Constant(g.type, TOGETHER))
-            offsets = _vector(context, builder, kinds[8], args[8], [args[9], four], TOGETHER)
+            here = builder.mul(g, ir.Constant(g.type, TOGETHER))
+            offsets = _vector(context, builder, kinds[8], args[8], [args[9], here], TOGETHER)
             made = builder.load(total)
             for vector, scale in zip((added, offsets), scales, strict=True):
                 made = builder.add(made, builder.mul(builder.sext(vector, wide), scale))
@@ -287,23 +288,17 @@ def _pick(builder: Any, a: Any, b: Any, lanes: Any) -> Any:
     return builder.shuffle_vector(a, b, ir.Constant(kind, list(lanes)))
 
 
-def _fold(builder: Any, vector: Any) -> Any:
-    """Add the halves of a vector until it has four lanes."""
-    count = vector.type.count
-    while count > 4:
-        count //= 2
-        low, high = (_pick(builder, vector, vector, range(at, at + count)) for at in (0, count))
-        vector = builder.add(low, high)
-    return vector
-
-
-def _transposed(builder: Any, four: Any) -> Any:
-    """Return the sums of four vectors of four lanes, as one vector."""
+def _transposed(builder: Any, eight: Any) -> Any:
+    """Return the sums of eight vectors of eight lanes, as one vector; pairs are added as processors do it."""
 
     def pairs(a: Any, b: Any) -> Any:
-        return builder.add(_pick(builder, a, b, range(0, 8, 2)), _pick(builder, a, b, range(1, 8, 2)))
+        even = [0, 2, 8, 10, 4, 6, 12, 14]
+        return builder.add(_pick(builder, a, b, even), _pick(builder, a, b, [lane + 1 for lane in even]))
 
-    return pairs(pairs(four[0], four[1]), pairs(four[2], four[3]))
+    twos = [pairs(eight[n], eight[n + 1]) for n in range(0, 8, 2)]
+    first, second = pairs(twos[0], twos[1]), pairs(twos[2], twos[3])
+    low = [0, 1, 2, 3, 8, 9, 10, 11]
+    return builder.add(_pick(builder, first, second, low), _pick(builder, first, second, [lane + 4 for lane in low]))
 
 
 def _splat(context: Any, builder: Any, array: Any, value: Any, at: Any) -> Any:
@@ -317,61 +312,73 @@ tile32, tile16 = _tile(32), _tile(16)
 
 
 @compiled
-def _rows(
-    digits: Any,
-    shift: Any,
-    q: Any,
-    d: Any,
-    m: Any,
-    rm: Any,
-    re: Any,
-    scale: Any,
-    base: Any,
-    add: bool,
-    sums: Any,
-    out: Any,
-    first: Any,
-    last: Any,
+def _finished(total: Any, rm: Any, re: Any, scale: Any, shift: Any) -> Any:
+    """Section 5.4: from the exact sum to the output's format."""
+    return sat(rsr(total * np.int64(rm), min(np.int64(re) + scale - shift, 62)))
+
+
+@compiled
+def _one(
+    x: Any, shift: Any, q: Any, d: Any, m: Any, rm: Any, re: Any, scale: Any, sums: Any, out: Any, first: Any, last: Any
 ) -> None:
-    """Compute some rows of :func:`linear`; tokens are in whole blocks, or there is one."""
+    """Compute some rows of :func:`linear` for one token."""
     groups, columns = d.shape[1], q.shape[1]
     group = columns // groups
-    block = groups * TOGETHER
+    for o in range(first, last):
+        total = np.int64(0)
+        for g in range(groups):
+            at, here = o * columns + group * g, group * g
+            part = dot32(q, at, x, here) if group == 32 else dot16(q, at, x, here)
+            total += np.int64(d[o, g]) * part + np.int64(m[o, g]) * np.int64(sums[0, g, 0])
+        out[0, o] = _finished(total, rm[o], re[o], scale, shift[0])
+
+
+@compiled
+def _rows(
+    x: Any, shift: Any, q: Any, d: Any, m: Any, rm: Any, re: Any, scale: Any, sums: Any, out: Any, first: Any, last: Any
+) -> None:
+    """Compute some rows of :func:`linear` for whole blocks of tokens."""
+    groups, columns = d.shape[1], q.shape[1]
+    group, block = columns // groups, groups * TOGETHER
     some = max(1, NEAR // columns)
     for start in range(first, last, some):
         for t in range(0, len(shift), TOGETHER):
             for o in range(start, min(start + some, last)):
-                if len(digits) == 1:
-                    total = np.int64(0)
-                    for g in range(groups):
-                        at, here = o * columns + group * g, group * g
-                        part = dot32(q, at, digits, here) if group == 32 else dot16(q, at, digits, here)
-                        total += np.int64(d[o, g]) * part + np.int64(m[o, g]) * np.int64(sums[0, g, 0])
-                    totals = (total, total, total, total)
+                at, here, place = o * columns, t * columns, t // TOGETHER * block
+                if group == 32:
+                    totals = tile32(q, at, x, here, columns, d, m, o * groups, sums, place, groups)
                 else:
-                    at, here, place = o * columns, t * columns, t // TOGETHER * block
-                    if group == 32:
-                        totals = tile32(q, at, digits, here, columns, d, m, o * groups, sums, place, groups)
-                    else:
-                        totals = tile16(q, at, digits, here, columns, d, m, o * groups, sums, place, groups)
+                    totals = tile16(q, at, x, here, columns, d, m, o * groups, sums, place, groups)
                 for n in range(min(TOGETHER, len(shift) - t)):
-                    y = sat(rsr(totals[n] * np.int64(rm[o]), min(np.int64(re[o]) + scale - shift[t + n], 62)))
-                    out[t + n, o] = sat(base[t + n, o] + y) if add else y
+                    out[t + n, o] = _finished(totals[n], rm[o], re[o], scale, shift[t + n])
 
 
 @threaded
 def linear(digits: Any, shift: Any, q: Any, d: Any, m: Any, rm: Any, re: Any, scale: Any, base: Any, add: bool) -> Any:
     """Section 5.4; ``scale`` is Fin - Fout; with ``add`` the result is added to ``base`` (5.9). Groups: 16 or 32."""
-    rows, count = len(q), len(digits)
-    sums = group_sums(digits, q.shape[1] // d.shape[1])
+    rows, count, columns = len(q), len(digits), q.shape[1]
+    blocks = (count + TOGETHER - 1) // TOGETHER
+    sums = np.zeros((blocks, d.shape[1], TOGETHER), np.int32)
+    if count <= TOGETHER:
+        group_sums(digits, sums[0])
+    else:
+        for b in prange(blocks):
+            group_sums(digits[b * TOGETHER : (b + 1) * TOGETHER], sums[b])
     if count > 1 and count % TOGETHER:
-        padded = np.zeros((len(sums) * TOGETHER, q.shape[1]), np.int16)
+        padded = np.zeros((blocks * TOGETHER, columns), np.int16)
         padded[:count] = digits
         digits = padded
     out = np.empty((count, rows), np.int64)
     for part in prange(PARTS):
         first, last = rows * part // PARTS, rows * (part + 1) // PARTS
-        _rows(digits, shift, q, d, m, rm, re, scale, base, add, sums, out, first, last)
+        if count == 1:
+            _one(digits, shift, q, d, m, rm, re, scale, sums, out, first, last)
+        else:
+            _rows(digits, shift, q, d, m, rm, re, scale, sums, out, first, last)
+        if add:
+            for t in range(count):
+                for o in range(first, last):
+                    out[t, o] = sat(base[t, o] + out[t, o])
     return out
 
 
