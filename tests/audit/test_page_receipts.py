@@ -19,7 +19,9 @@ from hyperpy.audit.collect import collect
 from hyperpy.audit.receipts import build
 from hyperpy.audit.source import Evidence
 from hyperpy.audit.verified import replayed
+from hyperpy.encoding import b64u
 from hyperpy.receipt import decode, encode, ordered
+from hyperpy.receipt.content import Absent, name_of, shallow
 from hyperpy.store.memory import MemoryStore
 from hyperpy.testing import wallet
 from hyperpy.verdicts import Verdict
@@ -137,3 +139,46 @@ def test_who_is_said_to_vouch_must_have_signed(page: Callable[[bytes], dict[str,
         made = encode(ordered(replace(receipt, roots=(lie.id,), records=records)).signed(sign))
         assert there(page(made)) == here(made)
         assert here(made)[2] == wrong
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_messages_that_are_not_there(page: Callable[[bytes], dict[str, Any]], kind: str) -> None:
+    """Each message of a receipt is left out in turn and listed as absent: both sides say the same."""
+    receipt = decode(sample(kind))
+    said: set[str] = set()
+    for item in receipt.messages:
+        left = Absent(name_of(item), "gone")
+        others = tuple(one for one in receipt.messages if one is not item)
+        cut = replace(receipt, messages=others, absent=(*receipt.absent, left), part="", signature=None)
+        for made in (encode(ordered(cut)), encode(ordered(cut).signed(sign))):
+            assert there(page(made)) == here(made)
+            said.add(here(made)[0])
+    assert "bad file" not in said
+
+
+def test_an_absent_definition_leaves_a_schedule_unjudged(page: Callable[[bytes], dict[str, Any]]) -> None:
+    """Who may schedule is written in the definition: without it nobody vouches for the schedule."""
+    receipt = decode(sample("snapshot"))
+    ((process, _),) = receipt.schedules
+    others = tuple(one for one in receipt.messages if name_of(one) != process)
+    assert len(others) == len(receipt.messages) - 1
+    cut = replace(receipt, messages=others, absent=(*receipt.absent, Absent(process, "gone")))
+    made = encode(ordered(cut).signed(sign))
+    assert there(page(made)) == here(made)
+    assert here(made)[:2] == ("missing", ["schedule"])
+
+
+def test_a_signature_over_half_of_a_result_vouches_for_nothing(page: Callable[[bytes], dict[str, Any]]) -> None:
+    receipt = decode(sample("chain"))
+    (root,) = receipt.roots
+    record = receipt.steps[root]
+    old = next(one for one in receipt.messages if commitments.unsigned_id(one) == record.result)
+    assert isinstance(old, Message)
+    half = commitments.commit(old, wallet("alice"), committed=["a"])
+    for result, wrong in ((half, ["attested-by"]), (commitments.commit(old, wallet("alice")), [])):
+        lie = replace(record, result=b64u(name_of(result)), attested_by=wallet("alice").address)
+        records = tuple(lie.encode() if name == root else one.encode() for name, one in receipt.steps.items())
+        messages = (*(one for one in receipt.messages if one is not old), shallow(result))
+        made = encode(ordered(replace(receipt, roots=(lie.id,), records=records, messages=messages)).signed(sign))
+        assert there(page(made)) == here(made)
+        assert ("attested-by" in here(made)[2]) is bool(wrong)

@@ -9,6 +9,8 @@ const MOST_SIGNED = 16;
 
 export const finding = (rule, text, expected = "", got = "") => ({ rule, text, expected, got });
 
+export const lacking = (rule, text) => ({ ...finding(rule, text), where: ["the receipt"] });
+
 export function rawId(text) {
   // The 32 bytes of an ID in either form; null if the text is none.
   try {

@@ -2,7 +2,7 @@
 
 import { base64url, nativeId, sha256 } from "./bytes.mjs";
 import { Atom, Float, Link, Message } from "./canonical.mjs";
-import { finding, rawId } from "./checks.mjs";
+import { finding, lacking, rawId } from "./checks.mjs";
 import { committedOf, committerOf } from "./commitments.mjs";
 import { extendHashpath, referenceOf } from "./encoding.mjs";
 import { outcomeOf } from "./order.mjs";
@@ -132,7 +132,7 @@ export class Look {
     const told = record["attested-by"];
     if (!told || signers.includes(told)) return [];
     const result = this.receipt.index.get(rawId(record.result) ?? "");
-    const signed = result instanceof Message ? [...new Set([...result.commitments.values()].map(committerOf).filter(Boolean))] : [];
+    const signed = result instanceof Message ? wholeSigners(result) : [];
     if (signed.includes(told)) return [told];
     const text = "who is said to vouch for the step signed neither its result nor the receipt";
     wrong.push(finding("attested-by", text, told, signed.join(", ") || "nobody"));
@@ -189,6 +189,15 @@ export class Look {
   }
 }
 
+function wholeSigners(message) {
+  // The addresses whose signatures cover every key of a message: these alone vouch for all of it.
+  const all = [...message.commitments.values()];
+  return [...new Set(all.map(committerOf).filter(Boolean))].filter((signer) => {
+    const lists = all.filter((one) => committerOf(one) === signer).map(committedOf);
+    return [...message.items.keys()].every((key) => lists.every((names) => names.includes(key)));
+  });
+}
+
 function algorithmOf(base) {
   const found = base.get("hashpath-alg");
   if (found === undefined) return USUAL;
@@ -214,8 +223,11 @@ export function schedulesHold(receipt) {
 function scheduleHolds(receipt, process, assignments) {
   const name = base64url(process);
   const definition = receipt.index.get(process);
-  const schedulers = definition instanceof Message ? schedulersOf(receipt, definition) : [];
-  const named = definition instanceof Message ? definition.get("hashpath-alg") : "";
+  if (!(definition instanceof Message)) {
+    return [lacking("schedule", `the definition of ${name}, which names its schedulers, is not at hand`)];
+  }
+  const schedulers = schedulersOf(receipt, definition);
+  const named = definition.get("hashpath-alg");
   const algorithm = ALGORITHMS.includes(named) ? named : USUAL;
   const found = [];
   let due = slotNumber(assignments[0]);

@@ -43,8 +43,9 @@ async function verified(receipt) {
   ];
   const look = new Look(receipt);
   const steps = names.map((name) => stepOf(receipt, look, name, signers));
-  const invalid = findings.some((one) => one.rule !== "unsigned") || steps.some((step) => step.verdict === "invalid");
-  const missing = unchecked.size || !signers.length || !steps.length || steps.some((step) => step.verdict === "missing");
+  const invalid = findings.some((one) => one.rule !== "unsigned" && !one.where) || steps.some((step) => step.verdict === "invalid");
+  const absent = unchecked.size || !signers.length || findings.some((one) => one.where);
+  const missing = absent || !steps.length || steps.some((step) => step.verdict === "missing");
   return {
     ...empty(),
     ref: base64url(receipt.digest),
