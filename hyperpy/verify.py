@@ -40,6 +40,7 @@ from hyperpy.encoding import b64u
 from hyperpy.errors import HyperpyError
 from hyperpy.receipt import Receipt, ReceiptError, checks, decode, evidence, rules
 from hyperpy.receipt.order import computed
+from hyperpy.receipt.policy import Rules, rules_of
 from hyperpy.trail import Record
 from hyperpy.verdicts import Edge, Finding, Report, StepReport, Verdict
 
@@ -56,11 +57,15 @@ def verify(
     """Return what is to be said of a receipt's file. Never raises for what is in the file.
 
     Args:
-        policy: ``signers`` lists the addresses of which one must have signed; None accepts anybody's signature.
-            ``tee``, ``attested`` and ``insecure-software`` are about evidence: :func:`hyperpy.receipt.evidence.look`.
+        policy: what is accepted, as a policy file has it (:class:`hyperpy.receipt.policy.Rules`): ``signers``, ``tee``,
+            ``attested``, ``insecure-software``; None accepts anybody's signature.
         now: UTC, the clock by which evidence is appraised; None is this moment.
         progress: called with how many steps are done, of how many.
+
+    Raises:
+        ConfigError: the policy names something unknown, or of another type.
     """
+    rules_of(policy)
     try:
         receipt = decode(data)  # 1
     except ReceiptError as error:
@@ -80,16 +85,17 @@ def verify_receipt(
     progress: Callable[[int, int], object] | None = None,
     now: datetime | None = None,
 ) -> Report:
-    """Return what is to be said of a receipt that was read; see :func:`verify`. Does not raise either."""
+    """Return what is to be said of a receipt that was read; see :func:`verify`."""
+    accepted = rules_of(policy)
     try:
-        return _verified(receipt, policy, progress, now or datetime.now(UTC))
+        return _verified(receipt, accepted, progress, now or datetime.now(UTC))
     except (HyperpyError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError) as error:
         return bad_file("form", f"the receipt cannot be read: {error!s:.200}")
 
 
 def _verified(
     receipt: Receipt,
-    policy: Mapping[str, Any] | None,
+    accepted: Rules,
     progress: Callable[[int, int], object] | None,
     now: datetime,
 ) -> Report:
@@ -102,9 +108,9 @@ def _verified(
     found += rules.schedules(receipt)  # 11
     found += rules.snapshots(receipt)  # 13
     found += checks.part(receipt)  # 14
-    signed = checks.signature(receipt, policy)  # 15
+    signed = checks.signature(receipt, accepted.signers)  # 15
     found += signed
-    looked = evidence.look(receipt, policy, now)  # 16
+    looked = evidence.look(receipt, accepted, now)  # 16
     found += looked.findings
     report.attestation, report.attestations = looked.status, looked.rows
     report.attested_by = receipt.signers

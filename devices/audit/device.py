@@ -86,6 +86,6 @@ def _slots(text: str) -> tuple[int, int] | None:
     if not text:
         return None
     found = _RANGE.fullmatch(text)
-    if found is None:
-        raise ParameterError("'slots' must be A-B or one number", name="slots")
+    if found is None or int(found[1]) > int(found[2] or found[1]):
+        raise ParameterError("'slots' must be A-B or one number, the first slot before the last", name="slots")
     return int(found[1]), int(found[2] or found[1])

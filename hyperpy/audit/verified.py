@@ -12,6 +12,7 @@ from hyperpy.audit.source import Evidence
 from hyperpy.errors import HyperpyError
 from hyperpy.receipt import Receipt, ReceiptError, decode
 from hyperpy.receipt.loading import load
+from hyperpy.receipt.policy import rules_of
 from hyperpy.verdicts import Finding, Report, Verdict, worst
 from hyperpy.verify import bad_file, verify_receipt
 
@@ -29,7 +30,11 @@ def replayed(
     """Return the report on a receipt's file: checked as :func:`hyperpy.verify.verify` does, then made again.
 
     What does not hold is not made again. Nobody needs to have signed what was made again.
+
+    Raises:
+        ConfigError: the policy names something unknown, or of another type.
     """
+    rules_of(policy)
     try:
         receipt = decode(data)
     except ReceiptError as error:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from hyperpy.errors import HyperpyError
+from hyperpy.errors import ConfigError, HyperpyError
 from hyperpy.message import Atom, Link, Message, Value
 
 app = typer.Typer(
@@ -77,7 +80,7 @@ def main() -> None:
     try:
         app()
     except HyperpyError as error:
-        err.print(f"error: {error.diagnostics()}", style="red", markup=False, highlight=False, soft_wrap=True)
+        complain(error)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         err.print("stopped")
@@ -85,6 +88,36 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         raise SystemExit(0) from None
+
+
+def complain(error: HyperpyError) -> None:
+    """Print an error of ours on standard error."""
+    err.print(f"error: {error.diagnostics()}", style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def verdicts() -> Iterator[None]:
+    """End a verb that gives verdicts with 2 where it could give none: there, 1 means that something is false."""
+    try:
+        yield
+    except HyperpyError as error:
+        complain(error)
+        raise typer.Exit(2) from None
+
+
+def write_whole(file: Path, data: bytes) -> None:
+    """Write a file, whole or not at all.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    beside = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        beside.write_bytes(data)
+        beside.replace(file)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise ConfigError(f"{file} cannot be written: {error.strerror}", hint="Name another file.") from None
 
 
 def plain(item: Value) -> Any:

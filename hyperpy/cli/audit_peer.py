@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from hyperpy.cli.app import DeviceFiles, Json, err, out, show
+from hyperpy.cli.app import DeviceFiles, Json, err, out, show, verdicts, write_whole
 from hyperpy.cli.logs import only_ours
 
 
@@ -18,6 +18,7 @@ def register(app: typer.Typer) -> None:
     app.command("audit-peer")(audit_peer)
 
 
+@verdicts()
 def audit_peer(
     url: Annotated[str, typer.Argument(help="The node to look at.")],
     path: Annotated[
@@ -45,7 +46,7 @@ def audit_peer(
     if html is not None:
         from hyperpy.audit.html import render as page
 
-        html.write_text(page(report), "utf-8")
+        write_whole(html, page(report).encode())
     if json:
         show(report.as_json(), True)
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hyperpy.cli.app import DeviceFiles, Json, err, out, plain, show
+from hyperpy.cli.app import DeviceFiles, Json, err, out, plain, show, verdicts, write_whole
 from hyperpy.cli.logs import only_ours
-from hyperpy.errors import CodecError, ConfigError, HyperpyError, ParameterError
+from hyperpy.errors import CodecError, HyperpyError, ParameterError
 from hyperpy.message import Message
 
 if TYPE_CHECKING:
@@ -38,6 +37,7 @@ def register(app: typer.Typer) -> None:
     app.command(context_settings={"ignore_unknown_options": True})(challenge)  # an ID may begin with "-"
 
 
+@verdicts()
 def challenge(
     target: _Targets = None,
     url: Annotated[str | None, typer.Option("--url", help="The node whose word is examined.")] = None,
@@ -64,18 +64,14 @@ def challenge(
         url = words.pop(0)
     if url is None:
         raise ParameterError("name the node whose word is examined", name="url", hint="Give its URL, or --url.")
-    try:
-        with only_ours(), ExitStack() as opened:
-            first = opened.enter_context(_peer(url))
-            second = None if against is None else opened.enter_context(_peer(against))
-            if process is not None:
-                found = _process(first, second, process, slot, json)
-            else:
-                found = _answers(first, second, words, save_reply)
-            code = _decided(found, output, wallet, device, json)
-    except HyperpyError as error:
-        err.print(f"error: {error.diagnostics()}", style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from None
+    with only_ours(), ExitStack() as opened:
+        first = opened.enter_context(_peer(url))
+        second = None if against is None else opened.enter_context(_peer(against))
+        if process is not None:
+            found = _process(first, second, process, slot, json)
+        else:
+            found = _answers(first, second, words, save_reply)
+        code = _decided(found, output, wallet, device, json)
     raise typer.Exit(code)
 
 
@@ -120,7 +116,7 @@ def _answers(first: Peer, second: Peer | None, words: Sequence[str], keep: Path 
     for where in words:
         for reply in _replies(first, where):
             if keep is not None:
-                _write(keep, fault.reply_bytes(reply))
+                write_whole(keep, fault.reply_bytes(reply))
             if second is None:
                 found.append(fault.wrong_result(first, reply))
                 continue
@@ -162,7 +158,7 @@ def _decided(found: Sequence[Proof], output: Path | None, wallet: Path, devices:
         words = {name: plain(verdict[name]) for name in _FIELDS if name in verdict}
         if verdict.text("verdict") == "guilty" and output is not None and not any("proof" in one for one in shown):
             data = to_bytes(message)
-            _write(output, data)
+            write_whole(output, data)
             words |= {"proof": str(output), "bytes": len(data)}
         shown.append(words)
     if json:
@@ -223,14 +219,3 @@ def verify_proof(data: bytes, devices: list[Path], *, json: bool) -> int:
     else:
         _tell(words)
     return _CODES.get(verdict.text("verdict"), 2)
-
-
-def _write(file: Path, data: bytes) -> None:
-    """Write a file, whole or not at all."""
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        beside.write_bytes(data)
-        beside.replace(file)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise ConfigError(f"{file} cannot be written: {error.strerror}", hint="Name another file.") from None

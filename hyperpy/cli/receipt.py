@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_module
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hyperpy.cli import challenge
-from hyperpy.cli.app import ConfigFile, DeviceFiles, Json, StoreDir, Url, Wallet, err, out, show
+from hyperpy.cli.app import ConfigFile, DeviceFiles, Json, StoreDir, Url, Wallet, err, out, show, verdicts, write_whole
 from hyperpy.cli.node import settings
 from hyperpy.cli.remote import is_url, named_by, receipt_of
 from hyperpy.errors import ConfigError, ParameterError
@@ -32,7 +31,9 @@ _Most = Annotated[int | None, typer.Option("--max-bytes", help="Bytes of message
 _Output = Annotated[Path | None, typer.Option("-o", "--output", help="File to write; else standard output.")]
 _File = Annotated[Path, typer.Argument(help="Receipt file; - is standard input.")]
 _Again = Annotated[bool, typer.Option("--replay", help="Make the steps again, too.")]
-_Policy = Annotated[Path | None, typer.Option("--policy", help='JSON file: {"signers": [ADDRESS, ...]}.')]
+_Policy = Annotated[
+    Path | None, typer.Option("--policy", help='JSON file: {"signers": [ADDRESS, ...]}; see docs/receipts.md.')
+]
 _Strict = Annotated[bool, typer.Option("--strict", help="Exit code 2 if recorded answers had to be taken on trust.")]
 _Html = Annotated[Path | None, typer.Option("--html", help="Write the report as a page, too.")]
 
@@ -75,10 +76,11 @@ def receipt(
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
     else:
-        _write(output, data)
+        write_whole(output, data)
         err.print(f"{len(data)} bytes in {output}", markup=False, highlight=False)
 
 
+@verdicts()
 def verify(
     file: _File,
     replay: _Again = False,
@@ -105,7 +107,7 @@ def verify(
     if html is not None:
         from hyperpy.audit import html as pages
 
-        _write(html, pages.render(report, _reader(data)).encode())
+        write_whole(html, pages.render(report, _reader(data)).encode())
     if json:
         show(report.as_json(), True)
     else:
@@ -160,15 +162,11 @@ def _rules(file: Path | None) -> dict[str, Any] | None:
         return None
     try:
         found = json_module.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"the policy {file} cannot be read: {error}", hint="Give a JSON file.") from None
-    signers = found.get("signers") if isinstance(found, dict) else None
-    rules = {name: found[name] for name in ("tee", "attested") if isinstance(found, dict) and name in found}
-    if signers is None and rules:
-        return rules
-    if not isinstance(signers, list) or not all(isinstance(one, str) for one in signers):
-        raise ConfigError(f"the policy {file} lists no signers", hint='Write {"signers": ["ADDRESS"]}.')
-    return {"signers": signers, **rules}
+    if not isinstance(found, dict):
+        raise ConfigError(f"the policy {file} is no JSON object", hint='Write {"signers": ["ADDRESS"]}.')
+    return found
 
 
 def _checked(data: bytes, again: bool, policy: dict[str, Any] | None, devices: list[Path]) -> Report:
@@ -213,14 +211,3 @@ def _reader(data: bytes) -> Callable[[str], Any]:
     except HyperpyError:
         return lambda _: None
     return lambda ref: plain(found.read(ref))
-
-
-def _write(file: Path, data: bytes) -> None:
-    """Write a file, whole or not at all."""
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        beside.write_bytes(data)
-        beside.replace(file)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise ConfigError(f"{file} cannot be written: {error.strerror}", hint="Name another file.") from None

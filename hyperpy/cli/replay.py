@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hyperpy.cli.app import ConfigFile, DeviceFiles, Json, StoreDir, Url, err, out, show
+from hyperpy.cli.app import ConfigFile, DeviceFiles, Json, StoreDir, Url, err, out, show, verdicts, write_whole
 from hyperpy.cli.logs import only_ours
 from hyperpy.cli.node import settings
 from hyperpy.cli.remote import is_url, named_by, receipt_of
@@ -29,6 +29,7 @@ def register(app: typer.Typer) -> None:
     app.command(context_settings={"ignore_unknown_options": True})(replay)  # an ID may begin with "-"
 
 
+@verdicts()
 def replay(
     ref: Annotated[str, typer.Argument(help="A result's ID, a hashpath, a process's ID, a receipt file, or a URL.")],
     store: StoreDir = None,
@@ -176,7 +177,7 @@ def _audited(source: Source, ref: str, options: Options, jobs: int | None, html:
             from hyperpy.audit.html import render
 
             page = render(report, lambda one: evidence.cache.read(one, exact=True))
-            html.write_text(page, "utf-8")
+            write_whole(html, page.encode())
         return report
 
 

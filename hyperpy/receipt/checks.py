@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from typing import Final
 
 from hyperpy import commitments
 from hyperpy.commitments.combined import raw_id
@@ -141,7 +141,7 @@ def _member(item: Value, key: str) -> Value:
     return item[key]
 
 
-def signature(receipt: Receipt, policy: Mapping[str, Any] | None) -> list[Finding]:  # 15
+def signature(receipt: Receipt, wanted: tuple[str, ...] | None) -> list[Finding]:  # 15
     """Check who signed the receipt."""
     if receipt.signature is None:
         found = [Finding("unsigned", "nobody signed the receipt, so nobody vouches for its steps")]
@@ -149,7 +149,6 @@ def signature(receipt: Receipt, policy: Mapping[str, Any] | None) -> list[Findin
         found = [_unsound(receipt)]
     else:
         found = []
-    wanted = None if policy is None else policy.get("signers")
     if wanted is not None and set(wanted).isdisjoint(receipt.signers):
         signers = ", ".join(receipt.signers) or "nobody"
         found.append(Finding("policy", "none of those that the policy names signed", ", ".join(wanted), signers))

@@ -13,11 +13,10 @@ from datetime import datetime
 from typing import Any, Final
 
 from hyperpy import attested
-from hyperpy.attest import policy as policies
-from hyperpy.attest.policy import BASELINE, Policy
 from hyperpy.encoding import b64u, b64u_decode
-from hyperpy.errors import AttestationError, ConfigError
+from hyperpy.errors import AttestationError
 from hyperpy.receipt.content import Receipt
+from hyperpy.receipt.policy import Rules
 from hyperpy.trail import Record
 from hyperpy.verdicts import Finding
 
@@ -40,26 +39,18 @@ class Looked:
     findings: tuple[Finding, ...]
 
 
-def look(receipt: Receipt, policy: Mapping[str, Any] | None, now: datetime) -> Looked:
+def look(receipt: Receipt, rules: Rules, now: datetime) -> Looked:
     """Return what is found.
 
     Args:
-        policy: ``tee``, a :class:`~hyperpy.attest.policy.Policy` or a mapping as its file, is what is accepted;
-            ``insecure-software`` believes software evidence where that allows it; ``attested`` is the status
-            (``hardware`` or ``software``) that every root must have.
         now: UTC; what certificates must be valid at.
     """
-    rules = policy or {}
     findings: list[Finding] = []
     rows: list[dict[str, Any]] = []
-    try:
-        accepted = _policy(rules.get("tee"))
-    except ConfigError as error:
-        return Looked("failed", (), (Finding("policy", error.message),))
     best: dict[bytes, str] = {}
     for data in receipt.evidence[:MAX_ENTRIES]:
         receipt.allow()
-        name, found = _entry(receipt, data, accepted, now, bool(rules.get("insecure-software")))
+        name, found = _entry(receipt, data, rules, now)
         broken = [code for code in found.codes if code.startswith(_BROKEN)]
         if broken:
             findings.append(Finding("evidence", f"the evidence does not belong here, or does not hold: {broken[0]}"))
@@ -74,21 +65,13 @@ def look(receipt: Receipt, policy: Mapping[str, Any] | None, now: datetime) -> L
     if len(receipt.evidence) > MAX_ENTRIES:
         findings.append(Finding("evidence", f"more than {MAX_ENTRIES} pieces of evidence"))
     status = max((best.get(root, "none") for root in receipt.roots), key=_RANK.__getitem__, default="none")
-    wanted = rules.get("attested")
-    if wanted is not None and _RANK[status] > _RANK.get(str(wanted), -1):
-        findings.append(Finding("policy", "the results are not attested as the policy demands", str(wanted), status))
+    wanted = rules.attested
+    if wanted is not None and _RANK[status] > _RANK[wanted]:
+        findings.append(Finding("policy", "the results are not attested as the policy demands", wanted, status))
     return Looked(status, tuple(rows), tuple(findings))
 
 
-def _policy(found: Any) -> Policy:
-    if isinstance(found, Policy):
-        return found
-    return policies.of(found) if isinstance(found, Mapping) else BASELINE
-
-
-def _entry(
-    receipt: Receipt, data: bytes, accepted: Policy, now: datetime, software: bool
-) -> tuple[bytes, attested.Found]:
+def _entry(receipt: Receipt, data: bytes, rules: Rules, now: datetime) -> tuple[bytes, attested.Found]:
     """Return the record that a piece of evidence is about, empty if there is none here, and what is found."""
     try:
         made = attested.decode(data)
@@ -99,7 +82,7 @@ def _entry(
     if not name:
         return b"", attested.Found("failed", ("binding/result-mismatch",))
     wanted = attested.Wanted(receipt.signers)
-    return name, attested.appraise(made, wanted, accepted, now=now, insecure_software=software)
+    return name, attested.appraise(made, wanted, rules.tee, now=now, insecure_software=rules.insecure_software)
 
 
 def _is_about(record: Record, fields: Mapping[str, bytes]) -> bool:

@@ -114,9 +114,54 @@ def test_a_policy(shop: Shop) -> None:
     assert shop.verify(data, "--policy", str(policy), code=1)["findings"][0]["rule"] == "policy"
     policy.write_text(json.dumps({"signers": [wallet("node").address]}), "utf-8")
     shop.verify(data, "--policy", str(policy), code=2)
-    policy.write_text("[]", "utf-8")
-    done = shop.run("verify", str(shop.folder / "r.receipt"), "--policy", str(policy))
-    assert isinstance(done.exception, HyperpyError)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "{}",
+        "{",
+        '{"signers": "A"}',
+        '{"signers": []}',
+        '{"tee": 5}',
+        '{"tee": {"kinds": ["x"]}}',
+        '{"sign": ["A"]}',
+        '{"attested": "yes"}',
+        '{"insecure-software": 1}',
+        "[" * 100_000,
+    ],
+    ids=lambda text: text[:20],
+)
+def test_a_policy_with_a_slip_accepts_nothing(shop: Shop, text: str) -> None:
+    """A verdict of 1 would accuse somebody; 0 would accept what the policy was meant to refuse."""
+    policy = shop.folder / "slip.json"
+    policy.write_text(text, "utf-8")
+    (shop.folder / "slip.receipt").write_bytes(shop.receipt(shop.at))
+    for more in ((), ("--replay",)):
+        done = shop.run("verify", str(shop.folder / "slip.receipt"), "--policy", str(policy), *more)
+        assert done.exit_code == 2
+        assert done.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("replay", "http://127.0.0.1:9/~calculator@1.0&a=1/add&b=2"),
+        ("replay", "A" * 43, "--slots", "5-1"),
+        ("replay", "A" * 43, "--config", "none.toml"),
+        ("audit-peer", "http://127.0.0.1:9"),
+        ("challenge", "http://127.0.0.1:9", "/~calculator@1.0&a=1/add&b=2"),
+        ("challenge", "no-url"),
+        ("verify", "sum.receipt", "--html", "none/page.html"),
+    ],
+    ids=" ".join,
+)
+def test_what_gives_no_verdict_accuses_nobody(shop: Shop, words: tuple[str, ...]) -> None:
+    (shop.folder / "sum.receipt").write_bytes(shop.receipt(shop.at))
+    done = shop.run(*(str(shop.folder / word) if word.startswith(("sum.", "none")) else word for word in words))
+    assert done.exit_code == 2
+    assert done.stderr.startswith("error: ")
 
 
 def test_a_page(shop: Shop) -> None:
