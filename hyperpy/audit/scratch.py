@@ -96,6 +96,8 @@ class Scratch:
             if stop is not None:
                 try:
                     stop()
+                except NotLent:
+                    pass  # there is nothing of what was not lent to let go of
                 except Exception as error:
                     device_error(error, type(instance).__name__, "stop")
         self.watchdog.stop()

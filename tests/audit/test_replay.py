@@ -332,3 +332,9 @@ def test_a_sample_is_seeded_and_says_its_odds(here: TestNode, store: Store) -> N
     }
     assert reports[0].total == 6
     assert odds(1000, 100)["finds-one-percent"] == pytest.approx(1 - (0.9**10), abs=0.01)
+
+
+def test_an_audit_of_an_audit_ends_quietly(here: TestNode, store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    """A device that was lent nothing has nothing to let go of."""
+    assert audit(store, told(here, "/~audit@1.0/page")).verdict is Verdict.REPRODUCED
+    assert not [record for record in caplog.records if record.exc_info]
