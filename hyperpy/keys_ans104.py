@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, Protocol
 
-from coincurve import PrivateKey, PublicKey
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
@@ -111,6 +110,8 @@ def _recover(digest: bytes, signature: bytes) -> bytes | None:
     recovery = signature[64] - 27 if signature[64] >= 27 else signature[64]
     if recovery not in (0, 1) or int.from_bytes(signature[32:64], "big") > _HALF_ORDER:
         return None
+    from coincurve import PublicKey  # a light verifier does without it
+
     try:
         return PublicKey.from_signature_and_message(signature[:64] + bytes([recovery]), digest, hasher=None).format(
             False
@@ -253,6 +254,8 @@ class EthereumSigner:
     signature_type: Final = ETHEREUM
 
     def __init__(self, secret: bytes) -> None:
+        from coincurve import PrivateKey
+
         try:
             self._key = PrivateKey(secret)
         except ValueError:

@@ -19,8 +19,6 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeAlias, Union
 
-import http_sf
-
 from hyperpy.encoding import b64, float_text, key_bytes, key_text
 from hyperpy.errors import CodecError, SizeError
 from hyperpy.message import Atom, Message, Value, atom
@@ -170,6 +168,8 @@ def _member(raw: bytes) -> Member:
         raise CodecError("structured field: an empty item")
     if _LONG_INTEGER.fullmatch(raw):
         return Item(integer(raw))
+    import http_sf  # a light verifier does without it
+
     is_list = raw[0] == 0x28
     parsed: Any
     try:
@@ -190,10 +190,12 @@ def _params(found: Mapping[str, Any]) -> Params:
 
 
 def _bare(value: Any) -> Bare:
-    if isinstance(value, http_sf.Token):
-        return Token(value.data)
     if isinstance(value, (bool, int, Decimal, str, bytes)):
         return value
+    import http_sf
+
+    if isinstance(value, http_sf.Token):
+        return Token(value.data)
     raise CodecError("structured field: dates and display strings are not part of AO-Core")
 
 
