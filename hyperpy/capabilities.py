@@ -449,8 +449,10 @@ class Audit(Protocol):
     def trail(self, ref: str, ctx: Context) -> Message:
         """Return the recorded steps that led to ``ref``, oldest first, as ``steps``; see :meth:`replay`."""
 
-    def receipt(self, ref: str, ctx: Context, **options: Any) -> bytes:
-        """Return the receipt file of ``ref``, signed by this node; see :meth:`replay`.
+    def receipt(self, ref: str, ctx: Context, **options: Any) -> tuple[bytes, int]:
+        """Return the receipt file of ``ref``, signed by this node, and until when what it needs is kept here.
+
+        That is in seconds since 1970; 0: it is not kept. See :meth:`replay`.
 
         Options as :func:`hyperpy.audit.receipts.build`; ``sign=False`` leaves it unsigned.
         """

@@ -74,12 +74,14 @@ class Audit:
         """Return the receipt of ``ref`` as a file: its steps, with all that is needed to check and repeat them.
 
         ``slots=A-B`` names slots of a process, ``part=a/b`` proves one part of the result alone, ``sign=false``
-        leaves out this node's signature, ``max-bytes=N`` bounds the messages that it holds.
+        leaves out this node's signature, ``max-bytes=N`` bounds the messages that it holds. ``kept-until`` of the
+        reply says until when this node keeps what the receipt is about, in seconds since 1970; 0: it does not.
         """
         if not 0 <= max_bytes <= _RECEIPT:
             raise ParameterError(f"'max-bytes' must be a number of at most {_RECEIPT}", name="max-bytes")
-        found = self._audit.receipt(ref, ctx, slots=_slots(slots), part=part, sign=sign, max_bytes=max_bytes)
-        return Message({"content-type": "application/x-hyperpy-receipt", "body": found})
+        options = {"slots": _slots(slots), "part": part, "sign": sign, "max_bytes": max_bytes}
+        made, until = self._audit.receipt(ref, ctx, **options)
+        return Message({"content-type": "application/x-hyperpy-receipt", "body": made, "kept-until": until})
 
 
 def _slots(text: str) -> tuple[int, int] | None:

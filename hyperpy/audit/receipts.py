@@ -8,17 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from hyperpy import commitments
+from hyperpy import commitments, retention
 from hyperpy.audit.source import Evidence, Plan
 from hyperpy.codecs import canonical, whole
 from hyperpy.commitments.combined import raw_id
+from hyperpy.config.schema import Trail as TrailSettings
 from hyperpy.encoding import b64u, key_text, native
 from hyperpy.errors import Forbidden, HyperpyError, MessageNotFound
 from hyperpy.message import Link, Message, Value
 from hyperpy.privacy import Gate
-from hyperpy.receipt import Absent, Receipt, Schedule, Slot, Snapshot, encode, name_of, ordered, shallow
+from hyperpy.receipt import Absent, Receipt, Schedule, Slot, Snapshot, decode, encode, name_of, ordered, shallow
 from hyperpy.receipt.content import genuine, walk, written
 from hyperpy.receipt.evidence import MAX_ENTRIES
+from hyperpy.store.base import Store
 from hyperpy.store.schedule import backwards, read_assignment, slot_bytes
 from hyperpy.trail import Record
 
@@ -55,6 +57,24 @@ def build(
     maker = _Maker(evidence, plan, max_bytes, readers)
     receipt = ordered(maker.of_part(part.strip("/")) if part.strip("/") else maker.all())
     return encode(receipt if sign is None else receipt.signed(sign))
+
+
+def keep(store: Store, plan: Plan, made: bytes, trail: TrailSettings, now: float) -> int:
+    """Have what a receipt needs kept in the store for as long as ``[trail] receipt-days`` says.
+
+    Returns:
+        Until when, in seconds since 1970; 0 if it is not kept: no time is set, or ``receipt-records`` are in use.
+
+    Raises:
+        StoreError: it cannot be written now.
+    """
+    if not trail.receipt_days:
+        return 0
+    names = [one.name for one in plan.steps]
+    if plan.schedules:  # a later snapshot takes the place of an older one
+        names += [one.state for one in decode(made).snapshots]
+    until = int(now + trail.receipt_days * retention.DAY_S)
+    return until if retention.pin(store, names, until, trail.receipt_records) else 0
 
 
 class _Maker:

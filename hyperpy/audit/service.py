@@ -19,7 +19,6 @@ from hyperpy.encoding import b64u
 from hyperpy.errors import Busy, DeviceTimeout, Forbidden
 from hyperpy.message import Message
 from hyperpy.privacy import Gate
-from hyperpy.receipt import decode
 from hyperpy.sdk import Context
 from hyperpy.store.base import Store
 from hyperpy.verdicts import Report, StepReport
@@ -145,27 +144,18 @@ class Audits:
             steps.append({name: item for name, item in row.items() if item != ""})
         return Message({"ref": ref, "steps": steps, "missing": [one.as_json() for one in plan.missing]})
 
-    def receipt(self, ref: str, ctx: Context, **options: Any) -> bytes:
+    def receipt(self, ref: str, ctx: Context, **options: Any) -> tuple[bytes, int]:
         """See :meth:`hyperpy.capabilities.Audit.receipt`."""
-        from hyperpy.audit.receipts import build
+        from hyperpy.audit.receipts import build, keep
 
         evidence, plan = self._planned(ref, ctx, options.pop("slots", None))
         sign = self._sign if options.pop("sign", True) else None
         made = build(evidence, plan, sign=sign, readers=_readers(ctx), **options)
-        self._keep(plan, made)
-        return made
-
-    def _keep(self, plan: Plan, made: bytes) -> None:
-        """Have what a receipt needs kept for as long as ``[trail] receipt-days`` says, where there is room for it."""
         trail = self._config.trail
-        if not trail.receipt_days:
-            return
-        names = [one.name for one in plan.steps]
-        if plan.schedules:  # a later snapshot takes the place of an older one
-            names += [one.state for one in decode(made).snapshots]
-        until = time.time() + trail.receipt_days * retention.DAY_S
-        if not retention.pin(self._store, names, until, trail.receipt_records):
+        until = keep(self._store, plan, made, trail, time.time())
+        if trail.receipt_days and not until:
             log.warning("a receipt's steps are not kept: [trail] receipt-records are in use")
+        return made, until
 
     def close(self) -> None:
         """Let go of all audits."""

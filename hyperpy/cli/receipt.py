@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json as json_module
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +20,7 @@ from hyperpy.cli.remote import is_url, named_by, receipt_of
 from hyperpy.errors import ConfigError, ParameterError
 
 if TYPE_CHECKING:
+    from hyperpy.audit.source import Plan
     from hyperpy.verdicts import Report
 
 _LONG = 200
@@ -69,15 +72,17 @@ def receipt(
     if is_url(ref):
         url, ref = named_by(ref)
     if url:
-        data = receipt_of(url, ref, slots=slots, part=part, sign=sign, most=max_bytes)
+        data, until = receipt_of(url, ref, slots=slots, part=part, sign=sign, most=max_bytes)
+        kept = _kept(until, "that node")
     else:
-        data = _built(ref, slots, sign, options, settings(config_file, store, wallet, []))
+        data, kept = _built(ref, slots, sign, options, settings(config_file, store, wallet, []))
     if output is None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
     else:
         write_whole(output, data)
         err.print(f"{len(data)} bytes in {output}", markup=False, highlight=False)
+    err.print(kept, markup=False, highlight=False, soft_wrap=True)
 
 
 @verdicts()
@@ -117,8 +122,8 @@ def verify(
     raise typer.Exit(report.exit_code(strict=strict))
 
 
-def _built(ref: str, slots: str, sign: bool, options: dict[str, Any], made: Any) -> bytes:
-    """Return the receipt made from a store on this machine."""
+def _built(ref: str, slots: str, sign: bool, options: dict[str, Any], made: Any) -> tuple[bytes, str]:
+    """Return the receipt made from a store on this machine, and how long what it is about is kept."""
     from hyperpy import commitments
     from hyperpy.audit.collect import collect
     from hyperpy.audit.receipts import build
@@ -140,9 +145,31 @@ def _built(ref: str, slots: str, sign: bool, options: dict[str, Any], made: Any)
     try:
         evidence = Evidence.of_store(opened, str(folder))
         plan = collect(evidence, ref, slots=_range(slots))
-        return build(evidence, plan, sign=signed if key is not None else None, **options)
+        data = build(evidence, plan, sign=signed if key is not None else None, **options)
     finally:
         opened.close()
+    return data, _pinned(folder, plan, data, made.trail)
+
+
+def _pinned(folder: Path, plan: Plan, data: bytes, trail: Any) -> str:
+    """Have what a receipt is about kept in the store, unless a node holds it; return what to say of that."""
+    from hyperpy.audit.receipts import keep
+    from hyperpy.store.lmdb import LmdbStore
+
+    try:
+        opened = LmdbStore(folder)
+    except (ConfigError, OSError):
+        return "nothing is noted in the store, which a running node holds: ask that with --url, and it keeps the steps"
+    try:
+        return _kept(keep(opened, plan, data, trail, time.time()), "this store")
+    finally:
+        opened.close()
+
+
+def _kept(until: int, who: str) -> str:
+    if not until:
+        return f"{who} does not promise to keep what the receipt is about; the file itself stays good"
+    return f"{who} keeps what it is about until {datetime.fromtimestamp(until, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _range(text: str) -> tuple[int, int] | None:

@@ -31,8 +31,10 @@ def named_by(url: str) -> tuple[str, str]:
 
 def receipt_of(
     node: str, ref: str, *, slots: str = "", part: str = "", sign: bool = True, most: int | None = None
-) -> bytes:
-    """Return the receipt that a node makes for a reference.
+) -> tuple[bytes, int]:
+    """Return the receipt that a node makes for a reference, and until when the node keeps what it is about.
+
+    That is in seconds since 1970; 0: it does not keep it, or does not say.
 
     Args:
         most: bytes of messages that it may hold; None leaves it to the node.
@@ -47,7 +49,8 @@ def receipt_of(
         reply = client.get("/~audit@1.0/receipt", {name: text for name, text in asked.items() if text})
     body = reply.get("body")
     if reply.get("status") == 200 and isinstance(body, bytes):
-        return body
+        until = reply.get("kept-until")
+        return body, until if type(until) is int else 0
     told = body.decode("utf-8", "replace") if isinstance(body, bytes) else ""
     raise UpstreamError(
         f"{node} gives no receipt for {ref[:200]}; it answers {reply.get('status')!r}: {told[:300]}",

@@ -121,7 +121,7 @@ def fetched(ref: str, url: str | None = None) -> bytes:
 
     if url is None:
         url, ref = named_by(ref)
-    data = receipt_of(url, ref)
+    data, _ = receipt_of(url, ref)
     if not is_about(data, ref):
         raise UpstreamError(f"{url} gave a receipt of something else than {ref[:200]}", hint="Do not rely on it.")
     return data

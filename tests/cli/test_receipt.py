@@ -7,6 +7,7 @@ import os
 import pty
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,11 @@ from hyperpy.encoding import sha256
 from hyperpy.errors import HyperpyError
 from hyperpy.http.server import Server
 from hyperpy.receipt import decode
+from hyperpy.store.lmdb import LmdbStore
+from hyperpy.store.lock import FolderLock
 from hyperpy.testing import wallet
+from hyperpy.verdicts import Verdict
+from hyperpy.verify import verify
 from tests.audit import samples
 from tests.audit.samples import Sample, after
 from tests.devices import parts
@@ -227,3 +232,38 @@ def test_from_a_running_node(shop: Shop) -> None:
     assert decode(part.stdout_bytes).part == "in/deep"
     assert none.exit_code == 1
     assert "404" in str(none.exception)
+
+
+def test_who_asks_is_told_how_long_the_steps_are_kept(shop: Shop) -> None:
+    flags = {"trail.receipt_days": 3.0, "trail.receipt_records": 2}
+    with place(Sample, flags=flags) as here:
+        server = Server(here.node, "127.0.0.1", 0)
+        server.start()
+        try:
+            kept = shop.run("receipt", after(here, "/~sample@1.0&a=1/add&b=2"), "--url", server.url)
+            pinned = {key for key, _ in here.node.store.scan("pins")}
+            full = shop.run("receipt", after(here, "/~sample@1.0&a=5/add&b=2/add&b=7"), "--url", server.url)
+        finally:
+            server.stop()
+        assert {key for key, _ in here.node.store.scan("pins")} == pinned
+    assert pinned == set(decode(kept.stdout_bytes).roots)
+    day = datetime.now(UTC) + timedelta(days=3)
+    assert "keeps what it is about until " in kept.stderr
+    assert f"{day:%Y-%m-}" in kept.stderr
+    assert "does not promise" in full.stderr
+    assert verify(full.stdout_bytes).verdict is Verdict.ATTESTED
+
+
+def test_a_receipt_of_a_store_is_kept_in_it(shop: Shop) -> None:
+    folder = shop.folder / "store"
+    made = decode(shop.receipt(shop.at))
+    opened = LmdbStore(folder, readonly=True)
+    assert set(made.roots) <= {key for key, _ in opened.scan("pins")}
+    opened.close()
+    lock = FolderLock(folder)  # as a running node has it
+    try:
+        done = shop.run("receipt", shop.at, "--store", str(folder), "--no-sign")
+    finally:
+        lock.release()
+    assert done.exit_code == 0
+    assert "--url" in done.stderr
