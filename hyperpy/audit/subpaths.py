@@ -41,7 +41,12 @@ def members_of(origin: bytes) -> list[Member]:
     raw: Any = canonical.decode(origin)
     pairs = tuple((one[0], one[1]) for one in raw["headers"])
     asked = RawRequest(key_text(raw["method"]), raw["target"], pairs, raw["body"], "127.0.0.1")
-    return [_member(one) for one in path.parse(read(asked, Rules()).message)]
+    return members_of_parts(path.parse(read(asked, Rules()).message))
+
+
+def members_of_parts(parts: Sequence[Value]) -> list[Member]:
+    """Return the parts of a parsed request; the first is the root."""
+    return [_member(one) for one in parts]
 
 
 def _member(item: Value) -> Member:

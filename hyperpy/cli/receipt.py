@@ -70,7 +70,8 @@ def receipt(
     options: dict[str, Any] = {"part": part} | ({} if max_bytes is None else {"max_bytes": max_bytes})
     _range(slots)
     if is_url(ref):
-        url, ref = named_by(ref)
+        url, asked = named_by(ref)
+        ref = asked.reply.hashpath or ""
     if url:
         data, until = receipt_of(url, ref, slots=slots, part=part, sign=sign, most=max_bytes)
         kept = _kept(until, "that node")

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from hyperpy.client import Client
 from hyperpy.errors import UpstreamError
+
+if TYPE_CHECKING:
+    from hyperpy.audit.fault import Asked
 
 
 def is_url(ref: str) -> bool:
@@ -13,20 +17,22 @@ def is_url(ref: str) -> bool:
     return re.match(r"https?://", ref) is not None
 
 
-def named_by(url: str) -> tuple[str, str]:
-    """Ask for a URL; return the node and the hashpath of its answer.
+def named_by(url: str) -> tuple[str, Asked]:
+    """Ask for a URL; return the node, and its answer with the path as the node saw it. The answer has a hashpath.
 
     Raises:
         UpstreamError: there is no such node, or its answer has no hashpath.
     """
+    from hyperpy.audit.fault import Peer
+
     scheme, _, rest = url.partition("://")
     host, slash, path = rest.partition("/")
     node = f"{scheme}://{host}"
-    with Client(node) as client:
-        reply = client.get(slash + path)
-    if reply.hashpath is None:
+    with Peer(node) as peer:
+        asked = peer.ask(slash + path)
+    if asked.reply.hashpath is None:
         raise UpstreamError(f"the reply to {url[:200]} has no hashpath: there is nothing to replay")
-    return node, reply.hashpath
+    return node, asked
 
 
 def receipt_of(

@@ -18,8 +18,10 @@ from hyperpy.errors import CodecError, HyperpyError, ParameterError, UpstreamErr
 from hyperpy.verdicts import Finding, Report, Verdict, worst
 
 if TYPE_CHECKING:
+    from hyperpy.audit.fault import Asked
     from hyperpy.audit.pool import Source
     from hyperpy.audit.replay import Options
+    from hyperpy.audit.source import Evidence, Plan
 
 _RANGE = re.compile(r"([0-9]{1,18})(?:-([0-9]{1,18}))?")
 
@@ -68,9 +70,9 @@ def replay(
         config=made,
     )
     try:
-        source, named = _source(ref, Path(made.store.dir), url)
+        source, named, asked = _source(ref, Path(made.store.dir), url)
         with only_ours():
-            report = _audited(source, named, options, jobs, html, quiet=json)
+            report = _audited(source, named, asked, options, jobs, html, quiet=json)
         report.ref = ref
         if against is not None:
             compared(report, against, named)
@@ -99,32 +101,38 @@ def slot_range(text: str) -> tuple[int, int] | None:
     return int(found[1]), int(found[2] or found[1])
 
 
-def _source(ref: str, folder: Path, url: str | None) -> tuple[Source, str]:
-    """Return where a reference is to be looked for, and the reference there; that of a file or URL is empty."""
+def _source(ref: str, folder: Path, url: str | None) -> tuple[Source, str, Asked | None]:
+    """Return where a reference is to be looked for, the reference there, and what was asked, if it is a URL.
+
+    The reference of a file or URL is empty: all that is in the receipt is meant.
+    """
     from hyperpy.audit.pool import Source
 
     if url is not None or is_url(ref):
-        return Source(data=fetched(ref, url), where=f"the receipt of {url or ref}"), ""
+        data, asked = fetched(ref, url)
+        return Source(data=data, where=f"the receipt of {url or ref}"), "", asked
     file = Path(ref)
     if file.is_file():
-        return Source(data=file.read_bytes() or b"\0", where=str(file)), ""
-    return Source(folder=str(folder)), ref
+        return Source(data=file.read_bytes() or b"\0", where=str(file)), "", None
+    return Source(folder=str(folder)), ref, None
 
 
-def fetched(ref: str, url: str | None = None) -> bytes:
-    """Return a node's receipt for a reference, or for what it answers to a GET of a URL.
+def fetched(ref: str, url: str | None = None) -> tuple[bytes, Asked | None]:
+    """Return a node's receipt for a reference, or for what it answers to a GET of a URL, and that answer.
 
     Raises:
         UpstreamError: there is no such node, or it gives no receipt.
     """
     from hyperpy.audit.verified import is_about
 
+    asked = None
     if url is None:
-        url, ref = named_by(ref)
+        url, asked = named_by(ref)
+        ref = asked.reply.hashpath or ""
     data, _ = receipt_of(url, ref)
     if not is_about(data, ref):
         raise UpstreamError(f"{url} gave a receipt of something else than {ref[:200]}", hint="Do not rely on it.")
-    return data
+    return data, asked
 
 
 def compared(report: Report, url: str, ref: str) -> None:
@@ -158,7 +166,16 @@ def compared(report: Report, url: str, ref: str) -> None:
         report.base_verdict = worst([worse, *([report.base_verdict] if report.base_verdict else [])])
 
 
-def _audited(source: Source, ref: str, options: Options, jobs: int | None, html: Path | None, *, quiet: bool) -> Report:
+def _audited(
+    source: Source,
+    ref: str,
+    asked: Asked | None,
+    options: Options,
+    jobs: int | None,
+    html: Path | None,
+    *,
+    quiet: bool,
+) -> Report:
     from hyperpy.audit.collect import collect
     from hyperpy.audit.pool import replay_in_processes
     from hyperpy.audit.verified import REFUSED, join
@@ -173,12 +190,25 @@ def _audited(source: Source, ref: str, options: Options, jobs: int | None, html:
         if checked is not None:
             report.attested_by = checked.attested_by
             join(report, checked, whole=not (report.sample or options.first or options.slots))
+        if asked is not None:
+            _answers(report, asked, plan, evidence)
         if html is not None:
             from hyperpy.audit.html import render
 
             page = render(report, lambda one: evidence.cache.read(one, exact=True))
             write_whole(html, page.encode())
         return report
+
+
+def _answers(report: Report, asked: Asked, plan: Plan, evidence: Evidence) -> None:
+    """Add to a report where the steps are not those of the path that was asked for."""
+    from hyperpy.audit.asked import differences
+
+    found = differences(asked.members, asked.reply.hashpath or "", plan, evidence)
+    report.findings += found
+    if found:
+        worse = Verdict.MISSING if all(one.where for one in found) else Verdict.DIVERGED
+        report.base_verdict = worst([worse, *([report.base_verdict] if report.base_verdict else [])])
 
 
 @contextlib.contextmanager
