@@ -226,7 +226,7 @@ def said(claim: Claim, signer: str, before: str = "") -> Message:
     """
     if claim.base is None or claim.request is None:
         raise InvalidSignature("the claim comes without its base and request")
-    expected = _path(claim.base, claim.request, before)
+    expected = path_of(claim.base, claim.request, before)
     for name, one in claim.reply.commitments.items():
         fields = fields_of(one)
         if commitments.committer_of(one) != signer or fields.get("type") != RSA_TYPE.encode():
@@ -241,7 +241,7 @@ def said(claim: Claim, signer: str, before: str = "") -> Message:
     raise InvalidSignature(f"no reply signature of {signer} has the hashpath of this step")
 
 
-def _path(base: Message, request: Message, before: str) -> str:
+def path_of(base: Message, request: Message, before: str) -> str:
     known = before or commitments.hashpath_id(base)
     try:
         return hashpath.combine(known, hashpath.reference(request), hashpath.algorithm_of(base))

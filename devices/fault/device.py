@@ -34,12 +34,14 @@ class Fault:
         self._accounts, self._store = accounts, store
 
     @key
-    def judge(self, base: Message, request: Message, ctx: Context, implementation: str = "") -> Message:
+    def judge(self, base: Message, request: Message, ctx: Context, implementation: str = "", of: str = "") -> Message:
         """Return the verdict on a proof: the request itself, its ``proof``, its ``body``, or the base's ``proof``.
 
         Args:
             implementation: digest of the code that the result is judged by. A process must name it: its state
                 must not depend on which version a node runs. A node that has another one cannot answer then.
+            of: the device that this is the code of: results of it must then be what this code gives, whichever the
+                accused says it ran, and even if it gives no account.
         """
         proof = _proof(base, request)
         try:
@@ -52,7 +54,7 @@ class Fault:
                 name="implementation",
                 hint="Ask a node for it: /~fault@1.0/implementation&of=DEVICE.",
             )
-        return _message(Judge(self._accounts, ctx, implementation).of(found))
+        return _message(Judge(self._accounts, ctx, implementation, of).of(found))
 
     @key(deterministic=False)
     def submit(self, base: Message, request: Message, ctx: Context) -> Message:

@@ -2,7 +2,11 @@
 
 Who is found guilty must have lied: whatever leaves a doubt ends as *undecided*. So the accused's account of
 the step has to name the very code that judges, the result that was signed must be the recorded one, and the
-step must depend on nothing but its base and request.
+step must depend on nothing but its base and request. What else the account says excuses nobody: recorded answers,
+a cache, another device's name are the accused's own words, and making the step again shows whether they count.
+
+Where the code is pinned for a device (a ledger in which nodes stake on it), even the account's word for the code is no
+excuse, and none is needed: the signed result must be what that code gives.
 """
 
 from __future__ import annotations
@@ -24,8 +28,8 @@ from hyperpy.errors import (
     MessageNotFound,
     ParameterError,
 )
-from hyperpy.fault_proof import Account, Claim, Proof, account_of, check_assignment, contents, said
-from hyperpy.message import Value, as_text, list_to_map
+from hyperpy.fault_proof import Account, Claim, Proof, account_of, check_assignment, contents, path_of, said
+from hyperpy.message import Value, list_to_map
 from hyperpy.schedule_rules import schedulers_of
 from hyperpy.sdk import Result
 
@@ -44,7 +48,7 @@ class Verdict:
 
     Attributes:
         expected, got: content IDs of the true result and of the signed one.
-        fault: names the lie, however it was proven and by whom: a ledger punishes each once.
+        fault: names the lie, by whom and about which step, however it was proven: a ledger punishes each once.
     """
 
     verdict: Word
@@ -94,10 +98,12 @@ class Judge:
     Args:
         pinned: implementation that the result must be judged by; empty: this node's, whichever it is. If this
             node runs another one, judging fails rather than ends otherwise than elsewhere.
+        of: the device that ``pinned`` is the code of: whoever is judged by it answers for what that code gives,
+            whatever its account says. Empty: the account must name ``pinned``.
     """
 
-    def __init__(self, accounts: Accounts, ctx: Context, pinned: str = "") -> None:
-        self._accounts, self._ctx, self._pinned = accounts, ctx, pinned
+    def __init__(self, accounts: Accounts, ctx: Context, pinned: str = "", of: str = "") -> None:
+        self._accounts, self._ctx, self._pinned, self._of = accounts, ctx, pinned, of if pinned else ""
 
     def of(self, proof: Proof) -> Verdict:
         """Return the verdict on a proof that was read.
@@ -116,9 +122,27 @@ class Judge:
 
     def _result(self, proof: Proof) -> Verdict:
         """``wrong-result``: a signed result does not follow from its base and request."""
+        if not proof.accounts:
+            return self._unaccounted(proof)
         _shape(proof, 1, 1, 0)
         account = self._account(proof.accused, proof.accounts[0])
         return self._one(proof, proof.accused, proof.claims[0], account)
+
+    def _unaccounted(self, proof: Proof) -> Verdict:
+        """Judge a signed result whose signer gives no account of it: by pinned code alone."""
+        _shape(proof, 1, 0, 0)
+        claim = proof.claims[0]
+        if claim.base is None or claim.request is None:
+            raise Undecided("the claim comes without its base and request")
+        reply = said(claim, proof.accused)
+        if not self._of:
+            raise Undecided("the accused gives no account of it, so which code it ran is not known")
+        self._fits("", claim.base, claim.request)
+        path = path_of(claim.base, claim.request, "")
+        made = _wrapped(self._made(claim.base, claim.request, hashpath.start(claim.base), fresh=True))
+        found = contents(reply)
+        expected = commitments.content_id(made)
+        return _compared(proof, proof.accused, made, expected if expected in found else min(found), path)
 
     def _equivocation(self, proof: Proof) -> Verdict:
         """``equivocation``: two signed results for one base and request; one of them is false."""
@@ -149,36 +173,35 @@ class Judge:
         reply = said(Claim(claim.reply, base, request), signer, before)
         if record.result not in contents(reply):
             raise Undecided("the signed reply is not the result that the account is about")
-        self._fits(account, base, request)
+        self._fits(record.implementation, base, request)
         result = self._made(base, request, record.hashpath_before, fresh=not before)
-        return _compared(proof, signer, _wrapped(result), record.result, record.hashpath_after)
+        return _compared(proof, signer, _wrapped(result), record.result, path_of(base, request, before))
 
-    def _fits(self, account: Account, base: Message, request: Message) -> None:
+    def _fits(self, told: str, base: Message, request: Message) -> None:
         """Refuse what cannot be judged here.
+
+        Args:
+            told: the implementation that made the result, by the account.
 
         Raises:
             Undecided: it depends on more than base and request, or other code made it.
             DeviceNotFound: this node has not the code that the result must be judged by.
         """
-        record = account.record
-        if record.oracles or record.cached_from:
-            raise Undecided("the result depends on recorded answers, or was taken from a cache")
-        if self._pinned and record.implementation != self._pinned:
+        if self._pinned and not self._of and told != self._pinned:
             raise Undecided("other code made the result than the one it is to be judged by")
-        if record.device not in (_FALLBACK, as_text(base.get("device", _FALLBACK.encode()))):
-            raise Undecided("the account names another device than the step's base")
         here = self._answers(base, request)
-        if (here.device, here.key) != (record.device, record.key):
-            raise Undecided("another device or key answers this step here")
+        if self._of and here.device != self._of:
+            raise Undecided(f"{here.device} answers this step, and it is to be judged by the code of {self._of}")
         if not here.pure:
             raise Undecided(f"{here.device}/{here.key} is not deterministic")
-        if here.implementation != record.implementation:
-            if self._pinned:
-                raise DeviceNotFound(
-                    f"this node has not the implementation {self._pinned[:16]} of {here.device}",
-                    hint="Install the version that the ledger names, and ask again.",
-                )
-            raise Undecided("the implementation differs: the accused ran other code than this node")
+        if here.implementation == (self._pinned or told):
+            return
+        if self._pinned:
+            raise DeviceNotFound(
+                f"this node has not the implementation {self._pinned[:16]} of {here.device}",
+                hint="Install the version that the ledger names, and ask again.",
+            )
+        raise Undecided("the implementation differs: the accused ran other code than this node, by its own word")
 
     def _answers(self, base: Message, request: Message) -> Answers:
         try:
@@ -253,7 +276,7 @@ class Judge:
         base, request = slot_rules.asked(assignment, state)
         if account.record.request not in (commitments.signed_id(request), commitments.unsigned_id(request)):
             raise Undecided("the accused computed another assignment of this slot")
-        self._fits(account, base, request)
+        self._fits(account.record.implementation, base, request)
         result = self._made(base, request, account.record.hashpath_before, fresh=True, slot=True)
         made = slot_rules.after(result, state, base, request, process, proof.slot)
         verdict = _compared(proof, proof.accused, made, account.after, f"{proof.process} {proof.slot}")
@@ -326,7 +349,7 @@ class Judge:
         if first == second:
             return Verdict("not-guilty", proof.accused, proof.kind, "both are the same assignment", first, second)
         reason = f"two assignments were signed for slot {proof.slot}"
-        fault = _fault(proof.accused, f"{proof.process} {proof.slot}", "double-assignment")
+        fault = _fault(proof.accused, f"{proof.process} {proof.slot} double-assignment")
         return Verdict("guilty", proof.accused, proof.kind, reason, first, second, fault)
 
 
@@ -378,8 +401,8 @@ def _compared(proof: Proof, accused: str, made: Message, claimed: str, where: st
     if expected == claimed:
         return Verdict("not-guilty", accused, proof.kind, "made again, the result is the one signed", expected, claimed)
     reason = "made again, the result is another one"
-    return Verdict("guilty", accused, proof.kind, reason, expected, claimed, _fault(accused, where, claimed))
+    return Verdict("guilty", accused, proof.kind, reason, expected, claimed, _fault(accused, where))
 
 
-def _fault(accused: str, where: str, claimed: str) -> str:
-    return b64u(sha256("\n".join((accused, where, claimed)).encode("utf-8", "surrogateescape")))
+def _fault(accused: str, where: str) -> str:
+    return b64u(sha256(f"{accused}\n{where}".encode("utf-8", "surrogateescape")))

@@ -16,7 +16,7 @@ from hyperpy.errors import CodecError, HyperpyError, InvalidSignature, MessageNo
 from hyperpy.fault_proof import Claim, Proof, account_of, contents
 from hyperpy.http.client import Connection, parse_url, request_form
 from hyperpy.http.wire import RawRequest, Rules, read
-from hyperpy.message import As, Message, Value
+from hyperpy.message import As, Message, Resolve, Value
 from hyperpy.trail import Record
 
 _RULES: Final = (Rules(), Rules(host_with_port=True))
@@ -35,11 +35,14 @@ class Asked:
         base, request = (self.members[0], self.members[1]) if len(self.members) == 2 else (None, None)
         if isinstance(base, As) and isinstance(base.message, Message) and "path" not in base.message:
             base = base.message | {"device": base.device}
-        return Claim(
-            self.reply,
-            base if isinstance(base, Message) else None,
-            request if isinstance(request, Message) else None,
-        )
+        return Claim(self.reply, _whole(base), _whole(request))
+
+
+def _whole(item: Value | None) -> Message | None:
+    """Return a message of a path; None where it has sub-paths, whose results the path does not tell."""
+    if not isinstance(item, Message) or any(isinstance(one, Resolve | As) for one in item.raw_items().values()):
+        return None
+    return item
 
 
 class Peer:
@@ -123,15 +126,24 @@ def lean(message: Message, signer: str) -> Message:
 # -- one answer ---------------------------------------------------------------------------------
 
 
-def wrong_result(peer: Peer, reply: Message) -> Proof:
+def wrong_result(peer: Peer, reply: Message, asked: Claim | None = None) -> Proof:
     """Return what would prove that a reply is false, if it is; its signer is asked for its account.
+
+    Args:
+        asked: the same as a claim with base and request, where the path alone tells them. Of such a reply there is
+            a proof without an account too, for a ledger that names the code.
 
     Raises:
         InvalidSignature: the reply claims nothing, or the account is somebody else's.
         MessageNotFound: there is no account of it.
     """
     accused = signer_of(reply)
-    claim, account = with_account(peer, reply, accused)
+    try:
+        claim, account = with_account(peer, reply, accused)
+    except (MessageNotFound, CodecError, InvalidSignature):
+        if asked is None or asked.base is None or asked.request is None:
+            raise
+        return Proof("wrong-result", accused, claims=(Claim(lean(reply, accused), asked.base, asked.request),))
     return Proof("wrong-result", accused, claims=(claim,), accounts=(account,))
 
 

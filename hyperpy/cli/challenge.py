@@ -16,7 +16,7 @@ from hyperpy.message import Message
 
 if TYPE_CHECKING:
     from hyperpy.audit.fault import Peer
-    from hyperpy.fault_proof import Proof
+    from hyperpy.fault_proof import Claim, Proof
 
 _OWN = Path("hyperpy-user.json")
 _CODES = {"guilty": 1, "not-guilty": 0, "undecided": 2}
@@ -114,26 +114,28 @@ def _answers(first: Peer, second: Peer | None, words: Sequence[str], keep: Path 
         raise ParameterError("name a path, a receipt, a saved reply or a hashpath", name="target")
     found: list[Proof] = []
     for where in words:
-        for reply in _replies(first, where):
+        for claim in _replies(first, where):
+            reply = claim.reply
             if keep is not None:
                 write_whole(keep, fault.reply_bytes(reply))
             if second is None:
-                found.append(fault.wrong_result(first, reply))
+                found.append(fault.wrong_result(first, reply, claim))
                 continue
             proof = fault.equivocation((first, second), (reply, second.ask(where).reply))
-            found += [proof] if proof is not None else [fault.wrong_result(first, reply)]
+            found += [proof] if proof is not None else [fault.wrong_result(first, reply, claim)]
     return found
 
 
-def _replies(peer: Peer, where: str) -> list[Message]:
+def _replies(peer: Peer, where: str) -> list[Claim]:
     """Return the signed replies that a word of the command line means."""
     from hyperpy.audit import fault
+    from hyperpy.fault_proof import Claim
 
     file = Path(where)
     if not file.is_file():
-        return [peer.ask("/" + where.removeprefix("/")).reply]
+        return [peer.ask("/" + where.removeprefix("/")).claim]
     try:
-        return fault.replies_of_file(peer, file.read_bytes())
+        return [Claim(reply) for reply in fault.replies_of_file(peer, file.read_bytes())]
     except CodecError as error:
         err.print(f"error: {file}: {error.message}", style="red", markup=False, highlight=False)
         raise typer.Exit(3) from None

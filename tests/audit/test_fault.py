@@ -17,7 +17,7 @@ from hyperpy.commitments import commit
 from hyperpy.errors import CodecError, InvalidSignature, MessageNotFound, SizeError
 from hyperpy.fault_proof import MAX_BYTES, Account, Claim, Proof, account_body, as_message, from_bytes, to_bytes
 from hyperpy.testing import node, wallet
-from hyperpy.trail import Record
+from hyperpy.trail import Oracle, Record
 from tests.audit.liars import Helper, Served, Tally, corrupt, judged, served, signed
 
 DOUBLE = "/~tally@1.0&n=21/double"
@@ -90,6 +90,84 @@ def test_two_nodes_that_answer_differently(honest: Served, liar: Served, third: 
     assert fault.equivocation((honest.peer, honest.peer), (same, same)) is None
 
 
+EXCUSES: dict[str, dict[str, Any]] = {
+    "recorded answers": {"oracles": (Oracle("dice@1.0", "roll", "A" * 43, "B" * 43, "ok"),)},
+    "a cache": {"cached_from": bytes(32)},
+    "another device": {"device": "dice@1.0"},
+    "another key": {"key": "triple"},
+    "somebody else's word": {"attested_by": wallet("alice").address},
+    "a part of another step": {"parent": bytes(32)},
+}
+
+
+@pytest.mark.parametrize("excuse", EXCUSES)
+def test_what_a_liar_adds_to_its_own_account_is_no_excuse(liar: Served, third: Any, excuse: str) -> None:
+    assert verdict(third, excused(liar, **EXCUSES[excuse]))[0] == "guilty"
+
+
+def excused(liar: Served, **changed: Any) -> Proof:
+    """Return the proof of a lie whose account the liar wrote otherwise, and signed."""
+    proof = proof_of(liar, DOUBLE)
+    known = fault.account_of(proof.accounts[0], liar.address)
+    other = dataclasses.replace(known, record=dataclasses.replace(known.record, **changed))
+    return dataclasses.replace(proof, accounts=(signed_account(other, proof.accounts[0], "liar"),))
+
+
+def test_where_the_code_is_promised_its_name_is_no_excuse(liar: Served, honest: Served, third: Any) -> None:
+    code = fault_code(third)
+    lie = signed(excused(liar, implementation="0" * 64))
+    assert judged(third, lie).text("verdict") == "undecided"
+    assert judged(third, lie, implementation=code).text("verdict") == "undecided"
+    assert judged(third, lie, implementation=code, of="tally@1.0").text("verdict") == "guilty"
+    assert judged(third, lie, implementation=code, of="helper@1.0").text("verdict") == "undecided"
+    true = signed(proof_of(honest, DOUBLE))
+    assert judged(third, true, implementation=code, of="tally@1.0").text("verdict") == "not-guilty"
+
+
+def test_where_the_code_is_promised_no_account_is_needed(liar: Served, honest: Served, third: Any) -> None:
+    code = fault_code(third)
+    for at, word in ((liar, "guilty"), (honest, "not-guilty")):
+        claim = at.peer.ask(DOUBLE).claim
+        claim = Claim(fault.lean(claim.reply, at.address), claim.base, claim.request)
+        made = signed(Proof("wrong-result", at.address, claims=(claim,)))
+        assert judged(third, made).text("verdict") == "undecided"
+        assert judged(third, made, implementation=code).text("verdict") == "undecided"
+        found = judged(third, made, implementation=code, of="tally@1.0")
+        assert (found.text("verdict"), found.text("accused")) == (word, at.address)
+        base = claim.base
+        assert base is not None
+        other = signed(Proof("wrong-result", at.address, claims=(dataclasses.replace(claim, base=base | {"n": 22}),)))
+        assert judged(third, other, implementation=code, of="tally@1.0").text("verdict") == "undecided"
+
+
+def test_one_lie_has_one_name(liar: Served, third: Any) -> None:
+    """A ledger must not punish it twice, with an account and without."""
+    claim = liar.peer.ask(DOUBLE).claim
+    lean = Claim(fault.lean(claim.reply, liar.address), claim.base, claim.request)
+    bare = Proof("wrong-result", liar.address, claims=(lean,))
+    more = {"implementation": fault_code(third), "of": "tally@1.0"}
+    names = {judged(third, signed(one), **more).text("fault") for one in (bare, proof_of(liar, DOUBLE))}
+    assert len(names) == 1
+
+
+def fault_code(at: Any) -> str:
+    """Return the code that a node runs."""
+    found = at.resolve({"device": "fault@1.0"}, {"path": "implementation", "of": "tally@1.0"})
+    return str(found.text("implementation"))
+
+
+def test_a_node_that_gives_no_account_is_still_examined(liar: Served, third: Any) -> None:
+    asked = liar.peer.ask(DOUBLE)
+
+    class Silent:
+        def account(self, of: str) -> Claim:
+            raise MessageNotFound("no account")
+
+    proof = fault.wrong_result(Silent(), asked.reply, asked.claim)  # type: ignore[arg-type]
+    assert proof.accounts == ()
+    assert "no account" in verdict(third, proof)[1]
+
+
 # -- the honest -----------------------------------------------------------------------------------
 
 HONEST = [
@@ -121,6 +199,10 @@ def test_an_honest_node_is_never_guilty(honest: Served, third: Any, path: str) -
     except (MessageNotFound, InvalidSignature):
         return  # it gives no account, or claims nothing: there is no proof
     assert verdict(third, proof)[0] in ("not-guilty", "undecided")
+    claim = dataclasses.replace(honest.peer.ask(path).claim, reply=proof.claims[0].reply)
+    for one in (proof, dataclasses.replace(proof, claims=(claim,), accounts=())):
+        found = judged(third, signed(one), implementation=fault_code(third), of="tally@1.0")
+        assert found.text("verdict") in ("not-guilty", "undecided")
 
 
 @pytest.mark.parametrize("path", HONEST[:5])
@@ -132,7 +214,7 @@ def test_what_can_be_made_again_is_decided(honest: Served, third: Any, path: str
     ("path", "because"),
     [
         ("/~tally@1.0&n=3/credential", "reads what no ID shows"),
-        ("/~tally@1.0/elsewhere", "recorded answers"),
+        ("/~tally@1.0/elsewhere", "not deterministic"),
         ("/~tally@1.0/clock", "not deterministic"),
     ],
 )

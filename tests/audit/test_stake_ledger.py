@@ -17,7 +17,7 @@ from hyperpy.audit.replay import Options, replay
 from hyperpy.audit.source import Evidence
 from hyperpy.client import Client
 from hyperpy.commitments import commit
-from hyperpy.fault_proof import as_message, to_bytes
+from hyperpy.fault_proof import Claim, Proof, as_message, to_bytes
 from hyperpy.testing import wallet
 from hyperpy.verdicts import Verdict
 from tests.audit import liars
@@ -31,11 +31,11 @@ DOUBLE = "/~tally@1.0&n=21/double"
 class Ledger:
     """A ledger process on a node, and who sends it messages."""
 
-    def __init__(self, at: Served) -> None:
+    def __init__(self, at: Served, **more: Any) -> None:
         self.at = at
         code = at.peer.ask("/~fault@1.0/implementation&of=tally@1.0").reply.text("implementation")
         assert re.fullmatch("[0-9a-f]{64}", code)
-        named = {"judged-device": "tally@1.0", "judged-implementation": code}
+        named = {"judged-device": "tally@1.0", "judged-implementation": code, **more}
         self.definition = process(at, "stake-ledger@1.0", **named)
         self.last = -1
         with Client(at.url) as client:
@@ -140,6 +140,26 @@ def test_other_code_and_other_devices_are_not_judged(ledger: Ledger, honest: Ser
     told = ledger.send("challenger", action="slash", proof=file_of(proof_of(honest, "/~message@1.0&a=1/a")))
     assert "judges tally@1.0 only" in told
     assert ledger.stakes()[honest.address] == 100
+
+
+def test_a_ledger_that_judges_strictly(ledger: Ledger, liar: Served, honest: Served, tmp_path: Path) -> None:
+    """There, who stakes promises the results of one code: other code is no excuse, and silence is none either."""
+    strict = Ledger(ledger.at, **{"judged-strictly": "true"})
+    for who in ("liar", "honest", "older"):
+        strict.send(who, action="stake", amount=10)
+    claim = liar.peer.ask(DOUBLE).claim
+    bare = Claim(fault.lean(claim.reply, liar.address), claim.base, claim.request)
+    told = strict.send("challenger", action="slash", proof=file_of(Proof("wrong-result", liar.address, claims=(bare,))))
+    assert told == f"{liar.address} lost 10"
+    old = tmp_path / "liars.py"
+    old.write_text(TALLY.read_text("utf-8").replace("return 2 * n", "return 3 * n"), "utf-8")
+    with served("older", old) as before:
+        told = strict.send("challenger", action="slash", proof=file_of(proof_of(before)))
+        assert told == f"{before.address} lost 10"
+    for path in (DOUBLE, "/~tally@1.0&n=3/pair", "/~message@1.0&a=1/a", "/~tally@1.0/clock"):
+        told = strict.send("challenger", action="slash", proof=file_of(proof_of(honest, path)))
+        assert "not guilty" in told
+    assert strict.stakes()[honest.address] == 10
 
 
 def test_stakes_are_their_signers_own_word(ledger: Ledger, honest: Served) -> None:

@@ -5,12 +5,15 @@ A demonstration: the amounts are no money. The process names the one device whos
     execution-device       stake-ledger@1.0
     judged-device          such as tally@1.0
     judged-implementation  /~fault@1.0/implementation&of=tally@1.0 on a node that runs it
+    judged-strictly        true: who stakes promises the results of this very code; see below
 
 Messages, signed by one address each:
 
     action: stake   amount: whole number    the signer's address puts that much at stake
     action: slash   proof: a proof's file   if ~fault@1.0/judge says guilty, the accused's stake is burned
 
+Usually only a lie about this very code costs the stake: a node that says, in its account, that it ran another version
+keeps it, and so does one that gives no account. Where results are judged strictly, neither is an excuse.
 A lie costs the whole stake, once: the same lie proven again, by whomever and however, changes nothing.
 """
 
@@ -64,7 +67,7 @@ class StakeLedger:
         proof, stakes = read(message), _stakes(base)
         if not any(stakes.get(one) for one in _suspects(proof)):
             raise MessageError("the accused has nothing at stake")
-        asked = Message({"path": "judge", "proof": message, "implementation": self._code(base, proof)})
+        asked = Message({"path": "judge", "proof": message, **self._code(base, proof)})
         verdict = ctx.resolve({"device": "fault@1.0"}, asked)
         if not isinstance(verdict, Message) or verdict.get("verdict") != b"guilty":
             reason = verdict.text("reason", "") if isinstance(verdict, Message) else ""
@@ -78,17 +81,19 @@ class StakeLedger:
         state = _with(base, stakes, f"{accused} lost {lost}")
         return state | {"faults": (*faults, fault), "burned": burned}
 
-    def _code(self, base: Message, proof: Proof) -> str:
-        """Return the code to judge by: what the process names for the device of the step that is disputed."""
+    def _code(self, base: Message, proof: Proof) -> dict[str, str]:
+        """Return what to judge by: the code that the process names, and for strict judging the device it is of."""
         definition = base["process"]
         if not isinstance(definition, Message):
             raise MessageError("the state holds no definition")
-        judged = definition.text("judged-device", "")
+        judged, code = definition.text("judged-device", ""), definition.text("judged-implementation", "none")
+        if definition.get("judged-strictly") in (True, b"true"):
+            return {"of": judged, "implementation": code}
         for claim in proof.accounts:
             accused = next(iter(commitments.committers(claim.reply)), "")
             if account_of(claim, accused).record.device != judged:
                 raise MessageError(f"this ledger judges {judged} only")
-        return definition.text("judged-implementation", "none")
+        return {"implementation": code}
 
 
 def _signer(body: Message, *covered: str) -> str:
