@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from math import comb
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -208,15 +209,25 @@ def work_of(evidence: Evidence, plan: Plan, options: Options, chosen: Sequence[P
     return Work(units(evidence, plan, options, chosen), known, _neighbours(plan, known))
 
 
+@contextmanager
+def checker_of(evidence: Evidence, options: Options) -> Iterator[Checker]:
+    """Yield what checks steps as the options want it; what it found sound once counts for all that it checks."""
+    with Scratch(evidence, devices=options.devices, config=options.config, seconds=options.seconds) as scratch:
+        yield Checker(evidence, scratch)
+
+
 class Run:
     """Goes through units, one step after another; may be left and taken up again.
+
+    Args:
+        checker: what checks steps, with its scratch node, which stays open; by default one of its own.
 
     Attributes:
         extra: findings that belong to no step; complete once all was gone through.
     """
 
-    def __init__(self, evidence: Evidence, options: Options, work: Work) -> None:
-        self.evidence, self.options = evidence, options
+    def __init__(self, evidence: Evidence, options: Options, work: Work, checker: Checker | None = None) -> None:
+        self.evidence, self.options, self._checker = evidence, options, checker
         self.extra: list[Finding] = []
         self._units, self._known, self._around = work
         self._steps: Any = self._go()
@@ -229,12 +240,10 @@ class Run:
         self._steps.close()
 
     def _go(self) -> Iterator[StepReport]:
-        options = self.options
-        with Scratch(self.evidence, devices=options.devices, config=options.config, seconds=options.seconds) as scratch:
-            checker = Checker(self.evidence, scratch)
+        with nullcontext(self._checker) if self._checker else checker_of(self.evidence, self.options) as checker:
             for unit in self._units:
                 if unit.story is not None:
-                    teller = Teller(self.evidence, scratch, checker, unit.story)
+                    teller = Teller(self.evidence, checker.scratch, checker, unit.story)
                     yield from teller.tell()
                     self.extra += [one for one in teller.extra if one not in self.extra]
                 else:

@@ -98,7 +98,7 @@ def verdict_of(findings: Sequence[Finding], best: Verdict) -> Verdict:
 
 _RECAST = frozenset({"device"})
 _DEEP = 64
-_NESTED = 20_000
+_NESTED = 1_000_000
 """Nested messages that one audit looks at, by depth and number."""
 
 
@@ -179,7 +179,11 @@ class Checker:
                 if depth < _DEEP and isinstance(child, (Message, tuple)):
                     self._nested(child, role, found, depth + 1)
                 continue
-            if child.id in self._sound or depth >= _DEEP or len(self._sound) > _NESTED:
+            if child.id in self._sound:
+                continue
+            if depth >= _DEEP or len(self._sound) >= _NESTED:
+                text = f"in the {role}, messages deeper than {_DEEP} or more than {_NESTED} were not looked at"
+                found.append(Finding("missing", text, where=(self.evidence.where,)))
                 continue
             self._sound.add(child.id)
             try:

@@ -152,7 +152,7 @@ def _branches(branches: int, steps: int) -> Iterator[Figure]:
         settings = config.load(environ={}, flags={"http.sign": False})
         store = LmdbStore(Path(folder))
         with Node(settings, key=RsaKey.generate(2048), store=store, operator="", devices=(Counter,)) as node:
-            bases = [Message({"device": "bench-counter@1.0", "branch": number}) for number in range(branches)]
+            bases = [Message({"device": "bench-counter@1.0", "count": number * 10**6}) for number in range(branches)]
             ends = [_chain(node, base, steps) for base in bases]
         source = Source(folder=folder)
         with source.open() as evidence:
