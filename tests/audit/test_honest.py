@@ -129,7 +129,7 @@ def test_over_http() -> None:
 
 
 def test_with_another_hash_seed(folder: Path, tmp_path: Path) -> None:
-    """What is computed under another seed is the same: what is asked and comes out, but for dice, mail and clocks."""
+    """A computation under another seed is audited without an alarm."""
     other = json.loads(run(tmp_path / "store", "2"))
     known = json.loads((folder / "hashpaths").read_text("utf-8"))
     assert len(other) == len(known)
