@@ -242,7 +242,10 @@ class Resolver:
         if not now.found.spec.deterministic:
             if chain.strict and (chain.given is None or now.frame.depth > 0):
                 name = f"{now.found.device.spec.name}/{now.found.name}"
-                raise NotDeterministic(f"{name} is not deterministic, and a process's state must be", hint=_ALIKE)
+                refused = NotDeterministic(f"{name} is not deterministic, and a process's state must be", hint=_ALIKE)
+                if now.frame.depth == 0:  # the slot itself; parts that failed leave their word in it
+                    self._fail(now, refused)
+                raise refused
             if chain.given is not None:
                 return self._inject(now)
             if not (now.inner.ordered and now.found.name == "commit" and now.found.device.spec.name == "message@1.0"):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hyperpy import Message
+from hyperpy import Context, Message, device, key
 from hyperpy.audit.collect import collect
 from hyperpy.audit.pool import Source
 from hyperpy.audit.receipts import build
@@ -82,6 +82,34 @@ def test_failures_are_results_too(here: Place, store: Store) -> None:
         here.send(process, path=path)
     here.get(process, "now")
     assert audit(store, process, **OPTIONS).verdict is Verdict.REPRODUCED
+
+
+@device("weather@1.0")
+class Weather:
+    """Another one every time."""
+
+    @key(deterministic=False)
+    def compute(self, base: Message, ctx: Context) -> Message:
+        return base | {"now": int(ctx.now())}
+
+    @key
+    def asks(self, base: Message, ctx: Context) -> Any:
+        return base | {"found": ctx.resolve(base, "compute")}
+
+
+def test_a_slot_refused_as_not_deterministic_has_a_record() -> None:
+    """Its error is its result, like any other: it is in the trail, and made again."""
+    with place(Weather) as at:
+        process = at.spawn("weather@1.0")
+        at.send(process)
+        at.send(process, path="asks")
+        assert at.get(process, "now")["status"] == 200
+        assert b"not deterministic" in at.value(process, "compute=1/results/error")
+        for slot in range(3):
+            assert record(at.node.store, process, slot).status == "error"
+        report = audit(at.node.store, process, devices=(Weather,))
+        assert [step.slot for step in report.steps if step.slot] == [(process, slot) for slot in range(3)]
+        assert report.verdict is Verdict.REPRODUCED, [(s.slot[1:] if s.slot else s.key, s.findings) for s in report.steps if s.findings]
 
 
 def test_lua_from_the_beginning_and_from_a_snapshot(here: Place, store: Store) -> None:
