@@ -118,6 +118,8 @@ class Found:
         result: the verifier's result; None where there was nothing to verify.
         level: ``identity`` or ``result``; empty where there is no evidence.
         said: the statement about the result, once everything holds.
+        asked: whether the statement's hashpath is that of the path that was asked for; None where it was not
+            compared, or the path alone does not tell (see :func:`hyperpy.http.asked.fits`).
     """
 
     status: str
@@ -125,6 +127,7 @@ class Found:
     result: Result | None = None
     level: str = ""
     said: Statement | None = None
+    asked: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +219,8 @@ def check(
 ) -> Found:
     """Return what is found of a reply whose signatures were verified, as :class:`hyperpy.client.Client` does.
 
-    Only what the attested key itself signed of the reply counts.
+    One signature of the attested key must cover all that is in the reply: what two replies of one node say, put
+    together, is no reply of it.
 
     Args:
         nonce: what the caller sent as ``attest-nonce``; None leaves open how fresh the attestation is.
@@ -231,22 +235,21 @@ def check(
         return Found("failed", (error.code,))
     except HyperpyError:
         return Found("failed", ("evidence/malformed",))
-    signed, hashpath = _signed_by(reply, address)
-    if signed is None or KEY not in signed:
+    hashpath = _signed_by(reply, address)
+    if hashpath is None:
         return replace(Found("failed", ("binding/key-mismatch",)), level=found.level)
-    wanted = Wanted({address}, result_ids(signed), hashpath, nonce)
+    wanted = Wanted({address}, result_ids(reply), hashpath or None, nonce)
     return appraise(found, wanted, policy, now=now, insecure_software=insecure_software)
 
 
-def _signed_by(reply: Message, address: str) -> tuple[Message | None, str | None]:
-    """Return what an address signed of a reply, and the hashpath it signed along."""
+def _signed_by(reply: Message, address: str) -> str | None:
+    """Return the hashpath along which an address signed a whole reply, empty if it has none; None if it did not."""
+    keys = set(reply.raw_items())
     for one in reply.commitments.values():
-        if commitments.committer_of(one) == address:
-            covered = frozenset(committed_list(one))
-            kept = {key: item for key, item in reply.raw_items().items() if key in covered}
+        if commitments.committer_of(one) == address and keys <= set(committed_list(one)):
             tag = one.raw("tag")
-            return Message.make(kept), key_text(tag) if isinstance(tag, bytes) else None
-    return None, None
+            return key_text(tag) if isinstance(tag, bytes) else ""
+    return None
 
 
 def bare(reply: Message) -> Message:

@@ -13,16 +13,20 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 from hyperpy import attested, commitments
 from hyperpy.attest.policy import BASELINE, Policy
 from hyperpy.attested import Found
 from hyperpy.encoding import b64u
-from hyperpy.errors import InvalidSignature
-from hyperpy.http.client import Connection, parse_url, request_form
+from hyperpy.errors import HyperpyError, InvalidSignature
+from hyperpy.http.asked import fits, seen, without
+from hyperpy.http.client import Connection, RequestForm, parse_url, request_form
 from hyperpy.keys import RsaKey
 from hyperpy.message import Message, Value
+
+_ATTEST: Final = ("attest", "attest-nonce")
+"""Keys that ask for an attestation; the node takes them off before it answers."""
 
 
 class Client:
@@ -72,10 +76,13 @@ class Client:
 
     def request(self, method: str, path: str, message: Mapping[str, Any] | None = None) -> Message:
         """Return the reply to any request; raises as :meth:`get`."""
+        return self._checked(self._connection.exchange(self._origin, self._form(method, path, message)))
+
+    def _form(self, method: str, path: str, message: Mapping[str, Any] | None) -> RequestForm:
         own = Message(message or {}) | {"path": self._prefix + path, "method": method}
         if self._key is not None:
             own = commitments.commit(own, self._key)
-        return self._checked(self._connection.exchange(self._origin, request_form(own)))
+        return request_form(own)
 
     def attested(
         self,
@@ -88,7 +95,10 @@ class Client:
     ) -> tuple[Message, Found]:
         """Return the reply to a GET of a path, and what is found of the attestation that was asked for with it.
 
-        The attestation must answer a nonce made here. What the node says of it is not believed: act on
+        The attestation must answer a nonce made here, and be about what was asked for: where the path alone tells
+        the hashpath it leads to, ``found.asked`` is True, or the status ``failed``. Where it does not (a process, a
+        sub-path in parentheses), ``found.asked`` is None: look then at what the result says of itself, such as the
+        ``process`` and ``at-slot`` of a state. What the node says of its evidence is not believed: act on
         ``found.status``, found from the evidence, and on nothing but ``hardware`` where secrets are at stake.
 
         Args:
@@ -101,12 +111,30 @@ class Client:
         """
         nonce = secrets.token_bytes(32)
         asked = {"attest": "hardware" if hardware else "true", "attest-nonce": b64u(nonce)}
-        reply = self.request("GET", path, {**(keys or {}), **asked})
+        form = self._form("GET", path, {**(keys or {}), **asked})
+        reply = self._checked(self._connection.exchange(self._origin, form))
         now = datetime.now(UTC)
         found = attested.check(reply, policy, now=now, nonce=nonce, insecure_software=insecure_software)
         if hardware and found.status != "none" and found.level != attested.RESULT:
             found = replace(found, status="failed", codes=(*found.codes, "binding/purpose-mismatch"))
-        return reply, found
+        return reply, self._compared(found, form)
+
+    def _compared(self, found: Found, form: RequestForm) -> Found:
+        """Return what is found, compared with what was asked for."""
+        if found.said is None:
+            return found
+        request, parts = seen(self._connection, self._origin, form)
+        told = found.said.fields["hashpath"].decode("utf-8", "replace")
+        try:
+            if told:
+                same = fits(without(parts, _ATTEST), told)
+            else:
+                same = found.said.fields["request"] == commitments.content_key(request)
+        except HyperpyError:
+            same = False
+        if same is False:
+            return replace(found, status="failed", codes=("binding/result-mismatch",), said=None, asked=False)
+        return replace(found, asked=same)
 
     def _checked(self, reply: Message) -> Message:
         status = reply.get("status")

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final
 
-from hyperpy import commitments, hashpath, path, receipt, results
+from hyperpy import commitments, hashpath, receipt
 from hyperpy.audit.bisect import Difference, first_difference
 from hyperpy.codecs import whole
 from hyperpy.encoding import is_id, key_text, sha256
 from hyperpy.errors import CodecError, HyperpyError, InvalidSignature, MessageNotFound, UpstreamError
 from hyperpy.fault_proof import Claim, Proof, account_of, contents
+from hyperpy.http.asked import seen
 from hyperpy.http.client import Connection, parse_url, request_form
-from hyperpy.http.wire import RawRequest, Rules, read
+from hyperpy.http.wire import Rules
 from hyperpy.message import As, Message, Resolve, Value
 from hyperpy.trail import Record
 
@@ -77,11 +78,9 @@ class Peer:
         """
         form = request_form(Message({"path": self._prefix + where, "method": "GET"}))
         reply = self._connection.exchange(self._origin, form)
-        headers = tuple(self._connection.headers(self._origin, form))
         found: tuple[Value, ...] = ()
         for rules in _RULES:
-            seen = read(RawRequest(form.method, form.target, headers, b"", ""), rules).message
-            found = tuple(results.with_slots(path.parse(seen)))
+            found = seen(self._connection, self._origin, form, rules).parts
             claim = Asked(reply, found).claim
             if claim.base is None or claim.request is None or _named(claim) == reply.hashpath:
                 break

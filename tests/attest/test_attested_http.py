@@ -30,6 +30,7 @@ from hyperpy.verdicts import Verdict
 from hyperpy.verify import verify
 from tests.attest import fake_amd, fake_kernel
 from tests.attest.fake_amd import NOW, FakeAmd
+from tests.between import between
 from tests.devices.parts import Count, Place
 
 POLICY = policies.of({"id": "fake-chip", "snp": {"measurements": [fake_amd.MEASUREMENT.hex()], "vmpls": [0]}})
@@ -450,3 +451,53 @@ def test_evidence_and_attestations_have_one_form(amd: FakeAmd) -> None:
     for bad in (b"", b"\xc0", made.encode() + b"\0", made.encode()[:-1], b"\x81\xa1v\x01"):
         with pytest.raises(HyperpyError):
             attested.decode(bad)
+
+
+# -- what was asked for ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hardware", [False, True], ids=["identity", "result"])
+@pytest.mark.parametrize(
+    ("path", "old", "new"),
+    [
+        (SUM, "b=2", "b=40"),
+        (SUM, "a=1", "a=40"),
+        (SUM, "/add", "/multiply"),
+        ("/~message@1.0&n=1/set&n=7/set&m=2", "n=7", "n=8"),
+        ("/~message@1.0&n=1/set&n=7/set&m=2", "/set&m=2", ""),
+        ("/~meta@1.0/info", "/info", "/info/address"),
+    ],
+)
+def test_an_answer_to_another_question_is_not_attested(
+    amd: FakeAmd, serve: Serve, hardware: bool, path: str, old: str, new: str
+) -> None:
+    server = serve(through_configfs(amd))
+    for instead, status in ((("~", "~"), "hardware"), ((old, new), "failed")):
+        with between(server.port, lambda asked, pair=instead: asked.replace(*pair)) as url, Client(url) as client:
+            reply, found = client.attested(path, policy=POLICY, hardware=hardware)
+        assert reply["status"] == 200
+        assert (found.status, found.asked) == (status, status == "hardware")
+        assert found.codes == (() if status == "hardware" else ("binding/result-mismatch",))
+
+
+def test_where_the_path_does_not_tell_that_is_said(amd: FakeAmd, serve: Serve) -> None:
+    server = serve(through_configfs(amd))
+    with Client(server.url) as client:
+        _, found = client.attested("/~message@1.0&x=1/set&y=(/~calculator@1.0&a=1/add&b=2)", policy=POLICY)
+    assert (found.status, found.asked) == ("hardware", None)
+
+
+def test_two_replies_of_one_node_put_together(amd: FakeAmd, serve: Serve) -> None:
+    """Each part is signed by the attested key, and the whole is no reply of it."""
+    server, nonce = serve(through_configfs(amd)), bytes(range(32))
+    with Client(server.url) as client:
+        other = client.get(SUM.replace("b=2", "b=666"), {"accept-bundle": "true"})
+        good = client.get("/~message@1.0&x=1", {"attest": "true", "attest-nonce": b64u(nonce)})
+    assert attested.check(good, POLICY, now=NOW, nonce=nonce).status == "hardware"
+    assert other.commitments
+    for pair in ((good, other), (other, good)):
+        items = {**pair[0].raw_items(), **pair[1].raw_items()}
+        items |= {name: good.raw_items()[name] for name in good.raw_items() if name.startswith("attestation")}
+        made = Message.make(items, {**pair[0].commitments, **pair[1].commitments})
+        found = attested.check(made, POLICY, now=NOW, nonce=nonce)
+        assert (found.status, found.codes) == ("failed", ("binding/key-mismatch",))

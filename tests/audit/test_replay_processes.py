@@ -109,7 +109,7 @@ def test_a_slot_refused_as_not_deterministic_has_a_record() -> None:
             assert record(at.node.store, process, slot).status == "error"
         report = audit(at.node.store, process, devices=(Weather,))
         assert [step.slot for step in report.steps if step.slot] == [(process, slot) for slot in range(3)]
-        assert report.verdict is Verdict.REPRODUCED, [(s.slot[1:] if s.slot else s.key, s.findings) for s in report.steps if s.findings]
+        assert report.verdict is Verdict.REPRODUCED
 
 
 def test_lua_from_the_beginning_and_from_a_snapshot(here: Place, store: Store) -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -18,6 +15,7 @@ from hyperpy.cli.app import app, register_all
 from hyperpy.http.server import Server
 from hyperpy.store.memory import MemoryStore
 from tests.audit.samples import Sample
+from tests.between import between
 from tests.cli.test_receipt import DEVICE
 from tests.devices.parts import Place, place
 
@@ -40,35 +38,8 @@ def liar(here: tuple[Place, Server]) -> Iterator[tuple[str, dict[str, str]]]:
     """A node that answers some paths with what another path gives; its signatures and its trail are genuine."""
     instead: dict[str, str] = {}
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            path = instead.get(self.path, self.path)
-            connection = http.client.HTTPConnection("127.0.0.1", here[1].port, timeout=30)
-            connection.putrequest("GET", path, skip_host=True, skip_accept_encoding=True)
-            for name, value in self.headers.items():
-                connection.putheader(name, value)
-            connection.endheaders()
-            reply = connection.getresponse()
-            body = reply.read()
-            connection.close()
-            self.send_response_only(reply.status)
-            for name, value in reply.getheaders():
-                if name.lower() not in ("transfer-encoding", "content-length"):
-                    self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", instead
-    server.shutdown()
-    server.server_close()
-    thread.join(10)
+    with between(here[1].port, lambda asked: instead.get(asked, asked)) as url:
+        yield url, instead
 
 
 def replayed(url: str) -> tuple[int, dict[str, Any]]:
