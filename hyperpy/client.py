@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from hyperpy import attested, commitments
-from hyperpy.attest.policy import BASELINE, Policy
+from hyperpy.attest.policy import DEFAULT, Policy
 from hyperpy.attested import Found
 from hyperpy.encoding import b64u
 from hyperpy.errors import HyperpyError, InvalidSignature
@@ -89,7 +89,7 @@ class Client:
         path: str,
         keys: Mapping[str, Any] | None = None,
         *,
-        policy: Policy = BASELINE,
+        policy: Policy = DEFAULT,
         hardware: bool = False,
         insecure_software: bool = False,
     ) -> tuple[Message, Found]:
@@ -102,7 +102,8 @@ class Client:
         ``found.status``, found from the evidence, and on nothing but ``hardware`` where secrets are at stake.
 
         Args:
-            policy: what is accepted; see :mod:`hyperpy.attest.policy`.
+            policy: what is accepted; see :mod:`hyperpy.attest.policy`. By default what a policy file without entries
+                says; which software runs is then not looked at, and the result at best a *warning*.
             hardware: ask for evidence of this very result, not of the node's key alone.
             insecure_software: for development: believe software evidence where the policy allows it.
 

@@ -161,9 +161,8 @@ def policy_of(table: Any, trusted: Collection[Mapping[str, Any]]) -> policies.Po
     Raises:
         ConfigError: it says something unknown.
     """
-    found = policies.of({"id": "green-zone", **_plain(table or {})})
-    levels = found.snp.vmpls if found.snp.vmpls is not None else VMPLS
-    found = replace(found, allow_software=False, snp=replace(found.snp, vmpls=levels))
+    found = policies.of({"id": "green-zone", **_plain(table or {})}, vmpls=VMPLS)
+    found = replace(found, allow_software=False)
     if found.snp.measurements is not None or not trusted:
         return found
     try:

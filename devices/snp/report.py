@@ -164,7 +164,6 @@ def _narrowed(trust: Trust, measured: bytes) -> Any:
     return replace(
         own,
         measurements=allowed if own.measurements is None else allowed & own.measurements,
-        vmpls=VMPLS if own.vmpls is None else own.vmpls,
     )
 
 
@@ -238,7 +237,7 @@ def trust_of(trusted: Any, enforced: Any, table: Any) -> Trust:
         known = tuple(hashes_of(one) for one in listed)
     except HyperpyError as error:
         raise ConfigError(f"snp-trusted: {error.message}") from None
-    return Trust(known, frozenset(names), policies.of({"id": "snp", "snp": plain(table) or {}}))
+    return Trust(known, frozenset(names), policies.of({"id": "snp", "snp": plain(table) or {}}, vmpls=VMPLS))
 
 
 def plain(item: Any) -> Any:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -93,7 +93,7 @@ _SECTIONS: Final[Mapping[str, type]] = {
 }  # fmt: skip
 
 BASELINE: Final = Policy()
-"""Genuine hardware, not in debug mode, up to date; which software runs is not looked at."""
+"""Genuine hardware, not in debug mode, up to date; which software runs, and in which layer, is not looked at."""
 
 
 def load(file: Path) -> Policy:
@@ -125,8 +125,12 @@ def parse(data: bytes) -> Policy:
     return of(found, b64u(sha256(data)))
 
 
-def of(found: Mapping[str, Any], digest: str = "") -> Policy:
-    """Return the policy of a mapping; raise ConfigError as :func:`parse`."""
+def of(found: Mapping[str, Any], digest: str = "", vmpls: frozenset[int] = frozenset({0})) -> Policy:
+    """Return the policy of a mapping; raise ConfigError as :func:`parse`.
+
+    Args:
+        vmpls: privilege levels that are allowed where the mapping names none (2.7).
+    """
     head = sections.read(_Head, {name: item for name, item in found.items() if name not in _SECTIONS}, "policy")
     unknown = sorted(head.kinds - set(KINDS))
     if unknown:
@@ -137,4 +141,10 @@ def of(found: Mapping[str, Any], digest: str = "") -> Policy:
         if not isinstance(part, Mapping):
             raise ConfigError(f"[{name}] must be a table")
         made[name] = sections.read(kind, part, name)
+    if made["snp"].vmpls is None:
+        made["snp"] = replace(made["snp"], vmpls=vmpls)
     return Policy(head.id, head.kinds, head.max_age, head.allow_software, digest=digest, **made)
+
+
+DEFAULT: Final = of({"id": "default"})
+"""What a policy file without entries says: the baseline, in the most privileged layer."""

@@ -36,7 +36,7 @@ class Genuine:
     """A quote that is genuine.
 
     Attributes:
-        tcb: how up to date the platform is; None without collateral, and of what can be debugged.
+        tcb: how up to date the platform is; None without collateral.
         has_collateral: whether collateral was given and is genuine.
         not_after: when the first of certificates and collateral ends.
         revocation: ``checked`` or ``unknown``.
@@ -89,7 +89,7 @@ def verify(raw: bytes, given: bytes | None, now: datetime) -> Genuine:
     if given is None:
         return Genuine(found, platform, None, False, end, "unknown")
     known = collateral.verified(collateral.Collateral.parse(given), path, now, found.tee)  # 6, 7, 8
-    status = None if found.debug else tcb.evaluate(found, platform, known.tcb, known.qe)  # 9, 10, 11
+    status = tcb.evaluate(found, platform, known.tcb, known.qe)  # 9, 10, 11
     return Genuine(found, platform, status, True, min(end, known.not_after), "checked")
 
 

@@ -80,7 +80,7 @@ def _common(found: Genuine, policy: QuotePolicy) -> Iterator[str]:
     if not found.has_collateral and not policy.allow_no_collateral:
         yield "collateral/missing"
     level = found.tcb
-    if level is None:
+    if level is None or (found.quote.debug and not policy.allow_debug):
         return
     if level.status is None:
         yield "tcb/unsupported"

@@ -21,7 +21,8 @@ class SnpPolicy:
         measurements: allowed launch digests.
         host_data, family_ids, image_ids, report_ids, migration_report_ids: allowed values of those fields.
         chips, denied_chips: chip IDs that are allowed, or refused.
-        vmpls: privilege levels that are allowed; any if left out.
+        vmpls: privilege levels that are allowed; any if left out here. Of a policy file the default is 0, the most
+            privileged layer; HyperBEAM asks at 1.
         signing_keys: ``vcek``, ``vlek``.
         csp_ids: who may run the platform, where a VLEK signed.
         id_keys, author_keys: digests of keys, one of which must have signed the guest's ID block.
@@ -31,6 +32,7 @@ class SnpPolicy:
         policy_required, policy_forbidden: bits of the guest policy, by number, beside debug and migration.
         platform_required, platform_forbidden: bits of PLATFORM_INFO, by number.
         min_launch_mitigations, min_current_mitigations: bits that must be set (version 5).
+        require_crl: AMD's revocation list must have come along.
         allow_debug, allow_migration, allow_provisional: accept what is refused by default.
     """
 
@@ -58,6 +60,7 @@ class SnpPolicy:
     platform_forbidden: frozenset[int] = frozenset()
     min_launch_mitigations: int = 0
     min_current_mitigations: int = 0
+    require_crl: bool = False
     allow_debug: bool = False
     allow_migration: bool = False
     allow_provisional: bool = False
@@ -104,6 +107,8 @@ def _platform(found: Genuine, policy: SnpPolicy) -> Iterator[str]:
         yield "policy/chip-denied"
     if found.csp is not None and policy.csp_ids is not None and found.csp not in policy.csp_ids:
         yield "policy/chip-denied"
+    if policy.require_crl and found.revocation == "unknown":
+        yield "endorsement/crl-missing"
     provisional = report.current_tcb != report.committed_tcb or report.current_firmware != report.committed_firmware
     if provisional and not policy.allow_provisional:
         yield "policy/provisional-firmware"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from hyperpy.attest import nitro, nvidia, quote_chain, quote_policy, rim, snp_chain, snp_policy, software, statement
@@ -34,6 +34,8 @@ _EXECUTABLES: Final = frozenset({"policy/measurement-not-allowed", "policy/pcr",
 _BOUND_FIELDS: Final = {"address": "key", "key": "key", "kem": "key"}
 _HELD: Final = ("key-release", "zone-join")
 _SKEW_S: Final = 60
+_UNBOUND: Final = 32
+"""Of instance-identity, where the verifier was not told what the evidence must be bound to: a warning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +108,18 @@ def verify(
         _appraised(cpu, found)
         said = _bound(cpu, evidence, found, policy, expected, now)
         nonce = said.fields.get("nonce") if said is not None else None
+    devices: set[tuple[str, ...]] = set()
     for number, one in enumerate(evidence.gpus):
-        parts[f"gpu{number}"] = _gpu(one, policy, said, now)
-    if len(evidence.gpus) < policy.nvidia.min_count:
+        parts[f"gpu{number}"], until = _gpu(one, policy, said, now, devices)
+        end = min(end, until or end)
+    if len(devices) < policy.nvidia.min_count:
         cpu.codes.append("endorsement/missing")
         cpu.worsen("hardware", 97)
+    limit = said.number("not-after") if said is not None else None
+    if limit is not None:
+        end = min(end, datetime.fromtimestamp(min(limit, int(end.timestamp())), UTC))
+    if policy.max_age and said is not None and said.number("issued-at") is not None:
+        end = min(end, datetime.fromtimestamp(said.number("issued-at") or 0, UTC) + timedelta(seconds=policy.max_age))
     return Result(parts, policy.name, nonce, now, max(end, now))
 
 
@@ -214,9 +223,8 @@ def _bound(
         part.checks.append(("binding", "fail"))
         part.vector["instance-identity"] = 97
         return None
-    held = said is not None or (expected is not None and expected.report_data is not None)
-    if held:
-        part.vector["instance-identity"] = 2
+    held = expected is not None and (said is not None or expected.report_data is not None)
+    part.vector["instance-identity"] = 2 if held else _UNBOUND
     part.checks.append(("binding", "pass" if held else "skipped"))
     return said
 
@@ -263,8 +271,17 @@ def _check_age(said: Statement | None, found: _Found, policy: Policy, now: datet
         require(fresh, "freshness/stale", "the evidence is older than the policy allows, or does not say")
 
 
-def _gpu(one: Gpu, policy: Policy, said: Statement | None, now: datetime) -> Appraisal:
-    """Appraise a device; it counts only under the processor's statement (5.4)."""
+def _gpu(
+    one: Gpu, policy: Policy, said: Statement | None, now: datetime, devices: set[tuple[str, ...]]
+) -> tuple[Appraisal, datetime | None]:
+    """Appraise a device; it counts only under the processor's statement (5.4), and once.
+
+    Args:
+        devices: those that were seen already, by name and serial numbers; this one is added.
+
+    Returns:
+        The appraisal, and until when certificates and golden values hold.
+    """
     part = Appraisal("nvidia")
     try:
         require("nvidia" in policy.kinds, "evidence/unsupported-type", "the policy takes no nvidia")
@@ -272,25 +289,29 @@ def _gpu(one: Gpu, policy: Policy, said: Statement | None, now: datetime) -> App
             raise refusal("binding/report-data-mismatch", "no processor's environment vouches for the device")
         golden = [rim.read(text, now) for text in one.manifests]
         found = nvidia.verify(one.report, one.chain, said.gpu_nonce(), now, golden)
+        name = (found.name, *found.serials)
+        require(name not in devices, "evidence/malformed", "a device is shown twice")
+        devices.add(name)
     except AttestationError as error:
         part.failed(error.code, "genuine")
-        return part
+        return part, None
     except ConfigError:
         part.failed("endorsement/missing", "golden")
-        return part
+        return part, None
     except Exception:
         part.failed("verifier/internal", "genuine")
-        return part
+        return part, None
     part.claims = found.claims()
     part.vector |= {"instance-identity": 2, "hardware": 2, "configuration": 2, "runtime-opaque": 2}
-    part.vector["executables"] = 3 if golden else 33
-    part.checks += [("genuine", "pass"), ("golden", "pass" if golden else "skipped")]
+    whole = {found.report.driver, found.report.vbios} <= {each.version for each in golden}
+    part.vector["executables"] = 3 if whole else 33
+    part.checks += [("genuine", "pass"), ("golden", "pass" if whole else "skipped")]
     own = policy.nvidia
-    if own.require_golden and not golden:
+    if own.require_golden and not whole:
         part.codes.append("endorsement/missing")
         part.worsen("executables", 96)
     lists = ((own.products, found.product), (own.drivers, found.report.driver), (own.vbioses, found.report.vbios))
     if any(allowed is not None and value not in allowed for allowed, value in lists):
         part.codes.append("policy/measurement-not-allowed")
         part.worsen("executables", 96)
-    return part
+    return part, min([found.not_after, *(each.not_after for each in golden)])

@@ -275,9 +275,11 @@ def test_evidence_that_is_wrong_has_a_code(n: TestNode) -> None:
 def test_appraise_is_the_same_everywhere_and_needs_the_time(n: TestNode, amd: FakeAmd) -> None:
     evidence = attest(n, nonce=NONCE).text("evidence")
     with serving() as other:
-        mine, theirs = (verified(one, evidence, "appraise", policy=POLICY) for one in (n, other))
+        mine, theirs = (verified(one, evidence, "appraise", policy=POLICY, nonce=NONCE) for one in (n, other))
     assert dict(mine) == dict(theirs)
     assert mine["verdict"] == b"affirming"
+    unbound = verified(n, evidence, "appraise", policy=POLICY)
+    assert (unbound["verdict"], unbound["errors"]) == (b"warning", ()), "nobody said what it must be bound to"
     assert mine["ear"]["iat"] == int(AT)  # type: ignore[index,call-overload]
     assert n.request("POST", "/~tee@1.0/appraise", {"evidence": evidence})["status"] == 400
     keys = {one["name"]: one for one in spec_keys()}

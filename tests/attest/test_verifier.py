@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from hyperpy.attest import bundle, policy, result, software, statement, verifier
+from hyperpy.attest import bundle, nvidia, policy, result, rim, software, statement, verifier
 from hyperpy.attest.snp_policy import SnpPolicy
 from tests.attest import fake_amd, tee
 from tests.attest.fake_amd import NOW, FakeAmd
@@ -98,7 +99,9 @@ def test_swapping_evidence_between_two_answers(amd: FakeAmd) -> None:
 def test_evidence_without_any_binding_is_at_most_a_warning_s_worth(amd: FakeAmd) -> None:
     bare = bundle.Evidence("snp", amd.report(bytes(64)), amd.vek, amd.chain)
     open_ = verifier.verify(bare, POLICY, now=NOW)
-    assert open_.parts["cpu0"].vector["instance-identity"] == 0
+    assert open_.parts["cpu0"].vector["instance-identity"] == 32
+    assert open_.word == "warning"
+    assert verifier.verify(evidence(amd), POLICY, now=NOW).word == "warning", "nobody said what it must be bound to"
     assert ("binding", "skipped") in open_.parts["cpu0"].checks
     assert verifier.verify(bare, POLICY, now=NOW, expected=EXPECTED).codes == ("binding/statement-malformed",)
     exact = verifier.Expected(report_data=bytes(64))
@@ -219,8 +222,6 @@ def test_a_gpu_counts_only_under_the_processor_s_statement(amd: FakeAmd) -> None
 
 
 def test_a_gpu_that_answers_another_binding(amd: FakeAmd) -> None:
-    from hyperpy.attest import nvidia
-
     one = gpu()
     said = statement.make({**FIELDS, "gpu": statement.gpu_digest([nvidia.parse(one.report).signed])})
     made = bundle.Evidence(
@@ -229,6 +230,78 @@ def test_a_gpu_that_answers_another_binding(amd: FakeAmd) -> None:
     found = verifier.verify(made, POLICY, now=NOW, expected=EXPECTED)
     assert found.parts["cpu0"].codes == []
     assert found.parts["gpu0"].codes[0] in ("freshness/nonce-mismatch", "endorsement/expired")
+
+
+@pytest.fixture
+def gpus_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a recorded GPU report answer whatever statement it is shown with, its certificates seen in its own time."""
+    report, then = nvidia.parse(gpu().report), tee.now(tee.case("nvidia/h100-545-full-rim"))
+    read, verify = rim.read, nvidia.verify
+    monkeypatch.setattr(statement.Statement, "gpu_nonce", lambda self: report.nonce)
+    monkeypatch.setattr(rim, "read", lambda text, now: read(text, then))
+    monkeypatch.setattr(
+        nvidia, "verify", lambda raw, chain, nonce, now, golden: verify(raw, chain, nonce, then, golden)
+    )
+
+
+def with_gpus(amd: FakeAmd, *gpus: bundle.Gpu) -> bundle.Evidence:
+    digest = statement.gpu_digest([nvidia.parse(one.report).signed for one in gpus])
+    said = statement.make({**FIELDS, "gpu": digest})
+    return bundle.Evidence(
+        "snp", amd.report(said.report_data()), amd.vek, amd.chain, statement=said.encode(), gpus=gpus
+    )
+
+
+@pytest.mark.parametrize("kept", [(0, 1), (0,), (1,), ()])
+@pytest.mark.usefixtures("gpus_then")
+def test_driver_and_vbios_both_need_golden_values(amd: FakeAmd, kept: tuple[int, ...]) -> None:
+    one = gpu()
+    some = replace(one, manifests=tuple(one.manifests[at] for at in kept))
+    part = verifier.verify(with_gpus(amd, some), POLICY, now=NOW, expected=EXPECTED).parts["gpu0"]
+    whole = len(kept) == 2
+    assert part.codes == ([] if whole else ["endorsement/missing"])
+    assert (part.vector["executables"], dict(part.checks)["golden"]) == ((3, "pass") if whole else (96, "skipped"))
+
+
+@pytest.mark.usefixtures("gpus_then")
+def test_a_gpu_that_is_shown_twice_counts_once(amd: FakeAmd) -> None:
+    two = policy.of({"nvidia": {"min-count": 2}, "snp": {"measurements": [fake_amd.MEASUREMENT.hex()]}})
+    found = verifier.verify(with_gpus(amd, gpu(), gpu()), two, now=NOW, expected=EXPECTED)
+    assert found.parts["gpu0"].codes == []
+    assert found.parts["gpu1"].codes == ["evidence/malformed"]
+    assert "endorsement/missing" in found.parts["cpu0"].codes
+    assert found.hardware == "failed"
+
+
+@pytest.mark.usefixtures("gpus_then")
+def test_a_result_holds_no_longer_than_what_it_rests_on(amd: FakeAmd) -> None:
+    made = {"issued-at": int(NOW.timestamp()).to_bytes(8, "big")}
+    limited = evidence(amd, **made, **{"not-after": int(NOW.timestamp() + 5).to_bytes(8, "big")})
+    assert verifier.verify(limited, POLICY, now=NOW, expected=EXPECTED).expires == NOW + timedelta(seconds=5)
+    aged = verifier.verify(evidence(amd, **made), replace(POLICY, max_age=60), now=NOW, expected=EXPECTED)
+    assert aged.expires == NOW + timedelta(seconds=60)
+    ends = [rim.read(one, NOW).not_after for one in gpu().manifests]
+    part, until = verifier._gpu(gpu(), POLICY, statement.make(FIELDS), NOW, set())
+    assert part.codes == []
+    assert until is not None
+    assert until <= min(ends)
+
+
+def test_the_privileged_layer_is_the_default_of_a_policy_file(amd: FakeAmd) -> None:
+    said = statement.make(FIELDS)
+    for level, codes in ((0, ()), (1, ("policy/vmpl",)), (3, ("policy/vmpl",))):
+        report = amd.report(said.report_data(), vmpl=level)
+        made = bundle.Evidence("snp", report, amd.vek, amd.chain, statement=said.encode())
+        usual = policy.of({"snp": {"measurements": [fake_amd.MEASUREMENT.hex()]}})
+        assert verifier.verify(made, usual, now=NOW, expected=EXPECTED).codes == codes
+        wide = policy.of({"snp": {"measurements": [fake_amd.MEASUREMENT.hex()], "vmpls": [0, 1, 2, 3]}})
+        assert verifier.verify(made, wide, now=NOW, expected=EXPECTED).codes == ()
+    assert policy.DEFAULT.snp.vmpls == frozenset({0})
+
+
+def test_a_policy_that_needs_the_revocation_list(amd: FakeAmd) -> None:
+    strict = policy.of({"snp": {"measurements": [fake_amd.MEASUREMENT.hex()], "require-crl": True}})
+    assert verifier.verify(evidence(amd), strict, now=NOW, expected=EXPECTED).codes == ("endorsement/crl-missing",)
 
 
 def test_a_policy_that_needs_a_gpu(amd: FakeAmd) -> None:
