@@ -40,6 +40,7 @@ from hyperpy.trail import Record
 log = logging.getLogger("hyperpy.attestation")
 
 _PERIOD_S: Final = 60.0
+_ZONE: Final = "zone-join"
 _PATIENCE_S: Final = 5.0
 """Seconds that a request waits for others who ask the hardware."""
 
@@ -63,6 +64,7 @@ class Attestation:
         self._config, self._key, self._about = config.tee, key, about
         self._lock, self._counting = threading.Lock(), threading.Lock()
         self._asked: deque[float] = deque(maxlen=config.tee.reports)
+        self._joining: deque[float] = deque(maxlen=max(1, config.tee.reports // 2))
         self._secret = X25519PrivateKey.generate()
         self.kem = sealing.KEM_X25519 + self._secret.public_key().public_bytes_raw()
         self.secrets = config.tee.secrets
@@ -115,7 +117,7 @@ class Attestation:
         if self._attester is None:
             raise refusal("attester/unavailable", "this machine has no hardware that makes evidence")
         if self._attester.hardware:
-            self._spend()
+            self._spend(self._asked)
         if not self._lock.acquire(timeout=_PATIENCE_S):
             raise refusal("attester/busy", "others wait for the hardware")
         try:
@@ -128,19 +130,22 @@ class Attestation:
             made = replace(made, collateral=self._collateral)
         return made
 
-    def _spend(self) -> None:
+    def _spend(self, kept: deque[float]) -> None:
+        """Count a report; refuse it if there were as many as ``kept`` holds within the last minute."""
         now = time.monotonic()
         with self._counting:
-            full = len(self._asked) == self._asked.maxlen
-            spent = full and now - self._asked[0] < _PERIOD_S
+            full = len(kept) == kept.maxlen
+            spent = full and now - kept[0] < _PERIOD_S
             require(not spent, "attester/rate-limited", "the hardware was asked for too many reports within a minute")
-            self._asked.append(now)
+            kept.append(now)
 
     def evidence(
         self, purpose: str, *, nonce: bytes = b"", fields: Mapping[str, bytes] | None = None, gpus: bool = False
     ) -> Evidence:
         """See :meth:`hyperpy.capabilities.Attester.evidence`."""
         said = self.statement(purpose, nonce=nonce, fields=fields)
+        if purpose == _ZONE:  # whoever knocks at a zone's door leaves half of all reports for results
+            self._spend(self._joining)
         found = self._gpus.evidence(said.gpu_nonce()) if gpus and self._gpus is not None else ()
         if found:
             found = tuple(replace(one, manifests=self._manifests) for one in found)

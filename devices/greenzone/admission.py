@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -196,3 +196,12 @@ def _plain(item: Any) -> Any:
     if isinstance(item, (tuple, list)):
         return [_plain(one) for one in item]
     return as_text(item) if isinstance(item, bytes) else item
+
+
+def check_may_join(address: str, removed: Callable[[str], bool]) -> None:
+    """Raise Forbidden for a node that was removed and not readmitted."""
+    if removed(address):
+        raise Forbidden(
+            "this node was removed from the green zone",
+            hint="Its keeper's operator can order `readmit` with its address.",
+        )

@@ -28,6 +28,7 @@ from hyperpy.errors import (
 from hyperpy.message import Value, as_text, committed_list
 
 from . import admission, keys
+from .admission import check_may_join
 from .reference import Reference
 from .zone import Zone
 
@@ -65,7 +66,7 @@ class GreenZone:
         self._timers, self._attester = timers, attester
         self.zone = Zone(keys.address, keys.sign, store)
         self.nonces = admission.Nonces()
-        self._reference = Reference(node, keys)
+        self._reference = Reference(node, keys, self.zone.removed)
         self._busy, self._orders = threading.Lock(), threading.Lock()
         self._asked = 0.0
 
@@ -78,7 +79,8 @@ class GreenZone:
             "join": "Join a green zone; or, sent by a joining node, admit it",
             "challenge": "Get the keeper's evidence and a nonce, to join",
             "refresh": "Get the newest epoch from the keeper",
-            "remove": "Begin an epoch without a member",
+            "remove": "Begin an epoch without a member, who stays out",
+            "readmit": "Let a removed node join again",
             "rotate": "Begin an epoch with a new key",
             "leave": "Forget the zone and its keys",
             "members": "List the members, and the signed epochs from {from} on",
@@ -148,16 +150,26 @@ class GreenZone:
 
     @key(deterministic=False)
     def remove(self, request: Message, ctx: Context) -> Result:
-        """Begin an epoch without the member ``address``, a key of the order. The operator's order."""
+        """Begin an epoch without the member ``address``, a key of the order. It stays out. The operator's order."""
         self._ordered(request, "remove")
         address = self._given(request, "address")
         known = self.zone.members.keys() | self._reference.trusted
         if address == self._keys.address or address not in known:
             raise ParameterError("remove: there is no such member", name="address")
-        entry = self.zone.change("remove", ctx.now(), self._policy().name, lambda members: _without(members, address))
+        entry = self.zone.remove(address, ctx.now(), self._policy().name)
         self._reference.remove(address)
         ctx.log("green-zone-removed", member=address, epoch=entry.epoch)
         return Result("ok", Message({"status": 200, "body": "Member removed.", "epoch": entry.epoch}))
+
+    @key(deterministic=False)
+    def readmit(self, request: Message, ctx: Context) -> Result:
+        """Let the removed node ``address``, a key of the order, join again. The operator's order."""
+        self._ordered(request, "readmit")
+        address = self._given(request, "address")
+        if not self.zone.readmit(address):
+            raise ParameterError("readmit: that node was not removed", name="address")
+        ctx.log("green-zone-readmitted", member=address)
+        return Result("ok", Message({"status": 200, "body": "The node may join again."}))
 
     @key(deterministic=False)
     def rotate(self, request: Message, ctx: Context) -> Result:
@@ -261,6 +273,7 @@ class GreenZone:
         now, policy = ctx.now(), self._policy()
         if not self.zone.keeps:
             raise ConfigError("this node keeps no green zone", hint="Ask the zone's keeper.")
+        check_may_join(address, self.zone.removed)
         nonce = _raw(asked, "nonce", _NONCE)
         kem = self.nonces.take(nonce, now)
         about = asked.get("node-message")
@@ -472,7 +485,3 @@ def _listed(item: Message, name: str) -> list[Value]:
     if isinstance(found, Message):
         found = tuple(found[one] for one in number_keys(found))
     return list(found) if isinstance(found, tuple) else []
-
-
-def _without(members: dict[str, Any], address: str) -> None:
-    members.pop(address, None)

@@ -12,6 +12,7 @@ import base64
 import binascii
 import secrets
 import threading
+from collections.abc import Callable
 from typing import Any, Final
 
 from cryptography.exceptions import InvalidTag
@@ -27,7 +28,7 @@ from hyperpy.keys import EXPONENT, RsaKey
 from hyperpy.message import Value, as_text, committed_list
 
 from . import terms
-from .admission import check_settings
+from .admission import check_may_join, check_settings
 
 _AT: Final = "/~greenzone@1.0/"
 _TEXT: Final = 4096
@@ -39,8 +40,8 @@ _REFUSED: Final = "Received invalid commitment report."
 class Reference:
     """The reference's green zone on one node: its key, whom it trusts, and the identity that is shared."""
 
-    def __init__(self, node: NodeControl, keys: Keys) -> None:
-        self._node, self._keys = node, keys
+    def __init__(self, node: NodeControl, keys: Keys, removed: Callable[[str], bool]) -> None:
+        self._node, self._keys, self._removed = node, keys, removed
         self._zone_key: bytes | None = None
         self._identity: RsaKey | None = None
         self._making = threading.Lock()
@@ -81,6 +82,7 @@ class Reference:
         key, order = self._key(), request.private.get("order")
         said, address = own_words(order if isinstance(order, Message) else Message())
         require(said.get("address") == address.encode(), "binding/key-mismatch", f"{_REFUSED} It is another node's.")
+        check_may_join(address, self._removed)
         modulus = terms.read_public(_plain(said.get("public_key"), "public_key"))
         self._check_about(said.get("node-message"))
         verdict = ctx.step(Message({"device": "snp@1.0"}), Message({"path": "verify", "body": order}))

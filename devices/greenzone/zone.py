@@ -24,6 +24,7 @@ BATCH: Final = 100
 """Entries that are handed out at once."""
 _ZONE: Final = "greenzone/zone"
 _ENTRY: Final = "greenzone/entry/"
+_OUT: Final = "greenzone/removed/"
 
 
 @dataclass(slots=True)
@@ -124,6 +125,28 @@ class Zone:
             kept = {number: one for number, one in held.keys.items() if number > entry.epoch - KEPT}
             self._take(Held(held.keeper, "", entry, {**kept, entry.epoch: key}, held.kem))
             return entry
+
+    def remove(self, address: str, at: float, policy: str) -> Entry:
+        """Begin an epoch without a member, who stays out until :meth:`readmit`; durably, the keeper's restart included.
+
+        Raises:
+            ConfigError: this node keeps no zone.
+        """
+        with self._lock:
+            entry = self.change("remove", at, policy, lambda members: _without(members, address))
+            self._store.link(_OUT + address, commitments.signed_id(entry.message))
+            return entry
+
+    def readmit(self, address: str) -> bool:
+        """Let a removed node join again; return whether it had been removed."""
+        known = self.removed(address)
+        if known:
+            self._store.link(_OUT + address, "")
+        return known
+
+    def removed(self, address: str) -> bool:
+        """Say whether a node was removed and not readmitted."""
+        return bool(self._store.named(_OUT + address))
 
     def current(self, at: float, life: float, policy: str) -> Entry:
         """Return the keeper's epoch; a new one if its time is over, or if its key was lost with the process."""
@@ -264,3 +287,7 @@ class Zone:
 
 def _name(zone: str, epoch: int) -> str:
     return f"{_ENTRY}{zone}/{epoch}"
+
+
+def _without(members: dict[str, Member], address: str) -> None:
+    members.pop(address, None)

@@ -517,7 +517,9 @@ def test_an_order_is_good_once(z: Zone, key: str) -> None:
     assert z.keeper._connection.exchange(origin, request_form(signed))["status"] == 200
     if key == "leave":
         z.keeper.order("init")
-    one.join(z.keeper)
+    if key == "remove":
+        z.keeper.order("readmit", address=one.address)
+    assert one.join(z.keeper)["status"] == 200
     entry = z.keeper.zone.held.entry
     assert z.keeper._connection.exchange(origin, request_form(signed))["status"] == 403
     assert z.keeper.zone.held.entry is entry
@@ -689,3 +691,33 @@ def test_info_says_what_there_is(z: Zone) -> None:
     assert isinstance(told, Message), said
     assert told.text("role") == "keeper"
     assert told["epoch"] == 0
+
+
+def test_a_removed_node_stays_out_until_it_is_readmitted(z: Zone, amd: fake_amd.FakeAmd) -> None:
+    """Its software is still the right one: only the operator's word keeps it out, and that outlives the keeper."""
+    two = z.node("two")
+    assert two.join(z.keeper)["status"] == 200
+    old = z.keeper.zone.key("volume")
+    assert z.keeper.order("remove", address=two.address)["status"] == 200
+    for _ in range(2):
+        refused(two.join(z.keeper), "removed")
+    assert two.zone.key("volume") == old != z.keeper.zone.key("volume")
+    refused(z.keeper.ask("readmit", two.key, address=two.address))
+    refused(z.keeper.order("readmit", address=z.keeper.address), "not removed")
+    assert z.keeper.order("readmit", address=two.address)["status"] == 200
+    assert two.join(z.keeper)["status"] == 200
+    assert two.zone.key("volume") == z.keeper.zone.key("volume")
+    z.keeper.order("remove", address=two.address)
+    with ExitStack() as stack:
+        assert Place(stack, "keeper", amd, store=z.keeper.store).zone.removed(two.address), "after a restart, too"
+
+
+def test_knocking_leaves_reports_for_results(z: Zone) -> None:
+    keeper = z.node("busy", **{"tee.reports": 10})
+    assert keeper.order("init")["status"] == 200
+    asked = [keeper.ask("challenge", nonce=b64u(bytes([n]) * 32)) for n in range(8)]
+    assert [one["status"] for one in asked].count(200) == 4, "half of ten, and one for the beginning"
+    assert all(one.text("code") == "attester/rate-limited" for one in asked if one["status"] != 200)
+    attester = keeper.node._lend["attester"]
+    for _ in range(2):
+        assert attester.evidence("channel", nonce=bytes(32)).kind == "snp"
