@@ -91,7 +91,7 @@ max-age = 300                        # seconds since the statement was made
 
 [snp]
 measurements = ["87a6000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000ff"]
-vmpls = [0]                          # the most privileged layer of the guest asked
+vmpls = [0]                          # the most privileged layer of the guest asked; the default
 signing-keys = ["vcek"]              # no cloud's shared key
 min-tcb = { bootloader = 4, snp = 22, microcode = 213 }
 platform-required = [5]              # the memory's aliases were checked

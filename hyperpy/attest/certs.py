@@ -126,8 +126,9 @@ def chain(
         path.append(issuers[0])
     require(not rest, "endorsement/chain-invalid", "a certificate belongs to no path")
     path.append(root)
-    for one, issuer in pairwise(path):
+    for below, (one, issuer) in enumerate(pairwise(path)):
         _check_issued(one, issuer)
+        _check_length(issuer, below)
     if sha256(root.public_bytes(Encoding.DER)) != anchor.pin:  # every byte of the pinned one is known to be right
         _check_issued(root, root)
     return path
@@ -153,6 +154,12 @@ def _check_issued(one: x509.Certificate, issuer: x509.Certificate) -> None:
         one.verify_directly_issued_by(issuer)
     except (InvalidSignature, x509.ExtensionNotFound, *_ERRORS):
         raise _chain("a certificate is not signed by its issuer, or that one may not sign") from None
+
+
+def _check_length(issuer: x509.Certificate, below: int) -> None:
+    """Raise unless an authority may have so many authorities below it."""
+    most = issuer.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length
+    require(most is None or below <= most, "endorsement/chain-invalid", "a chain is longer than an issuer allows")
 
 
 def check_validity(path: Iterable[x509.Certificate], now: datetime) -> None:

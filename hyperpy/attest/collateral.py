@@ -88,8 +88,10 @@ def verified(given: Collateral, path: list[x509.Certificate], now: datetime, tee
     for found, name in zip((tcb, qe), names, strict=True):
         require(found.get("id") == name, "collateral/type-mismatch", f"collateral for {name} is needed")
         require(found.get("version") in (2, 3), "collateral/type-mismatch", "collateral of an unknown version")
+    require(tcb.get("tcbType", 0) == 0, "collateral/type-mismatch", "TCB levels of an unknown composition")
     ends = [_valid(found, now) for found in (tcb, qe)]
-    ends += _check_revocations(fields, path, now)
+    signers = [_path(fields[f"{name}_issuer_chain"])[0] for name in ("tcb_info", "qe_identity")]
+    ends += _check_revocations(fields, path, signers, now)
     return Genuine(tcb, qe, min(ends))
 
 
@@ -138,8 +140,10 @@ def _moment(text: object) -> datetime:
         raise refusal("collateral/signature", "a date of the collateral is malformed") from None
 
 
-def _check_revocations(fields: Mapping[str, str], path: list[x509.Certificate], now: datetime) -> list[datetime]:
-    """Check both lists and look the platform's certificates up in them; return when they end."""
+def _check_revocations(
+    fields: Mapping[str, str], path: list[x509.Certificate], signers: list[x509.Certificate], now: datetime
+) -> list[datetime]:
+    """Check both lists and look the certificates of platform and collateral up in them; return when they end."""
     leaf, authority, root = path
     own = _path(fields["pck_crl_issuer_chain"])[0]
     root_list, pck_list = (_list(fields[name]) for name in ("root_ca_crl", "pck_crl"))
@@ -150,16 +154,23 @@ def _check_revocations(fields: Mapping[str, str], path: list[x509.Certificate], 
     for found, issuer in ((root_list, root), (pck_list, authority)):
         genuine = found.is_signature_valid(certs.ec_key(issuer, ec.SECP256R1))
         require(genuine, "collateral/signature", "a revocation list's signature does not verify")
+        require(not _partial(found), "collateral/signature", "a revocation list holds a part of what was revoked")
         end = found.next_update_utc
         if end is None:
             raise refusal("collateral/signature", "a revocation list has no end")
         require(found.last_update_utc <= now, "collateral/not-yet-valid", "a revocation list is not valid yet")
         require(now <= end, "collateral/expired", "a revocation list has expired")
         ends.append(end)
-    for one, found in ((authority, root_list), (leaf, pck_list)):
+    for one, found in ((authority, root_list), (leaf, pck_list), *((signer, root_list) for signer in signers)):
         revoked = found.get_revoked_certificate_by_serial_number(one.serial_number)
-        require(revoked is None, "endorsement/revoked", "a certificate of the platform was revoked")
+        require(revoked is None, "endorsement/revoked", "a certificate of the platform or collateral was revoked")
     return ends
+
+
+def _partial(found: x509.CertificateRevocationList) -> bool:
+    """Say whether a list is one of changes, or of some certificates alone (RFC 5280, 5.2.4 and 5.2.5)."""
+    kinds = (x509.DeltaCRLIndicator, x509.IssuingDistributionPoint)
+    return any(isinstance(one.value, kinds) for one in found.extensions)
 
 
 def _list(text: str) -> x509.CertificateRevocationList:

@@ -92,7 +92,13 @@ def _common(found: Genuine, policy: QuotePolicy) -> Iterator[str]:
         yield "policy/advisory-denied"
 
 
+_KNOWN_ATTRIBUTES: Final = 1 | 1 << 28 | 1 << 30 | 1 << 63
+"""Of a trust domain: DEBUG, SEPT_VE_DISABLE, PKS, PERFMON; what others mean is not known, so they must be 0 (3.1)."""
+
+
 def _tdx(found: Genuine, policy: TdxPolicy) -> Iterator[str]:
+    if int.from_bytes(found.quote.body[120:128], "little") & ~_KNOWN_ATTRIBUTES:
+        yield "policy/guest-policy"
     if any(found.quote.service_td) and not policy.allow_service_td:
         yield "policy/service-td"
     body = found.quote.body
