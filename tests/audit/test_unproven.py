@@ -141,7 +141,7 @@ def test_a_peer_that_gives_one_receipt_for_everything(n: TestNode, monkeypatch: 
     with served("liar") as at:
         ref = n.get("/~message@1.0&q=1/set&a=1").hashpath
         data = n.get(f"/~audit@1.0/receipt?ref={ref}")["body"]
-        monkeypatch.setattr(service.Audits, "receipt", lambda self, ref, ctx, **options: data)
+        monkeypatch.setattr(service.Audits, "receipt", lambda self, ref, ctx, **options: (data, 0))
         with Peer(at.url) as peer:
             report = audit_peer(peer, n.node, Wanted(("/~message@1.0&a=1/set&b=2",), (), (Tally,)))
     assert report.steps[0].verdict is Verdict.INVALID
