@@ -7,7 +7,7 @@ Bundled devices get what they name; others only what ``[devices] grant`` allows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from hyperpy.attest.bundle import Evidence
 from hyperpy.cache import Batch
@@ -16,6 +16,10 @@ from hyperpy.fault_proof import Account
 from hyperpy.message import Message, Value
 from hyperpy.sdk import Context, Result
 from hyperpy.verdicts import Report
+
+if TYPE_CHECKING:
+    from hyperpy.inference.batching import Stats
+    from hyperpy.inference.serving import Card, Served
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -355,6 +359,37 @@ class Accounts(Protocol):
 
     def slot(self, process: str, slot: int) -> Account | None:
         """Return this node's account of a process's slot; see :meth:`step`."""
+
+
+class Models(Protocol):
+    """``models``: the language models of this node (docs/inference.md)."""
+
+    @property
+    def most(self) -> int:
+        """Most tokens of one answer."""
+
+    def cards(self) -> Sequence[Card]:
+        """Return the models by name, each with its digests."""
+
+    def which(self, name: str) -> Card:
+        """Return the model of a name, of the default if it is empty; raise NotFound."""
+
+    def open(self, ref: str, deadline: float) -> Served:
+        """Return a model by its reference, in memory; ``deadline`` in monotonic seconds.
+
+        Raises:
+            MessageNotFound: no model here has that reference.
+            Corrupt, Busy: its files are damaged; it is being loaded, or other models are answering.
+        """
+
+    def stats(self) -> Stats:
+        """Return how many answers are being made and wait, and what was made."""
+
+    def claimed(self) -> str | None:
+        """Return the answer, as JSON, that is claimed to a request which is made again; None when serving."""
+
+    def close(self) -> None:
+        """End all answers: the node stops."""
 
 
 class Attester(Protocol):

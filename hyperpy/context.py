@@ -154,6 +154,7 @@ class Chain:
             may have changed something.
         last: ID and record of the last top-level step that was recorded.
         begun: whether one was begun at all, other than an ordered ``commit``, which only makes a signature.
+        sink: takes pieces of an answer ahead of the whole, where the caller asked for a stream.
         sealed: it came sealed (docs/attestation.md): nothing of it goes to the log, to metrics or to hooks.
     """
 
@@ -177,6 +178,7 @@ class Chain:
     effects: bool = False
     begun: bool = False
     sealed: bool = False
+    sink: Callable[[bytes], None] | None = None
 
     def note(self, result: Result) -> None:
         """Note what a key that is not deterministic answered; an error, or an answer too late, is no effect."""
@@ -324,6 +326,11 @@ class Frame:
         """See :meth:`hyperpy.sdk.Context.config`."""
         self._open("the configuration")
         return self.resolver.services.config
+
+    def emit(self, piece: bytes) -> None:
+        """See :meth:`hyperpy.sdk.Context.emit`."""
+        if self.chain.sink is not None and self.depth == 1:
+            self.chain.sink(piece)
 
     def log(self, event: str, **fields: Any) -> None:
         """See :meth:`hyperpy.sdk.Context.log`."""

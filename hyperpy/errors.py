@@ -43,6 +43,8 @@ class HyperpyError(Exception):
     status: ClassVar[int] = 500
     advice: ClassVar[str] = "Look at the node's log for the incident number."
     retry_after: float | None = None
+    document: bytes | None = None
+    """What is answered over HTTP instead of the text: JSON in the form that a device's clients know."""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)

@@ -25,6 +25,7 @@ from hyperpy.housekeeping import Housekeeping
 from hyperpy.http.client import PeerClient
 from hyperpy.http.form import JSON, is_loopback
 from hyperpy.http.wire import ANS104, Ingress, refusal, without_body_type
+from hyperpy.inference.serving import Models
 from hyperpy.jobs import Jobs, Workers
 from hyperpy.keys import RsaKey
 from hyperpy.message import Message, Value
@@ -119,6 +120,7 @@ class Node:
         slots = Slots(store, self.cache, self.actors)
         self.attestation = Attestation(config, key, self.settings.info, attester)
         self.attestation.run = self._run_sealed
+        self.models = Models(config.inference)
         self._lend: dict[str, Any] = {
             "node": self.settings,
             "timers": self.timers,
@@ -131,6 +133,7 @@ class Node:
             "slots": slots,
             "audit": Audits(store, config, self.sign, devices),
             "attester": self.attestation,
+            "models": self.models,
             "accounts": Accounts(self.registry, self.cache, self.trail, slots, public=config.trail.public),
         }
         if not config.devices.override:
@@ -307,10 +310,9 @@ class Node:
         """
         limits = self.config.limits
         may_sign = self.settings.flag("sign-on-request")
-        readers = None
-        origin = b""
+        readers, origin, sink = None, b"", None
         if ingress is not None:
-            readers = self.settings.readers(request)
+            sink, readers = ingress.sink, self.settings.readers(request)
             if batch is not None:
                 origin = self.trail.put_origin(ingress.origin, batch)
         return Chain(
@@ -321,6 +323,8 @@ class Node:
             max_depth=limits.recursion,
             may_sign=may_sign,
             readers=readers,
+            sink=sink,
+            lookup=sink is None,  # what is kept has no pieces
         )
 
     def _own_chain(self, batch: Batch | None) -> Chain:

@@ -71,6 +71,13 @@ class Context(Protocol):
                 for, and ``[http] sign-on-request`` is off.
         """
 
+    def emit(self, piece: bytes) -> None:
+        """Hand a piece of the answer to a caller who asked for a stream (``stream: true``), ahead of the whole.
+
+        Pieces are server-sent events, no part of the result, and go nowhere where nobody listens: inside other
+        steps, in replays. Raises DeviceStopped where the caller has gone.
+        """
+
     def log(self, event: str, **fields: Any) -> None:
         """Write one line to the node's log."""
 

@@ -292,10 +292,13 @@ class Settings(Mapping[str, Any]):
         """Return the handlers for one request: rate limit, hosted keys, then the operator's own.
 
         The first two are left out where they would do nothing: for loopback peers, and for requests
-        without credentials.
+        without credentials of HTTP Basic. Other schemes are for whoever knows them: clients of OpenAI's
+        interface send ``Bearer`` with any text.
         """
         found = list(self.hooks("request"))
-        if "authorization" in ingress.private or any(name.startswith("!") for name in ingress.private):
+        given = ingress.private.get("authorization", b"")
+        basic = isinstance(given, bytes) and given.lstrip()[:6].lower() == b"basic "
+        if basic or any(name.startswith("!") for name in ingress.private):
             found.insert(0, _AUTH)
         if not ingress.loopback and self.setting("rate-limit-requests", 1000):
             found.insert(0, _RATE_LIMIT)

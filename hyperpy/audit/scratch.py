@@ -19,6 +19,7 @@ from hyperpy.cache import Batch, Cache
 from hyperpy.config import Config
 from hyperpy.context import Chain, Frame, Services, Step, device_error
 from hyperpy.errors import Forbidden, HyperpyError
+from hyperpy.inference.serving import Models
 from hyperpy.jobs import Workers
 from hyperpy.message import Message
 from hyperpy.recorder import Recorder
@@ -73,6 +74,8 @@ class Scratch:
         )
         self.jobs = ScratchJobs(self)
         slots = Slots(self.store, self.cache, self.actors)
+        self.claimed: Callable[[], Message | None] = lambda: None
+        """Returns the result that is claimed of the step being made: what may be tried first, and is never believed."""
         self._lend: dict[str, Any] = {
             "node": Absent(setting=lambda name, default=None: settings.get(name, default)),
             "store": Storage(self.cache, self.store),
@@ -81,12 +84,19 @@ class Scratch:
             "workers": Workers(self.actors),
             "jobs": self.jobs,
             "http": Absent(allowed=lambda peer: False),
+            "models": Models(config.inference, self._claimed_body),
         }
         self.watchdog.start()
 
     def deadline(self) -> float:
         """Return when a step that begins now must be done (monotonic seconds)."""
         return time.monotonic() + self.seconds
+
+    def _claimed_body(self) -> str | None:
+        """Return the text that a claimed result has as its body."""
+        found = self.claimed()
+        body = found.get("body") if found is not None else None
+        return body.decode("utf-8", "replace") if isinstance(body, bytes) else None
 
     def close(self) -> None:
         """Let go of devices, threads and what was written."""

@@ -341,6 +341,7 @@ class Checker:
     def _once(self, step: Planned, base: Value | None, given: Given) -> list[Finding]:
         record = step.record
         strict = step.slot is not None
+        self.scratch.claimed = lambda: self._claimed(record)
         try:
             result = self.scratch.resolver.rerun(record, self.scratch.deadline(), base=base, given=given, strict=strict)
         except (DeviceTimeout, Busy) as error:
@@ -359,6 +360,14 @@ class Checker:
         if not found and isinstance(result.value, Message) and set(result.value.private) - {"hashpath"}:
             self.live[step.name] = result.value
         return found
+
+    def _claimed(self, record: Record) -> Message | None:
+        """Return the result that a record claims, if it is at hand."""
+        try:
+            found = self.scratch.cache.read(record.result, exact=True)
+        except HyperpyError:
+            return None
+        return found if isinstance(found, Message) else None
 
     def _lacking(self, error: HyperpyError) -> Finding | None:
         """Return what this machine or the evidence lacks, where that is why a step failed."""

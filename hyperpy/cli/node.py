@@ -74,6 +74,7 @@ def serve(
         server = Server(node, made.http.host, made.http.port)
         server.start()
         node.timers.resume()
+        node.models.warm()
         print(f"hyperpy is ready at {server.url} (address {node.address})", flush=True)
         try:
             _wait(stop, node, [Path(name) for name in made.devices.files] if reload else [])

@@ -315,6 +315,28 @@ class GreenZone:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Inference:
+    """The language models that this node answers with (docs/inference.md)."""
+
+    models: str = _setting(
+        "", "Folder of the models; by default what HYPERPY_MODELS names, else hyperpy-models.", public=False
+    )
+    default: str = _setting("", "Model of requests that name none; by default the first, by name.", public=False)
+    engine: str = _setting("", "Engine that computes; by default the fastest that passes its self-test.", public=False)
+    preload: bool = _setting(True, "Load the default model when the node starts.", public=False)
+    loaded: int = _setting(2, "Models held in memory at once.", public=False, least=1)
+    sessions: int = _setting(16, "Answers that are made at once; more wait.", public=False, least=1)
+    queue: int = _setting(16, "Answers that may wait; more are refused with 503.", public=False, least=0)
+    tokens: int = _setting(4096, "Most tokens of one answer.", least=1)
+    reuse: bool = _setting(
+        True,
+        "Keep what was read of a prompt for a while, for prompts that begin alike; how fast an answer begins then "
+        "tells that somebody asked the like.",
+        public=False,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Actors:
     """How what holds state is run: one actor per process, model or wallet."""
 
@@ -353,6 +375,7 @@ class Config:
     tee: Tee = field(default_factory=Tee)
     snp: Snp = field(default_factory=Snp)
     green_zone: GreenZone = field(default_factory=GreenZone)
+    inference: Inference = field(default_factory=Inference)
     actors: Actors = field(default_factory=Actors)
     extra: Mapping[str, Any] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)

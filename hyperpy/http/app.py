@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol, TypeAlias
 
 from hyperpy.config import Config
@@ -24,6 +24,7 @@ from hyperpy.http.brief import is_brief
 from hyperpy.http.browsers import VARY, guarded
 from hyperpy.http.form import Ingress, RawReply, RawRequest, Rules, Wants
 from hyperpy.http.secrets import scrub_value
+from hyperpy.http.streaming import HEADERS, Pipe, last, may_stream
 from hyperpy.http.wire import answer_at_edge, read, without_cors, write, write_error
 from hyperpy.http.workers import Workers
 from hyperpy.message import Message
@@ -33,8 +34,8 @@ Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-_Task: TypeAlias = tuple[RawRequest, float]
-"""A request, and until when (monotonic seconds) it may take."""
+_Task: TypeAlias = tuple[RawRequest, float, "Pipe | None"]
+"""A request, until when (monotonic seconds) it may take, and who reads it while it is made, if somebody may."""
 
 log = logging.getLogger("hyperpy.http")
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
@@ -144,7 +145,12 @@ class App:
             if not _is_bodiless(scope, raw):
                 body = _Body(self, self.bounds)
                 raw = RawRequest(raw.method, raw.target, raw.headers, await body.receive(raw, receive), raw.peer)
-            reply = answer_at_edge(raw, self._default_request) or self._at_once(raw) or await self._answer(raw)
+            answer = answer_at_edge(raw, self._default_request) or self._at_once(raw)
+            if answer is None and may_stream(raw):
+                answer = await self._streamed(raw, receive, send)
+                if answer is None:
+                    return
+            reply = answer or await self._answer(raw)
         except _Refused as refused:
             raw = RawRequest(str(scope["method"]), scope.get("raw_path") or b"")
             reply = write_error(refused.error, _plain_wants(scope), status=refused.status)
@@ -162,25 +168,49 @@ class App:
         """Answer what takes microseconds here, in the event loop, if the node need not wait for anything. Else None."""
         if is_brief(raw) and self._node.is_prompt(raw.peer):
             with suppress(WouldWait), haste():
-                return self._work((raw, time.monotonic() + self.bounds.deadline))
+                return self._work((raw, time.monotonic() + self.bounds.deadline, None))
         return None
 
-    async def _answer(self, raw: RawRequest) -> RawReply:
+    async def _answer(self, raw: RawRequest, pipe: Pipe | None = None) -> RawReply:
         """Have a worker thread answer, within the deadline."""
         try:
-            return await self._workers.ask((raw, time.monotonic() + self.bounds.deadline))
+            return await self._workers.ask((raw, time.monotonic() + self.bounds.deadline, pipe))
         except HyperpyError as error:
             return write_error(error, wants_of(raw))
 
+    async def _streamed(self, raw: RawRequest, receive: Receive, send: Send) -> RawReply | None:
+        """Answer in pieces, if there are any, and return None; else return the reply, which is still to be sent."""
+        pipe = Pipe()
+        answer = asyncio.ensure_future(self._answer(raw, pipe))
+        gone = asyncio.ensure_future(_gone(receive, pipe))
+        begun = False
+        try:
+            async for piece in pipe.pieces(answer):
+                if not begun:
+                    begun = True
+                    headers = [*(HEADERS if self._cors else HEADERS[:3]), VARY, *self._marks]
+                    await send({"type": "http.response.start", "status": 200, "headers": headers})
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            reply = await answer
+            if not begun:
+                return reply
+            await send({"type": "http.response.body", "body": last(reply), "more_body": False})
+            return None
+        finally:
+            pipe.leave()
+            gone.cancel()
+
     def _work(self, task: _Task) -> RawReply:
         """Answer one request; runs in a worker thread and never raises."""
-        raw, deadline = task
+        raw, deadline, pipe = task
         wants = Wants(head=raw.method == "HEAD")
         try:
             if time.monotonic() > deadline:
                 raise DeviceTimeout("the request waited for a worker until its deadline")
             ingress = read(raw, self._rules)
             wants = ingress.wants
+            if pipe is not None and ingress.message.raw("stream") in (True, b"true"):
+                ingress = replace(ingress, sink=pipe.put)
             return guarded(write(self._node.handle(ingress, deadline=deadline), wants), raw.headers)
         except HyperpyError as error:
             return write_error(error, wants_of(raw) if wants.accept == "*/*" else wants)
@@ -278,6 +308,13 @@ class _Body:
             raise _Refused(413, SizeError(f"the body is longer than {self._bounds.body} bytes"))
         if self._app._bytes > self._bounds.in_flight:
             raise _Refused(503, Busy("the node is receiving too much at once"))
+
+
+async def _gone(receive: Receive, pipe: Pipe) -> None:
+    """Wait until the client has gone, and say so."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    pipe.leave()
 
 
 async def _send(reply: RawReply, method: str, send: Send) -> None:

@@ -145,6 +145,9 @@ def answer_at_edge(raw: RawRequest, default_request: str) -> RawReply | None:
 
 def write_error(error: HyperpyError, wants: Wants, *, status: int | None = None) -> RawReply:
     """Return the HTTP reply of an error, unsigned; ``status`` overrides that of its class."""
+    if error.document is not None:
+        made = _document(status or error.status, error)
+        return _finished(made, wants)
     body: Value = NOT_FOUND if isinstance(error, KeyNotFound) else error.message.encode("utf-8", "replace")
     reply = Message({"ao-result": "body", "body": body, "status": status or error.status})
     if _wants_json(wants):
@@ -156,6 +159,8 @@ def write_error(error: HyperpyError, wants: Wants, *, status: int | None = None)
 
 
 def _written(reply: Message, wants: Wants, error: HyperpyError | None) -> RawReply:
+    if error is not None and error.document is not None:
+        return _document(_status(reply), error)
     codec = wants.codec_for(reply)
     if error is not None and _wants_json(wants):
         codec = JSON
@@ -335,6 +340,14 @@ def _text(reply: Message, wants: Wants, error: HyperpyError | None) -> RawReply:
     return RawReply(
         status, [*headers, (b"content-type", b"text/plain; charset=utf-8")], text.encode("utf-8", "replace")
     )
+
+
+def _document(status: int, error: HyperpyError) -> RawReply:
+    """Return an error in the form that a device's clients know."""
+    headers = [(b"status", b"%d" % status), (b"content-type", b"application/json")]
+    made = RawReply(status, headers, error.document or b"")
+    _advise(made, error)
+    return made
 
 
 def _wants_json(wants: Wants) -> bool:

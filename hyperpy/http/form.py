@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -82,12 +82,14 @@ class Ingress:
             ``headers``, ``body``, without secrets and addresses. The trail names their digest.
         wants: how to write the reply.
         private: secrets and the peer; no message, ID, store, trail or log sees them.
+        sink: takes pieces of the answer ahead of the whole, where the caller asked for a stream.
     """
 
     message: Message
     origin: bytes = b""
     wants: Wants = Wants()
     private: Mapping[str, Any] = field(default_factory=dict)
+    sink: Callable[[bytes], None] | None = None
 
     @property
     def loopback(self) -> bool:

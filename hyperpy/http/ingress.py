@@ -215,7 +215,7 @@ def _decode(
     if codec == ANS104:
         decoded = ans104.decode_message(raw.body)
     elif codec == JSON:
-        decoded = json.decode(raw.body)
+        decoded = json.decode(raw.body) if raw.body else Message()  # clients name the type of no body at all, too
     elif codec == FLAT:
         decoded = structured.decode(flat.deserialize(raw.body))
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,13 +50,49 @@ class Engine(reference.Engine):
             last: Ints = self._logits(made[-1][-1:])[0]
             return last
 
+    def forward_many(self, ids: Sequence[int], caches: Sequence[Cache]) -> Ints:
+        """Read one token of each of several sessions together; return the logits, [session][vocabulary].
+
+        A row is what :meth:`forward` gives that session; weights are read once for all.
+        """
+        with _LOCK:
+            for cache in caches:
+                cache.reserve(cache.length + 1)
+            rope = self._rope.upto(max(cache.length for cache in caches) + 1)
+            made = [
+                self._logits(self._side_by_side(ids[at : at + TILE], caches[at : at + TILE], rope))
+                for at in range(0, len(ids), TILE)
+            ]
+            whole: Ints = np.concatenate(made)
+            return whole
+
+    def _side_by_side(self, ids: Sequence[int], caches: Sequence[Cache], rope: Any) -> Any:
+        """Return the last residual stream of one token of each session."""
+        q, d, m, rm, re = self._parts["token_embd.weight"]
+        x = kernels.embed(np.array(ids, np.int64), q, d, m, rm, re, self.config.fr)
+
+        def look(layer: int, q: Any, k: Any, v: Any) -> Any:
+            return np.concatenate(
+                [
+                    self._attend(layer, q[n : n + 1], k[n : n + 1], v[n : n + 1], cache, rope)
+                    for n, cache in enumerate(caches)
+                ]
+            )
+
+        for layer in range(self.config.layers):
+            x = self._layer(layer, x, look)
+        for cache in caches:
+            cache.length += 1
+        return x
+
     def _tile(self, ids: Sequence[int], cache: Cache, every: bool) -> Any:
         """Return the last residual stream of a few tokens."""
         rope = self._rope.upto(cache.length + len(ids))
         q, d, m, rm, re = self._parts["token_embd.weight"]
         x = kernels.embed(np.array(ids, np.int64), q, d, m, rm, re, self.config.fr)
+        look = lambda layer, q, k, v: self._attend(layer, q, k, v, cache, rope)  # noqa: E731
         for layer in range(self.config.layers):
-            x = self._layer(f"blk.{layer}.", layer, x, cache, rope)
+            x = self._layer(layer, x, look)
         cache.length += len(ids)
         return x
 
@@ -65,17 +101,21 @@ class Engine(reference.Engine):
         made: Ints = self._linear(self._norm(x, "output_norm"), head, FN - FL)
         return made
 
-    def _layer(self, at: str, layer: int, x: Any, cache: Cache, rope: Any) -> Any:
-        fr, kept = self.config.fr, (cache.k[layer], cache.ks[layer], cache.v[layer])
+    def _attend(self, layer: int, q: Any, k: Any, v: Any, cache: Cache, rope: Any) -> Any:
+        """Keep k and v of a session's next tokens, and return what these see."""
+        kept = cache.k[layer], cache.ks[layer], cache.v[layer]
+        kernels.store(k, v, rope, self.config.neox, cache.length, *kept)
+        return kernels.attention(q, rope, self.config.neox, cache.length, *kept, self._c2, self._table)
+
+    def _layer(self, layer: int, x: Any, look: Callable[[int, Any, Any, Any], Any]) -> Any:
+        at, fr = f"blk.{layer}.", self.config.fr
         h = self._norm(x, at + "attn_norm")
         q, k, v = (self._project(h, at + name) for name in ("attn_q", "attn_k", "attn_v"))
         if self.config.head_norms:
             for part, name in ((q, "q"), (k, "k")):
                 weight = self.model.norm(f"{at}attn_{name}_norm")
                 kernels.head_norm(part, weight.g, weight.eg, *self._head)
-        kernels.store(k, v, rope, self.config.neox, cache.length, *kept)
-        o = kernels.attention(q, rope, self.config.neox, cache.length, *kept, self._c2, self._table)
-        x = self._linear(kernels.quantise(o), at + "attn_output.weight", FA - fr, x)
+        x = self._linear(kernels.quantise(look(layer, q, k, v)), at + "attn_output.weight", FA - fr, x)
         h = self._norm(x, at + "ffn_norm")
         gate, up = (self._linear(h, f"{at}{name}.weight", FN - FG) for name in ("ffn_gate", "ffn_up"))
         return self._linear(kernels.swiglu(gate, up, self._table), at + "ffn_down.weight", FH - fr, x)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from hyperpy.errors import ConfigError, Corrupt
 from hyperpy.inference import gguf, reference, toy, weights
-from hyperpy.inference.generation import Backend
+from hyperpy.inference.generation import Backend, Together
 from hyperpy.inference.model import Model, config_of
 
 NAMES = ("reference", "cpu")
@@ -71,7 +72,7 @@ def toy_model() -> Model:
 
 
 def self_test(engine: Backend) -> None:
-    """Compare an engine with the reference on its own model: a prompt in two pieces, and one token.
+    """Compare an engine with the reference on its own model: a prompt in pieces, and sessions side by side.
 
     Raises:
         Corrupt: a bit differs.
@@ -81,8 +82,18 @@ def self_test(engine: Backend) -> None:
     cache, kept = engine.cache(), judge.cache()
     for first, last in ((0, 40), (40, 44), (44, 45)):
         got = engine.forward(ids[first:last], cache, every=True)
-        if not np.array_equal(got, judge.forward(ids[first:last], kept, every=True)):
-            raise Corrupt(
-                f"the inference engine '{engine.name}' does not give the reference's bits on this machine",
-                hint="It is refused; use another engine, and report the processor and the versions of its libraries.",
-            )
+        _compare(engine, got, judge.forward(ids[first:last], kept, every=True))
+    if isinstance(engine, Together):
+        caches, sessions = [cache, engine.cache(), engine.cache()], [kept, judge.cache(), judge.cache()]
+        engine.forward(ids[:3], caches[1])
+        judge.forward(ids[:3], sessions[1])
+        wanted = [judge.forward([one], session) for one, session in zip(ids, sessions, strict=False)]
+        _compare(engine, engine.forward_many(ids[:3], caches), np.array(wanted))
+
+
+def _compare(engine: Backend, got: Any, wanted: Any) -> None:
+    if not np.array_equal(got, wanted):
+        raise Corrupt(
+            f"the inference engine '{engine.name}' does not give the reference's bits on this machine",
+            hint="It is refused; use another engine, and report the processor and the versions of its libraries.",
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -30,6 +30,13 @@ class Backend(Protocol):
     def forward(self, ids: Sequence[int], cache: Any, every: bool = False) -> Ints: ...
 
 
+@runtime_checkable
+class Together(Protocol):
+    """What an engine offers that reads one token of several sessions at once; the bits are those of ``forward``."""
+
+    def forward_many(self, ids: Sequence[int], caches: Sequence[Any]) -> Ints: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Token:
     """A chosen token: its id, its position, the logits it was chosen from, and the state after those before it."""
@@ -47,6 +54,22 @@ def state_hash(model: bytes, ids: Sequence[int], logits: Ints) -> bytes:
     return hashlib.sha256(b"\3" + model + listed + row).digest()
 
 
+def check_prompt(config: Config, prompt: Sequence[int], limit: int) -> None:
+    """Compare a prompt and the length of an answer with the model.
+
+    Raises:
+        ParameterError: the prompt is empty or holds an id that the model does not have.
+        SizeError: prompt and answer together are longer than the model's context.
+    """
+    if not prompt or min(prompt) < 0 or max(prompt) >= config.vocabulary:
+        raise ParameterError(f"a prompt has at least one id, each from 0 to {config.vocabulary - 1}", name="prompt")
+    if limit < 1 or len(prompt) + limit > config.context:
+        raise SizeError(
+            f"{len(prompt)} tokens of prompt and {limit} of answer pass the context of {config.context}",
+            hint="Shorten the prompt or ask for fewer tokens.",
+        )
+
+
 def generate(
     engine: Backend,
     prompt: Sequence[int],
@@ -58,18 +81,10 @@ def generate(
     """Yield at most ``limit`` tokens after a prompt, the stop token included.
 
     Raises:
-        ParameterError: the prompt is empty or holds an id that the model does not have.
-        SizeError: prompt and answer together are longer than the model's context.
+        ParameterError, SizeError: as :func:`check_prompt`.
     """
-    config, ids = engine.config, list(prompt)
-    if not ids or min(ids) < 0 or max(ids) >= config.vocabulary:
-        raise ParameterError(f"a prompt has at least one id, each from 0 to {config.vocabulary - 1}", name="prompt")
-    if len(ids) + limit > config.context:
-        raise SizeError(
-            f"{len(ids)} tokens of prompt and {limit} of answer pass the context of {config.context}",
-            hint="Shorten the prompt or ask for fewer tokens.",
-        )
-    cache = engine.cache()
+    check_prompt(engine.config, prompt, limit)
+    ids, cache = list(prompt), engine.cache()
     logits: Ints = np.empty(0, np.int64)
     for at in range(0, len(ids), chunk):
         logits = engine.forward(ids[at : at + chunk], cache)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -57,6 +60,12 @@ class Config:
     def plain(self) -> bool:
         """Return whether this is the architecture ``llama`` of a GGUF file, with nothing added."""
         return not (self.neox or self.biases or self.head_norms or self.heads * self.head != self.width)
+
+    @property
+    def digest(self) -> bytes:
+        """Return the config-digest: SHA-256 of the fields as sorted JSON without blanks; model-id binds no shape."""
+        fields = json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(fields.encode()).digest()
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the tensors a model of this shape has; ``output.weight`` is optional and not among them."""

@@ -8,6 +8,7 @@ nor fused multiply-add can change a bit (section 7).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import partial
 from typing import Any
 
@@ -61,6 +62,19 @@ class Cache:
             more = max(positions, 2 * have) - have
             self.k, self.v = (np.pad(a, ((0, 0), (0, 0), (0, more), (0, 0))) for a in (self.k, self.v))
             self.ks = np.pad(self.ks, ((0, 0), (0, 0), (0, more)))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes."""
+        return self.k.nbytes + self.ks.nbytes + self.v.nbytes
+
+    def prefix(self, positions: int) -> Cache:
+        """Return a cache of another session that begins with the same ``positions``."""
+        made = copy(self)
+        made.k, made.v = (part[:, :, :positions].copy() for part in (self.k, self.v))
+        made.ks = self.ks[:, :, :positions].copy()
+        made.length = positions
+        return made
 
     def truncate(self, positions: int) -> None:
         """Forget everything after the first ``positions``: what a cancelled or shared prefix needs."""

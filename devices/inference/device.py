@@ -1,0 +1,219 @@
+"""The keys of inference@1.0."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+
+from hyperpy import Context, Message, Result, device, key
+from hyperpy.capabilities import Models
+from hyperpy.errors import HyperpyError, ParameterError
+from hyperpy.inference.serving import Card, Served, ids_of
+from hyperpy.inference.tokenizer import Tokenizer
+from hyperpy.message import Value
+
+from . import forms, mail
+from .asked import PARAMETERS, Asked, Reader, read, turns_of
+from .choices import Choice
+from .forms import Forms
+
+_ITSELF = Message({"device": "inference@1.0"})
+_HEX = frozenset("0123456789abcdef")
+_REFERENCE = "What a name means differs from node to node; /~inference@1.0/v1/models lists references."
+
+
+@device("inference@1.0", needs=("models",), uses=("hyperpy.inference",))
+class Inference:
+    """Answers with a language model, in OpenAI's forms: ``/~inference@1.0/v1/chat/completions``.
+
+    All arithmetic is integer (HPI-1), so the same request, model and seed give the same bits on every machine, and
+    anybody who has the model can make an answer again. A model is named by its name here, or, the same everywhere, by
+    its ``reference``; inside a process, or sealed, only by that.
+    """
+
+    def start(self, models: Models) -> None:
+        """Take the models of this node."""
+        self._models = models
+
+    def stop(self) -> None:
+        """End all answers."""
+        self._models.close()
+
+    # -- OpenAI's paths -----------------------------------------------------------------------
+
+    @key
+    def v1(self, base: Message, request: Message) -> Message:
+        """Return the base with the request's parameters, for the next part of the path."""
+        return base | _parameters(request)
+
+    @key
+    def chat(self, base: Message, request: Message) -> Message:
+        """Return what ``v1`` does, and note that ``completions`` are of a conversation."""
+        return base | {**_parameters(request), "chat-mode": True}
+
+    @key
+    def completions(self, base: Message, request: Message, ctx: Context) -> Result | Message:
+        """Answer ``messages`` (after ``chat``) or a ``prompt`` (text or token ids), as OpenAI's interface does.
+
+        ``max_tokens``, ``temperature``, ``top_p``, ``top_k``, ``seed``, ``stop``, ``n``, ``logprobs``,
+        ``top_logprobs``, ``stream`` and ``stream_options`` are understood; penalties, tools and biases are refused.
+        Without ``seed`` the request's own ID is the seed. ``level: 1`` adds the state of every token.
+        """
+        with _shaped():
+            asked = read(base, request, self._models.most)
+            body, state = self._answered(asked, ctx)
+        if request.get("type") == b"Message":
+            return Message({"data": body, "action": "Inference-Response"})
+        return _json(body) | {"state": state}
+
+    @key(deterministic=False, reads=True)
+    def models(self) -> Message:
+        """List the models of this node, as OpenAI's interface does."""
+        with _shaped():
+            return _json(forms.listed(self._models.cards()))
+
+    @key(deterministic=False, reads=True)
+    def health(self, ctx: Context) -> Message:
+        """Say that this node answers: ``status`` healthy, its models, and how much there is to do."""
+        names, now = [card.name for card in self._models.cards()], self._models.stats()
+        told = {"running": now.running, "waiting": now.waiting, "tokens": now.made, "tokens-reused": now.reused}
+        return _json(forms.text_of({"status": "healthy", "models": names, "timestamp": int(ctx.now()), **told}))
+
+    @key(deterministic=False, reads=True)
+    def which(self, model: str = "") -> Message:
+        """Return what a model's name means on this node: its ``reference``, and the digests it stands for."""
+        card = self._models.which(model)
+        return Message(
+            {
+                "name": card.name,
+                "reference": card.reference,
+                "model-id": card.model_id,
+                "weight-root": card.weight_root,
+                "config-digest": card.config_digest,
+                "tokenizer": card.tokenizer,
+                "source-sha256": card.source,
+            }
+        )
+
+    # -- text and ids --------------------------------------------------------------------------
+
+    @key
+    def tokenize(self, base: Message, request: Message, ctx: Context) -> Message:
+        """Return the token ``ids`` of ``text`` (nothing in it is a special token), or of the turns ``messages``."""
+        reader = Reader(base, request)
+        tokenizer = self._opened(reader.text("model"), ctx)[1].tokenizer
+        turns = reader.get("messages")
+        ids = tokenizer.chat(turns_of(turns)) if turns is not None else tokenizer.encode(reader.text("text"))
+        return Message({"ids": tuple(ids), "count": len(ids)})
+
+    @key
+    def detokenize(self, base: Message, request: Message, ctx: Context) -> Message:
+        """Return the ``text`` of the list ``ids``; bytes that are no UTF-8 become U+FFFD."""
+        reader = Reader(base, request)
+        ids = reader.get("ids")
+        if not isinstance(ids, tuple) or not all(type(one) is int for one in ids):
+            raise ParameterError("'ids' must be a list of whole numbers", name="ids")
+        tokenizer: Tokenizer = self._opened(reader.text("model"), ctx)[1].tokenizer
+        return Message({"text": tokenizer.decode(one for one in ids if type(one) is int)})
+
+    # -- processes -------------------------------------------------------------------------------
+
+    @key
+    def compute(self, base: Message, request: Message, ctx: Context) -> Message:
+        """Answer a message that was scheduled to a process of this device, in its outbox.
+
+        ``data`` is the prompt, or a JSON text with OpenAI's parameters; the answer goes to who sent it, as
+        ``Inference-Response`` or ``Inference-Error``. The process names its model by reference, as ``model``.
+        """
+        found = mail.received(base, request)
+        if found is None:
+            return base
+        try:
+            asked = read(Message({"chat-mode": found.chat}), found.parameters, self._models.most)
+            if not _is_reference(asked.model):
+                raise ParameterError("a process names its model by reference", name="model", hint=_REFERENCE)
+            answer = mail.response(self._answered(replace(asked, stream=False), ctx)[0])
+        except ParameterError as error:
+            answer = mail.refusal(error.diagnostics())
+        return base | {"results": found.results(answer)}
+
+    # -- answering -------------------------------------------------------------------------------
+
+    def _opened(self, model: str, ctx: Context) -> tuple[Card, Served]:
+        """Return a model by name or reference; what a name means here is an answer of ``which``, and recorded."""
+        if _is_reference(model):
+            served = self._models.open(model, ctx.deadline)
+            return replace(served.card, name=model), served
+        found = ctx.resolve(_ITSELF, {"path": "which", "model": model})
+        assert isinstance(found, Message)
+        served = self._models.open(found.text("reference"), ctx.deadline)
+        return replace(served.card, name=found.text("name")), served
+
+    def _answered(self, asked: Asked, ctx: Context) -> tuple[bytes, str]:
+        """Return an answer as JSON, and the state of its first choice."""
+        card, served = self._opened(asked.model, ctx)
+        prompt = asked.ids(served.tokenizer)
+        limit = min(asked.limit, max(card.context - len(prompt), 1))
+        documents = Forms(asked, card, prompt)
+        made = [Choice(n, served.tokenizer, asked.stops, limit, asked.top) for n in range(len(asked.samplings))]
+        drafts = self._drafts(len(made), served)
+        with ExitStack() as open_sessions:
+            sessions = [
+                open_sessions.enter_context(
+                    served.batcher.submit(
+                        prompt, drawn, limit, served.tokenizer.stops, draft=draft, deadline=ctx.deadline
+                    )
+                )
+                for drawn, draft in zip(asked.samplings, drafts, strict=True)
+            ]
+            for choice, session in zip(made, sessions, strict=True):
+                if asked.stream and asked.chat:
+                    ctx.emit(documents.first(choice))
+                for token in session:
+                    choice.take(token)
+                    if asked.stream and (piece := documents.news(choice)):
+                        ctx.emit(piece)
+                    if choice.reason:
+                        break
+        if asked.stream:
+            ctx.emit((documents.usage(made) if asked.usage else b"") + forms.DONE)
+        return documents.whole(made), made[0].states[-1]
+
+    def _drafts(self, count: int, served: Served) -> Sequence[Sequence[int]]:
+        """Return the ids that somebody claims for each choice of a request that is made again: they are tried first."""
+        claimed = self._models.claimed()
+        try:
+            told: Any = json.loads(claimed) if claimed else {}
+            listed = [one["token_ids"] for one in told["choices"]] if told else []
+        except (ValueError, KeyError, TypeError):
+            listed = []
+        words = served.batcher.vocabulary
+        return [ids_of(listed[n], words) if n < len(listed) else () for n in range(count)]
+
+
+@contextmanager
+def _shaped() -> Iterator[None]:
+    """Have errors answered in OpenAI's shape."""
+    try:
+        yield
+    except HyperpyError as error:
+        error.device = error.device or "inference@1.0"
+        error.document = forms.failed(error)
+        raise
+
+
+def _is_reference(model: str) -> bool:
+    return len(model) == 64 and set(model) <= _HEX
+
+
+def _json(body: bytes) -> Message:
+    return Message({"status": 200, "content-type": "application/json", "body": body})
+
+
+def _parameters(request: Message) -> dict[str, Value]:
+    """Return the parameters that a part of the path carries itself."""
+    names = (*PARAMETERS, *(name.replace("_", "-") for name in PARAMETERS))
+    return {name: request[name] for name in names if name in request}

@@ -1,0 +1,359 @@
+"""Many sessions on one engine: each gets a token in turn, and weights stream through memory once for all of them.
+
+A session's tokens and states are those that :func:`hyperpy.inference.generation.generate` gives it alone; who else
+is served, when, and in how many pieces changes no bit, since every sum is exact.
+
+One thread computes. In each round it reads one piece of one new prompt, then makes one token of every session whose
+reader keeps up. What was read for a finished session is kept for a while, so that the next one with the same
+beginning need not read it again (``reuse``); how fast a first token comes thus tells whether somebody asked with the
+same beginning shortly before.
+"""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from hyperpy.errors import Busy, DeviceTimeout, HyperpyError, SizeError
+from hyperpy.inference.arith import Ints
+from hyperpy.inference.generation import Backend, Together, Token, check_prompt, state_hash
+from hyperpy.inference.sampler import Sampling
+
+PIECE: Final = 64
+"""Tokens of a prompt, or of a claimed answer, read at a time between two rounds of the others."""
+AHEAD: Final = 4
+"""Tokens made before somebody takes them."""
+ROOM: Final = 32_768
+"""Positions of all running sessions together, as asked for; the others wait."""
+KEPT: Final = 64 << 20
+"""Bytes of what is kept of finished sessions."""
+SHARED: Final = 16
+"""Least tokens in common that are worth reusing."""
+_POLL: Final = 0.2
+
+_Item = Token | HyperpyError | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What a batcher does and did: sessions running and waiting; tokens made, and tokens of prompts not read again."""
+
+    running: int
+    waiting: int
+    made: int
+    reused: int
+
+
+@dataclass(eq=False)
+class _State:
+    """A session as the computing thread sees it.
+
+    ``ids`` are all that are known, of which ``fed`` are in the cache; ``last`` is how many there may be in the end;
+    of the tokens ``made``, its reader has ``taken`` some.
+    """
+
+    ids: list[int]
+    sampling: Sampling
+    last: int
+    stops: frozenset[int]
+    draft: deque[int]
+    out: queue.SimpleQueue[_Item] = field(default_factory=queue.SimpleQueue)
+    cache: Any = None
+    fed: int = 0
+    taken: int = 0
+    made: int = 0
+    cancelled: bool = False
+
+    @property
+    def reading(self) -> bool:
+        """Whether a prompt's piece, or a claimed answer's, is to be read next."""
+        return self.fed + 1 < len(self.ids) or self.made == 0 or bool(self.draft)
+
+    @property
+    def behind(self) -> bool:
+        """Whether its reader has enough to take."""
+        return self.made - self.taken >= AHEAD
+
+
+class Session:
+    """An answer while it is made: iterate over its tokens; leave it (``with``, or :meth:`cancel`) to end it."""
+
+    def __init__(self, state: _State, wake: Callable[[], None], deadline: float) -> None:
+        self._state, self._wake, self._deadline = state, wake, deadline
+        self._ended = False
+
+    def __iter__(self) -> Session:
+        return self
+
+    def __next__(self) -> Token:
+        """Return the next token.
+
+        Raises:
+            DeviceTimeout: the deadline passed.
+            HyperpyError: the engine failed, or the batcher is closed.
+        """
+        if self._ended:
+            raise StopIteration
+        item = self._next()
+        if isinstance(item, Token):
+            self._state.taken += 1
+            if self._state.made - self._state.taken == AHEAD - 1:
+                self._wake()
+            return item
+        self._ended = True
+        if item is None:
+            raise StopIteration
+        raise item
+
+    def _next(self) -> _Item:
+        while True:
+            left = self._deadline - time.monotonic()
+            if left <= 0:
+                self.cancel()
+                raise DeviceTimeout(
+                    f"time ran out after {self._state.taken} tokens",
+                    hint="Ask for fewer with max_tokens, or have the operator raise [limits] deadline.",
+                )
+            try:
+                return self._state.out.get(timeout=min(left, _POLL))
+            except queue.Empty:
+                continue
+
+    def cancel(self) -> None:
+        """End it; what it held is free."""
+        self._ended = self._state.cancelled = True
+        self._wake()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cancel()
+
+
+class Batcher:
+    """Serves sessions with one engine, from any thread.
+
+    Args:
+        most: sessions that run at once.
+        waiting: sessions that may wait for their turn.
+        reuse: whether beginnings of finished sessions are kept.
+    """
+
+    def __init__(self, engine: Backend, *, most: int = 16, waiting: int = 16, reuse: bool = True) -> None:
+        self._engine, self._most, self._room = engine, most, waiting
+        self._running: list[_State] = []
+        self._waiting: deque[_State] = deque()
+        self._kept: deque[tuple[list[int], Any]] = deque()
+        self._reuse = reuse
+        self._made = self._reused = 0
+        self._turn = itertools.count()
+        self._news = threading.Condition()
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of token ids."""
+        return self._engine.config.vocabulary
+
+    @property
+    def engine(self) -> str:
+        """Name of the engine."""
+        return self._engine.name
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing runs or waits."""
+        with self._news:
+            return not self._running and not self._waiting
+
+    def stats(self) -> Stats:
+        """Return what is going on."""
+        with self._news:
+            return Stats(len(self._running), len(self._waiting), self._made, self._reused)
+
+    def submit(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        limit: int,
+        stops: frozenset[int] = frozenset(),
+        *,
+        draft: Sequence[int] = (),
+        deadline: float = float("inf"),
+    ) -> Session:
+        """Begin a session: at most ``limit`` tokens after a prompt, the stop token included.
+
+        Args:
+            draft: an answer that somebody claims. It is read like a prompt and compared, which is faster than making
+                it; from the first token that is another, the session goes on by itself. It changes no token.
+            deadline: monotonic seconds after which the session's reader is told that time ran out.
+
+        Raises:
+            ParameterError, SizeError: the prompt is none, or too long for the model's context.
+            Busy: too many sessions wait, or the batcher is closed.
+        """
+        check_prompt(self._engine.config, prompt, limit)
+        if len(prompt) + limit > ROOM:
+            raise SizeError(f"{len(prompt)} tokens of prompt and {limit} of answer are more than {ROOM}")
+        state = _State(list(prompt), sampling, len(prompt) + limit, stops, deque(draft[:limit]))
+        with self._news:
+            if self._closed:
+                raise Busy("the node is stopping")
+            if len(self._running) + len(self._waiting) >= self._most + self._room:
+                raise Busy("too many answers are being made", hint="Try again in some seconds.")
+            self._waiting.append(state)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="hyperpy-inference", daemon=True)
+                self._thread.start()
+            self._news.notify()
+        return Session(state, self._wake, deadline)
+
+    def close(self) -> None:
+        """End all sessions; their readers are told."""
+        with self._news:
+            self._closed = True
+            self._news.notify()
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def _wake(self) -> None:
+        with self._news:
+            self._news.notify()
+
+    # -- in the computing thread -------------------------------------------------------------
+
+    def _run(self) -> None:
+        while self._admitted():
+            readers = [one for one in self._running if one.reading and not one.behind]
+            if readers:
+                self._guarded([readers[next(self._turn) % len(readers)]], self._read)
+            writers = [one for one in self._running if not one.reading and not one.behind]
+            if writers:
+                self._guarded(writers, self._write)
+        for state in (*self._running, *self._waiting):
+            state.out.put(Busy("the node is stopping"))
+        self._running, self._waiting = [], deque()
+        self._kept.clear()
+
+    def _admitted(self) -> bool:
+        """Wait for work, and let those run for whom there is room; False once the batcher is closed."""
+        with self._news:
+            while not self._closed:
+                for state in [one for one in self._running if one.cancelled]:
+                    self._leave(state, None)
+                while self._waiting and (self._waiting[0].cancelled or self._fits(self._waiting[0])):
+                    state = self._waiting.popleft()
+                    if not state.cancelled:
+                        self._running.append(state)
+                if any(not one.behind for one in self._running):
+                    return True
+                self._news.wait()
+            return False
+
+    def _fits(self, state: _State) -> bool:
+        used = sum(one.last for one in self._running)
+        return len(self._running) < self._most and used + state.last <= ROOM
+
+    def _guarded(self, states: list[_State], work: Callable[[list[_State]], None]) -> None:
+        """Do one round's work; what fails ends the sessions it was for, and nothing else."""
+        try:
+            work(states)
+        except HyperpyError as error:
+            failure = error
+        except Exception as error:
+            failure = HyperpyError(f"the inference engine failed: {type(error).__name__}: {str(error)[:200]}")
+        else:
+            return
+        with self._news:
+            for state in states:
+                state.cache = None
+                self._leave(state, failure)
+
+    def _leave(self, state: _State, last: HyperpyError | None) -> None:
+        """Take a session out, and keep what it read. The lock is held."""
+        if state in self._running:
+            self._running.remove(state)
+        state.out.put(last)
+        if self._reuse and state.cache is not None and hasattr(state.cache, "prefix") and state.fed >= SHARED:
+            self._kept.append((state.ids[: state.fed], state.cache))
+            while sum(cache.nbytes for _, cache in self._kept) > KEPT:
+                self._kept.popleft()
+        state.cache = None
+
+    def _begin(self, state: _State) -> None:
+        """Give a session its cache, with what is known of its prompt."""
+        best, found = SHARED - 1, None
+        for ids, cache in self._kept:
+            common = _common(ids, state.ids[:-1])
+            if common > best:
+                best, found = common, cache
+        if found is None:
+            state.cache = self._engine.cache()
+            return
+        state.cache, state.fed = found.prefix(best), best
+        self._reused += best
+
+    def _read(self, states: list[_State]) -> None:
+        """Read a piece of a prompt or of a claimed answer."""
+        (state,) = states
+        if state.cache is None:
+            self._begin(state)
+        if state.made == 0:
+            piece = state.ids[state.fed : state.fed + PIECE]
+            logits = self._engine.forward(piece, state.cache)
+            state.fed += len(piece)
+            if state.fed == len(state.ids):
+                self._chosen(state, logits)
+            return
+        claimed = list(itertools.islice(state.draft, PIECE - 1))
+        rows = self._engine.forward([state.ids[-1], *claimed], state.cache, every=True)
+        for row in rows:
+            state.fed += 1
+            if self._chosen(state, row):
+                break
+        if state.cache is not None:
+            state.cache.truncate(state.fed)
+
+    def _write(self, states: list[_State]) -> None:
+        """Make one token of each session."""
+        if isinstance(self._engine, Together) and len(states) > 1:
+            rows = self._engine.forward_many([state.ids[-1] for state in states], [state.cache for state in states])
+        else:
+            rows = np.array([self._engine.forward([state.ids[-1]], state.cache) for state in states])
+        for state, row in zip(states, rows, strict=True):
+            state.fed += 1
+            self._chosen(state, row)
+
+    def _chosen(self, state: _State, logits: Ints) -> bool:
+        """Choose a token from logits and hand it over; say whether what was read behind it is of no use."""
+        ident = state.sampling.choose(logits, len(state.ids))
+        token = Token(ident, len(state.ids), logits, state_hash(self._engine.model.ident, state.ids, logits))
+        state.ids.append(ident)
+        state.made += 1
+        self._made += 1
+        as_claimed = bool(state.draft) and state.draft.popleft() == ident
+        if not as_claimed:
+            state.draft.clear()
+        state.out.put(token)
+        if ident in state.stops or len(state.ids) == state.last:
+            with self._news:
+                state.cache.truncate(state.fed)
+                self._leave(state, None)
+            return True
+        return not as_claimed
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """Return how many tokens two lists have in common at their beginning."""
+    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
