@@ -7,18 +7,20 @@ through the reference. One different bit, and it is refused.
 from __future__ import annotations
 
 import logging
+import sys
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hyperpy.errors import ConfigError, Corrupt
+from hyperpy.errors import Busy, ConfigError, Corrupt, NotFound
 from hyperpy.inference import gguf, reference, toy, weights
 from hyperpy.inference.generation import Backend, Together
 from hyperpy.inference.model import Model, config_of
 
-NAMES = ("reference", "cpu")
-"""Known engines, the slowest first."""
+NAMES = ("reference", "cpu", "webgpu")
+"""Known engines. ``webgpu`` comes first where there is a GPU; on a software adapter ``cpu`` is faster."""
 
 
 def build(name: str, model: Model) -> Backend:
@@ -33,17 +35,41 @@ def build(name: str, model: Model) -> Backend:
     if name == "cpu":
         trusted(name)
         return _plain(name, model)
+    if name == "webgpu":
+        return _webgpu(model)  # its process checks the adapter before it takes a model
     raise ConfigError(f"there is no inference engine '{name}'", hint=f"Known: {', '.join(NAMES)}.")
 
 
 def choose(model: Model) -> Backend:
     """Return the fastest engine that works here; an engine that does not is left out and logged."""
-    for name in reversed(NAMES):
+    for name in (*(("webgpu",) if _has_gpu() else ()), "cpu", "reference"):
         try:
             return build(name, model)
-        except (ConfigError, Corrupt) as error:
+        except (ConfigError, Corrupt, Busy, NotFound) as error:
             logging.getLogger(__name__).warning("inference engine %s is left out: %s", name, error.message)
     raise ConfigError("no inference engine works on this machine")
+
+
+def _has_gpu() -> bool:
+    """Say whether the machine has an adapter that is no software. A look at /dev comes first: it costs nothing."""
+    if sys.platform == "linux" and not any(Path("/dev").glob("dri/renderD*")) and not Path("/dev/nvidia0").exists():
+        return False
+    from hyperpy.inference import webgpu
+
+    try:
+        return any(kind != "CPU" for _, kind in webgpu.adapters())
+    except (ConfigError, Busy):
+        return False
+
+
+def _webgpu(model: Model) -> Backend:
+    try:
+        import wgpu  # noqa: F401
+    except ImportError:
+        raise ConfigError("the engine 'webgpu' needs wgpu", hint="Install it: pip install wgpu") from None
+    from hyperpy.inference import webgpu
+
+    return webgpu.Engine(model)
 
 
 def _plain(name: str, model: Model) -> Backend:
