@@ -215,7 +215,8 @@ def _decode(
     if codec == ANS104:
         decoded = ans104.decode_message(raw.body)
     elif codec == JSON:
-        decoded = json.decode(raw.body) if raw.body else Message()  # clients name the type of no body at all, too
+        bare = not raw.body and raw.method in ("GET", "HEAD")  # some clients name the type of no body, too
+        decoded = Message() if bare else json.decode(raw.body)
     elif codec == FLAT:
         decoded = structured.decode(flat.deserialize(raw.body))
     else:

@@ -14,6 +14,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, BinaryIO, Final, cast
 
 import numpy as np
@@ -78,10 +79,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.kill()
     for stream in (process.stdin, process.stdout):
         if stream is not None:
-            try:
+            with suppress(OSError):
                 stream.close()
-            except OSError:
-                pass
     process.wait()
 
 
@@ -203,4 +202,3 @@ def adapters() -> list[tuple[str, str]]:
         raise ConfigError(f"WebGPU cannot be used: {error.message}", hint="Install wgpu and a Vulkan driver.") from None
     finally:
         child.close()
-

@@ -100,9 +100,7 @@ class Gpu:
             text = source("integers.wgsl") + source(_BINDINGS[entry][0])
             text = text.replace("const TOKENS = 1u;", f"const TOKENS = {tokens}u;")
             module = self.device.create_shader_module(code=text)
-            found = self.device.create_compute_pipeline(
-                layout="auto", compute={"module": module, "entry_point": entry}
-            )
+            found = self.device.create_compute_pipeline(layout="auto", compute={"module": module, "entry_point": entry})
             self._pipelines[entry, tokens] = found
         return found
 
@@ -174,7 +172,7 @@ def _tiles(gpu: Gpu, matrix: Matrix, first: int, last: int, nibbles: bool) -> tu
         filled = np.concatenate([part, np.zeros((pad, *part.shape[1:]), part.dtype)]) if pad else part
         return filled.reshape(tiles, LANES, groups, width).transpose(0, 2, 1, 3)
 
-    q = matrix.q[first:last].view(np.uint8)
+    q: Any = matrix.q[first:last].view(np.uint8)
     if nibbles:
         q = q[:, ::2] | (q[:, 1::2] << 4)
     weights = np.ascontiguousarray(tiled(q, 16 if nibbles else 32))
@@ -227,7 +225,7 @@ class Forward:
             raise ConfigError("the WebGPU engine runs no biases, head norms, or heads wider than 256 yet")
         if any(isinstance(w, Matrix) and w.group != 32 for w in model.weights.values()):
             raise ConfigError("the WebGPU engine runs no matrices with groups of 16 (Q6_K) yet")
-        self.gpu, self.model = gpu, model
+        self.gpu, self.model, self.name = gpu, model, "webgpu"
         self.position = c.kv_heads * (c.head + 1) * 4
         self._rope = tables.Rope(c.rope_base, c.head // 2, c.rope_factors)
         self._turns, self._turned = gpu.storage(4), 0
@@ -339,10 +337,10 @@ class Forward:
         self._norm(run, (layer, 0), first, egs[0], count)
         self._linear(run, (layer, "qkv"), qkv, FN - FQ, self._qkv, count, qkv.rows)
         kept, groups = cache.layers[layer], self._groups(cache)
-        buffers = (self._qkv, self._shifts, kept, self._turns, self._heads)
-        self._step(run, "turn", layer, buffers, heads, count, groups=groups)
-        buffers = (self._qkv, self._shifts, kept, self._exp2, self._scores, self._seen, self._heads)
-        self._step(run, "look", layer, buffers, c.heads, count, groups=groups)
+        turned = self._qkv, self._shifts, kept, self._turns, self._heads
+        self._step(run, "turn", layer, turned, heads, count, groups=groups)
+        looked = self._qkv, self._shifts, kept, self._exp2, self._scores, self._seen, self._heads
+        self._step(run, "look", layer, looked, c.heads, count, groups=groups)
         self._quantise(run, "seen", "only_quantise", self._seen, c.heads * c.head, count)
         self._linear(run, (layer, "output"), output, FA - c.fr, self._x, count, c.width, add=True)
         self._norm(run, (layer, 1), second, egs[1], count)

@@ -235,10 +235,13 @@ def test_hooks_of_a_request() -> None:
     settings = made()
     assert list(settings.request_hooks(ingress())) == []
     assert [hook.text("device") for hook in settings.request_hooks(ingress("10.0.0.1"))] == ["rate-limit@1.0"]
-    assert [hook.text("device") for hook in settings.request_hooks(ingress(authorization=b"x"))] == ["auth-hook@1.0"]
+    assert [hook.text("device") for hook in settings.request_hooks(ingress(authorization=b"Basic eDp5"))] == [
+        "auth-hook@1.0"
+    ]
+    assert list(settings.request_hooks(ingress(authorization=b"Bearer x"))) == []
     assert [hook.text("device") for hook in settings.request_hooks(ingress(**{"!x": b"y"}))] == ["auth-hook@1.0"]
     settings.put("on", {"request": [{"device": "a@1.0"}, {"device": "b@1.0"}, "rubbish"], "step": {"device": "s@1.0"}})
-    both = settings.request_hooks(ingress("10.0.0.1", authorization=b"x"))
+    both = settings.request_hooks(ingress("10.0.0.1", authorization=b"Basic eDp5"))
     assert [hook.text("device") for hook in both] == ["rate-limit@1.0", "auth-hook@1.0", "a@1.0", "b@1.0"]
     assert [hook.text("device") for hook in settings.hooks("step")] == ["s@1.0"]
     assert list(settings.hooks("absent")) == []

@@ -162,6 +162,10 @@ def test_flat_bodies_are_read() -> None:
     )
 
 
+def test_a_get_may_name_the_type_of_no_body() -> None:
+    assert ask("GET", "/a", content_type="application/json").message["path"] == b"/a"
+
+
 @pytest.mark.parametrize("body", [b"", b"{bad", b"[1,2]", b'"text"', b"\xff"])
 def test_bodies_that_are_no_json_object_are_refused(body: bytes) -> None:
     with pytest.raises(HyperpyError) as caught:
