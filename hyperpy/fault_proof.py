@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from hyperpy import commitments, hashpath
+from hyperpy import attested, commitments, hashpath
 from hyperpy.codecs import whole
 from hyperpy.commitments.assignments import FIELDS, LINKS
 from hyperpy.commitments.fields import RSA_TYPE, fields_of
@@ -38,6 +38,8 @@ MAX_SIGNATURES: Final = 8
 """Of one message in a proof."""
 DEVICE: Final = "fault@1.0"
 _FIELDS: Final = frozenset({"claims", "accounts", "assignments", "definition", "process", "slot"})
+_EDGE: Final = frozenset({"status", "raw", "content-type"}) | attested.KEYS
+"""Keys of a reply that may be the node's own, or that a result has and its reply has not."""
 _PROOF: Final = frozenset({"type", "v", "kind", "accused", "body"})
 
 
@@ -345,16 +347,35 @@ def read_account(body: Value | None) -> Account:
 def contents(reply: Message) -> dict[str, Message]:
     """Return the results of which a reply may be the answer, by their content IDs.
 
-    A reply adds a ``status`` to the result; one in JSON also adds ``raw``, the same results for older clients.
+    A reply adds a ``status`` to the result, and the words of an attestation if one was asked for; one in JSON also
+    adds ``raw``, the same results for older clients.
     """
-    bare = reply.without("status")
-    found = [reply, bare]
+    found = [reply, reply.without("status")]
+    if not attested.KEYS.isdisjoint(reply):
+        found += [_without(one, attested.KEYS) for one in found]
+    bare = found[-1]
     if "raw" in bare:
         found.append(bare.without("raw"))
         results = bare.get("results")
         if isinstance(results, Message) and "raw" in results:
             found.append(bare.without("raw") | {"results": results.without("raw")})
     return {commitments.content_id(one): one for one in found}
+
+
+def alike(reply: Message, result: Message) -> bool:
+    """Say whether a reply differs from a result at most in keys that a node itself adds, replaces or leaves out."""
+    return _core(reply) == _core(result)
+
+
+def _core(item: Message) -> str:
+    results = item.get("results")
+    if isinstance(results, Message) and "raw" in results:
+        item = item | {"results": results.without("raw")}
+    return commitments.content_id(_without(item, _EDGE))
+
+
+def _without(item: Message, names: frozenset[str]) -> Message:
+    return item.without(*(name for name in names if name in item))
 
 
 def check_assignment(process: str, slot: int, assignment: Message, signer: str = "") -> tuple[str, ...]:

@@ -28,7 +28,7 @@ from hyperpy.errors import (
     MessageNotFound,
     ParameterError,
 )
-from hyperpy.fault_proof import Account, Claim, Proof, account_of, check_assignment, contents, path_of, said
+from hyperpy.fault_proof import Account, Claim, Proof, account_of, alike, check_assignment, contents, path_of, said
 from hyperpy.message import Value, list_to_map
 from hyperpy.schedule_rules import schedulers_of
 from hyperpy.sdk import Result
@@ -142,6 +142,8 @@ class Judge:
         made = _wrapped(self._made(claim.base, claim.request, hashpath.start(claim.base), fresh=True))
         found = contents(reply)
         expected = commitments.content_id(made)
+        if expected not in found and alike(reply, made):
+            raise Undecided("the reply's own keys, such as its status, stand where the result's are")
         return _compared(proof, proof.accused, made, expected if expected in found else min(found), path)
 
     def _equivocation(self, proof: Proof) -> Verdict:

@@ -11,11 +11,14 @@ import pytest
 
 from hyperpy import Message, commitments, device, hashpath, key
 from hyperpy.audit import fault
+from hyperpy.audit.fault import Asked
 from hyperpy.client import Client
 from hyperpy.codecs import whole
 from hyperpy.commitments import commit
 from hyperpy.errors import CodecError, InvalidSignature, MessageNotFound, SizeError
 from hyperpy.fault_proof import MAX_BYTES, Account, Claim, Proof, account_body, as_message, from_bytes, to_bytes
+from hyperpy.http.asked import seen, without
+from hyperpy.http.client import request_form
 from hyperpy.testing import node, wallet
 from hyperpy.trail import Oracle, Record
 from tests.audit.liars import Helper, Served, Tally, corrupt, judged, served, signed
@@ -138,6 +141,37 @@ def test_where_the_code_is_promised_no_account_is_needed(liar: Served, honest: S
         assert base is not None
         other = signed(Proof("wrong-result", at.address, claims=(dataclasses.replace(claim, base=base | {"n": 22}),)))
         assert judged(third, other, implementation=code, of="tally@1.0").text("verdict") == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "word"),
+    [
+        ("/~tally@1.0&n=3&status=404/pair", {}, "undecided"),
+        ("/~tally@1.0&n=3&status=abc/pair", {}, "undecided"),
+        ("/~tally@1.0&n=3&status+integer=99999/pair", {}, "undecided"),
+        ("/~tally@1.0&n=3/pair", {"attest": "true"}, "not-guilty"),
+        ("/~tally@1.0&n=3/pair", {"accept": "application/json"}, "not-guilty"),
+        ("/~tally@1.0&n=3&raw=1/pair", {"accept": "application/json", "attest": "true"}, "not-guilty"),
+    ],
+)
+def test_what_a_node_puts_on_its_reply_is_no_lie(path: str, headers: dict[str, str], word: str, third: Any) -> None:
+    """Whoever asks chooses these keys: they must neither convict the honest nor clear a liar."""
+    for name, expected in (("honest", word), ("liar", "guilty")):
+        with served(name) as at:
+            if name == "liar":
+                corrupt(at.node, "tally@1.0", "pair", lambda true, found: true | {"second": 0})
+            form = request_form(Message({"path": path, "method": "GET", **headers}))
+            connection, origin = at.peer._connection, at.peer._origin
+            reply = connection.exchange(origin, form)
+            parts = without(seen(connection, origin, form).parts, ("attest",))
+            claim = Asked(reply, tuple(parts)).claim
+            claim = Claim(fault.lean(reply, at.address), claim.base, claim.request)
+            made = signed(Proof("wrong-result", at.address, claims=(claim,)))
+            found = judged(third, made, implementation=fault_code(third), of="tally@1.0")
+            assert found.text("verdict") == expected, found.text("reason")
+            if word == "not-guilty":
+                told = judged(third, signed(fault.wrong_result(at.peer, reply)))
+                assert told.text("verdict") == expected
 
 
 def test_one_lie_has_one_name(liar: Served, third: Any) -> None:
