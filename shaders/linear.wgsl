@@ -24,7 +24,22 @@ struct Matrix {
 @group(0) @binding(6) var<uniform> matrix: Matrix;
 @group(0) @binding(7) var<storage, read> ids: array<u32>;
 
-const TOKENS = 1u;  // a workgroup's tokens; hosts write another number here
+const TOKENS = 1u;  // tokens of a workgroup, 1 or 4: hosts write the number here
+
+// A lane has four rows, one in each of four tiles, and a sum for each: top * 2^26 + high * 2^10 + low.
+struct Sum {
+  top: vec4<i32>,
+  high: vec4<i32>,
+  low: vec4<i32>,
+}
+
+// A group's numbers of four rows: 4 columns of each.
+struct Four {
+  a: vec4<f32>,
+  b: vec4<f32>,
+  c: vec4<f32>,
+  d: vec4<f32>,
+}
 
 fn nibbles(word: u32) -> vec4<f32> {
   return vec4<f32>(vec4<u32>(word & 15u, (word >> 4u) & 15u, (word >> 8u) & 15u, (word >> 12u) & 15u));
@@ -35,87 +50,184 @@ fn bytes(word: u32) -> vec4<f32> {
   return vec4<f32>(vec4<i32>((v << 24u) >> 24u, (v << 16u) >> 24u, (v << 8u) >> 24u, v >> 24u));
 }
 
-fn nibbles8(word: u32, at: u32) -> f32 {
-  return dot(nibbles(word), digits[at]) + dot(nibbles(word >> 16u), digits[at + 1u]);
+fn four_nibbles(words: vec4<u32>) -> Four {
+  return Four(nibbles(words.x), nibbles(words.y), nibbles(words.z), nibbles(words.w));
 }
 
-fn bytes8(one: u32, next: u32, at: u32) -> i32 {
-  return i32(dot(bytes(one), digits[at]) + dot(bytes(next), digits[at + 1u]));
+fn four_bytes(words: vec4<u32>) -> Four {
+  return Four(bytes(words.x), bytes(words.y), bytes(words.z), bytes(words.w));
 }
 
-fn finish(row: u32, token: u32, sum: vec2<u32>) {
-  if (row >= matrix.rows || token >= matrix.count) { return; }
+fn dots(w: Four, x: vec4<f32>) -> vec4<f32> {
+  return vec4<f32>(dot(w.a, x), dot(w.b, x), dot(w.c, x), dot(w.d, x));
+}
+
+// Add a group's product a and its digits' sum s, scaled. Before 32 bits are full, carry() makes room.
+fn add(sum: ptr<function, Sum>, both: vec4<u32>, a: vec4<i32>, s: i32) {
+  let d = bitcast<vec4<i32>>(both << vec4<u32>(16u)) >> vec4<u32>(16u);
+  let m = bitcast<vec4<i32>>(both) >> vec4<u32>(16u);
+  (*sum).high += d * (a >> vec4<u32>(10u)) + m * (s >> 10u);
+  (*sum).low += d * (a & vec4<i32>(1023)) + m * (s & 1023);
+}
+
+fn carry(sum: ptr<function, Sum>) {
+  let high = (*sum).high + ((*sum).low >> vec4<u32>(10u));
+  (*sum).low = (*sum).low & vec4<i32>(1023);
+  (*sum).high = high & vec4<i32>(65535);
+  (*sum).top += high >> vec4<u32>(16u);
+}
+
+// Where a lane's group of a tile stands; tiles beyond the last are read as the last, and never written.
+fn place(tile: u32, g: u32, lane: u32) -> u32 {
+  return (min(tile, (matrix.rows - 1u) / 64u) * matrix.groups + g) * 64u + lane;
+}
+
+fn finish_row(row: u32, token: u32, shift: i32, top: i32, high: i32, low: i32) {
+  if (row >= matrix.rows) { return; }
   let factor = rows[row];
-  let shift = sums[token * (matrix.groups + 1u) + matrix.groups];
+  let sum = add64(shl64(wide(top), 26u), add64(shl64(wide(high), 10u), wide(low)));
   let s = min(i32((factor >> 16u) & 255u) + matrix.scale - shift, 62);
   let y = rescale(mul64(sum, factor & 0xffffu), s);
   let at = token * matrix.out_stride + matrix.out_first + row;
   if (matrix.add == 1u) { out[at] = sat_add(out[at], y); } else { out[at] = y; }
 }
 
+fn finish(tile: u32, token: u32, lane: u32, sum: Sum) {
+  if (token >= matrix.count) { return; }
+  let shift = sums[token * (matrix.groups + 1u) + matrix.groups];
+  finish_row(tile * 64u + lane, token, shift, sum.top.x, sum.high.x, sum.low.x);
+  finish_row(tile * 64u + 64u + lane, token, shift, sum.top.y, sum.high.y, sum.low.y);
+  finish_row(tile * 64u + 128u + lane, token, shift, sum.top.z, sum.high.z, sum.low.z);
+  finish_row(tile * 64u + 192u + lane, token, shift, sum.top.w, sum.high.w, sum.low.w);
+}
+
+// What four rows make of 8 columns of up to four tokens.
+struct Product {
+  a: vec4<f32>,
+  b: vec4<f32>,
+  c: vec4<f32>,
+  d: vec4<f32>,
+}
+
+fn eight(left: Four, right: Four, first: u32, x: u32) -> Product {
+  var found = Product();
+  let width = matrix.groups * 8u;
+  let x0 = known(first) * width + x;
+  found.a = dots(left, digits[x0]) + dots(right, digits[x0 + 1u]);
+  if (TOKENS > 1u) {
+    let x1 = known(first + 1u) * width + x;
+    let x2 = known(first + 2u) * width + x;
+    let x3 = known(first + 3u) * width + x;
+    found.b = dots(left, digits[x1]) + dots(right, digits[x1 + 1u]);
+    found.c = dots(left, digits[x2]) + dots(right, digits[x2 + 1u]);
+    found.d = dots(left, digits[x3]) + dots(right, digits[x3 + 1u]);
+  }
+  return found;
+}
+
+fn eight_nibbles(words: vec4<u32>, first: u32, x: u32) -> Product {
+  return eight(four_nibbles(words), four_nibbles(words >> vec4<u32>(16u)), first, x);
+}
+
+fn eight_bytes(words: vec4<u32>, more: vec4<u32>, first: u32, x: u32) -> Product {
+  return eight(four_bytes(words), four_bytes(more), first, x);
+}
+
+// A token that is there, for those of a workgroup that are not.
+fn known(token: u32) -> u32 {
+  return min(token, matrix.count - 1u);
+}
+
 @compute @workgroup_size(64)
 fn nibble_rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+  let tile = group.x * 4u;
   let first = group.y * TOKENS;
-  var high: array<i32, TOKENS>;
-  var low: array<i32, TOKENS>;
-  var sum: array<vec2<u32>, TOKENS>;
-  var at = group.x * matrix.groups * 64u + lane;
+  var s0 = Sum();
+  var s1 = Sum();
+  var s2 = Sum();
+  var s3 = Sum();
   for (var g = 0u; g < matrix.groups; g++) {
-    let q = weights[at];
-    let both = scales[at];
-    at += 64u;
-    let d = bitcast<i32>(both << 16u) >> 16u;
-    let m = bitcast<i32>(both) >> 16u;
-    for (var t = 0u; t < TOKENS; t++) {
-      let token = min(first + t, matrix.count - 1u);
-      let x = (token * matrix.groups + g) * 8u;
-      let a = i32(nibbles8(q.x, x) + nibbles8(q.y, x + 2u) + nibbles8(q.z, x + 4u) + nibbles8(q.w, x + 6u));
-      let s = sums[token * (matrix.groups + 1u) + g];
-      high[t] += d * (a >> 10u) + m * (s >> 10u);
-      low[t] += d * (a & 1023) + m * (s & 1023);
+    let p = vec4<u32>(place(tile, g, lane), place(tile + 1u, g, lane), place(tile + 2u, g, lane), place(tile + 3u, g, lane));
+    let both = vec4<u32>(scales[p.x], scales[p.y], scales[p.z], scales[p.w]);
+    let q = weights[p.x];
+    let r = weights[p.y];
+    let s = weights[p.z];
+    let t = weights[p.w];
+    let x = g * 8u;
+    let e = eight_nibbles(vec4<u32>(q.x, r.x, s.x, t.x), first, x);
+    let f = eight_nibbles(vec4<u32>(q.y, r.y, s.y, t.y), first, x + 2u);
+    let h = eight_nibbles(vec4<u32>(q.z, r.z, s.z, t.z), first, x + 4u);
+    let i = eight_nibbles(vec4<u32>(q.w, r.w, s.w, t.w), first, x + 6u);
+    let width = matrix.groups + 1u;
+    add(&s0, both, vec4<i32>(e.a + f.a + h.a + i.a), sums[known(first) * width + g]);
+    if (TOKENS > 1u) {
+      add(&s1, both, vec4<i32>(e.b + f.b + h.b + i.b), sums[known(first + 1u) * width + g]);
+      add(&s2, both, vec4<i32>(e.c + f.c + h.c + i.c), sums[known(first + 2u) * width + g]);
+      add(&s3, both, vec4<i32>(e.d + f.d + h.d + i.d), sums[known(first + 3u) * width + g]);
     }
-    if ((g & 31u) == 31u || g + 1u == matrix.groups) {
-      for (var t = 0u; t < TOKENS; t++) {
-        sum[t] = add64(sum[t], add64(shl64(wide(high[t]), 10u), wide(low[t])));
-        high[t] = 0;
-        low[t] = 0;
+    if ((g & 15u) == 15u) {
+      carry(&s0);
+      if (TOKENS > 1u) {
+        carry(&s1);
+        carry(&s2);
+        carry(&s3);
       }
     }
   }
-  for (var t = 0u; t < TOKENS; t++) { finish(group.x * 64u + lane, first + t, sum[t]); }
+  finish(tile, first, lane, s0);
+  if (TOKENS > 1u) {
+    finish(tile, first + 1u, lane, s1);
+    finish(tile, first + 2u, lane, s2);
+    finish(tile, first + 3u, lane, s3);
+  }
 }
 
 @compute @workgroup_size(64)
 fn byte_rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+  let tile = group.x * 4u;
   let first = group.y * TOKENS;
-  var high: array<i32, TOKENS>;
-  var low: array<i32, TOKENS>;
-  var sum: array<vec2<u32>, TOKENS>;
-  var at = group.x * matrix.groups * 64u + lane;
+  var s0 = Sum();
+  var s1 = Sum();
+  var s2 = Sum();
+  var s3 = Sum();
   for (var g = 0u; g < matrix.groups; g++) {
-    let q = weights[at * 2u];
-    let p = weights[at * 2u + 1u];
-    let both = scales[at];
-    at += 64u;
-    let d = bitcast<i32>(both << 16u) >> 16u;
-    let m = bitcast<i32>(both) >> 16u;
-    for (var t = 0u; t < TOKENS; t++) {
-      let token = min(first + t, matrix.count - 1u);
-      let x = (token * matrix.groups + g) * 8u;
-      let a = bytes8(q.x, q.y, x) + bytes8(q.z, q.w, x + 2u) + bytes8(p.x, p.y, x + 4u) + bytes8(p.z, p.w, x + 6u);
-      let s = sums[token * (matrix.groups + 1u) + g];
-      high[t] += d * (a >> 10u) + m * (s >> 10u);
-      low[t] += d * (a & 1023) + m * (s & 1023);
+    let p = vec4<u32>(place(tile, g, lane), place(tile + 1u, g, lane), place(tile + 2u, g, lane), place(tile + 3u, g, lane));
+    let both = vec4<u32>(scales[p.x], scales[p.y], scales[p.z], scales[p.w]);
+    let x = g * 8u;
+    let q = weights[2u * p.x];
+    let r = weights[2u * p.y];
+    let s = weights[2u * p.z];
+    let t = weights[2u * p.w];
+    let e = eight_bytes(vec4<u32>(q.x, r.x, s.x, t.x), vec4<u32>(q.y, r.y, s.y, t.y), first, x);
+    let f = eight_bytes(vec4<u32>(q.z, r.z, s.z, t.z), vec4<u32>(q.w, r.w, s.w, t.w), first, x + 2u);
+    let k = weights[2u * p.x + 1u];
+    let l = weights[2u * p.y + 1u];
+    let m = weights[2u * p.z + 1u];
+    let n = weights[2u * p.w + 1u];
+    let h = eight_bytes(vec4<u32>(k.x, l.x, m.x, n.x), vec4<u32>(k.y, l.y, m.y, n.y), first, x + 4u);
+    let i = eight_bytes(vec4<u32>(k.z, l.z, m.z, n.z), vec4<u32>(k.w, l.w, m.w, n.w), first, x + 6u);
+    let width = matrix.groups + 1u;
+    add(&s0, both, vec4<i32>(e.a) + vec4<i32>(f.a) + vec4<i32>(h.a) + vec4<i32>(i.a), sums[known(first) * width + g]);
+    if (TOKENS > 1u) {
+      add(&s1, both, vec4<i32>(e.b) + vec4<i32>(f.b) + vec4<i32>(h.b) + vec4<i32>(i.b), sums[known(first + 1u) * width + g]);
+      add(&s2, both, vec4<i32>(e.c) + vec4<i32>(f.c) + vec4<i32>(h.c) + vec4<i32>(i.c), sums[known(first + 2u) * width + g]);
+      add(&s3, both, vec4<i32>(e.d) + vec4<i32>(f.d) + vec4<i32>(h.d) + vec4<i32>(i.d), sums[known(first + 3u) * width + g]);
     }
-    if ((g & 3u) == 3u || g + 1u == matrix.groups) {
-      for (var t = 0u; t < TOKENS; t++) {
-        sum[t] = add64(sum[t], add64(shl64(wide(high[t]), 10u), wide(low[t])));
-        high[t] = 0;
-        low[t] = 0;
+    if ((g & 3u) == 3u) {
+      carry(&s0);
+      if (TOKENS > 1u) {
+        carry(&s1);
+        carry(&s2);
+        carry(&s3);
       }
     }
   }
-  for (var t = 0u; t < TOKENS; t++) { finish(group.x * 64u + lane, first + t, sum[t]); }
+  finish(tile, first, lane, s0);
+  if (TOKENS > 1u) {
+    finish(tile, first + 1u, lane, s1);
+    finish(tile, first + 2u, lane, s2);
+    finish(tile, first + 3u, lane, s3);
+  }
 }
 
 // One column of a token's row of the embedding: q is taken out of its tile.

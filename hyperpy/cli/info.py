@@ -16,6 +16,7 @@ from rich.table import Table
 from hyperpy import config
 from hyperpy.cli.app import ConfigFile, Json, StoreDir, Wallet, out, show
 from hyperpy.cli.node import settings
+from hyperpy.errors import HyperpyError
 
 
 def register(app: typer.Typer) -> None:
@@ -46,7 +47,14 @@ def doctor(config_file: ConfigFile = None, store: StoreDir = None, wallet: Walle
     Example: hyperpy doctor
     """
     made = settings(config_file, store, wallet, [])
-    checks = [*_versions(), _wallet(Path(made.meta.wallet)), _disk(Path(made.store.dir)), _port(made), _tee()]
+    checks = [
+        *_versions(),
+        _wallet(Path(made.meta.wallet)),
+        _disk(Path(made.store.dir)),
+        _port(made),
+        _tee(),
+        *_adapters(),
+    ]
     if json:
         show([{"check": name, "ok": ok, "detail": detail} for name, ok, detail in checks], True)
     else:
@@ -93,6 +101,24 @@ def _port(made: config.Config) -> tuple[str, bool, str]:
         except OSError as error:
             return "port", False, f"{made.http.host}:{made.http.port} cannot be used ({error.strerror}); use --port"
     return "port", True, f"{made.http.host}:{made.http.port} is free"
+
+
+def _adapters() -> list[tuple[str, bool, str]]:
+    """Run a toy model on each WebGPU adapter; to have none is nothing wrong, a wrong bit is."""
+    from hyperpy.inference import engines, webgpu
+
+    try:
+        found = webgpu.adapters()
+    except HyperpyError as error:
+        return [("webgpu", True, error.diagnostics())]
+    rows = []
+    for name, kind in found:
+        try:
+            webgpu.Engine(engines.toy_model(), name).close()
+            rows.append(("webgpu", True, f"{name} ({kind}): equal to the reference"))
+        except HyperpyError as error:
+            rows.append(("webgpu", False, f"{name} ({kind}): {error.message}"))
+    return rows or [("webgpu", True, "no adapter; language models run on the processor")]
 
 
 def _tee() -> tuple[str, bool, str]:

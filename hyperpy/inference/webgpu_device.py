@@ -20,11 +20,13 @@ from hyperpy.inference.model import LAYER_NORMS, Model
 from hyperpy.inference.tables import FA, FG, FH, FL, FN, FQ
 from hyperpy.inference.weights import Matrix
 
-TOKENS: Final = 8
+TOKENS: Final = 4
 """Tokens that a workgroup of ``linear.wgsl`` does together, where there are more than one."""
 CHUNK: Final = 64
 """Tokens of one pass; longer prompts take several."""
 LANES: Final = 64
+ROWS: Final = 4 * LANES
+"""Rows of a matrix that a workgroup does: each lane has one in each of four tiles."""
 LARGEST: Final = 128 << 20
 """Bytes of one binding by WebGPU's default limits; larger matrices are split by rows."""
 HEAD: Final = 256
@@ -393,7 +395,7 @@ class Forward:
                 self.gpu.write(uniform, (count,), 24)
                 self._static[key][1] = count
             buffers = (weights, scales, rows, self._digits, self._sums, out, uniform)
-            self._step(run, tiles.entry, key, buffers, -(-height // LANES), -(-count // tokens), tokens)
+            self._step(run, tiles.entry, key, buffers, -(-height // ROWS), -(-count // tokens), tokens)
 
     def _groups(self, cache: Cache) -> dict[Any, Any]:
         """Return a session's bind groups; they are made anew when a buffer they name was."""

@@ -185,7 +185,9 @@ def test_linear(gpu: device.Gpu, rows: int, columns: int, tokens: int, nibbles: 
             out,
             uniform,
         ]
-        got = run(gpu, gpu.pipeline(tiles.entry, each), buffers, out, "<i4", -(-rows // 64), -(-tokens // each))
+        got = run(
+            gpu, gpu.pipeline(tiles.entry, each), buffers, out, "<i4", -(-rows // device.ROWS), -(-tokens // each)
+        )
         assert np.array_equal(got.reshape(tokens, rows), wanted)
 
 
