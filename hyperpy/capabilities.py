@@ -19,7 +19,7 @@ from hyperpy.verdicts import Report
 
 if TYPE_CHECKING:
     from hyperpy.inference.batching import Stats
-    from hyperpy.inference.serving import Card, Served
+    from hyperpy.inference.serving import Card, Layout, Served
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -381,6 +381,12 @@ class Models(Protocol):
             MessageNotFound: no model here has that reference.
             Corrupt, Busy: its files are damaged; it is being loaded, or other models are answering.
         """
+
+    def layout(self, name: str) -> Layout:
+        """Return where a model's tensors stand in its file; raise NotFound."""
+
+    def part(self, name: str, number: int) -> bytes:
+        """Return a part of a model's file; raise NotFound, ParameterError."""
 
     def stats(self) -> Stats:
         """Return how many answers are being made and wait, and what was made."""

@@ -15,17 +15,18 @@ from hyperpy.inference.serving import Card, Served, ids_of
 from hyperpy.inference.tokenizer import Tokenizer
 from hyperpy.message import Value
 
-from . import forms, mail
+from . import browser, forms, mail
 from .asked import PARAMETERS, Asked, Reader, read, turns_of
 from .choices import Choice
 from .forms import Forms
 
 _ITSELF = Message({"device": "inference@1.0"})
+_SHADERS = tuple(f"{name}.wgsl" for name in browser.SHADERS)
 _HEX = frozenset("0123456789abcdef")
 _REFERENCE = "What a name means differs from node to node; /~inference@1.0/v1/models lists references."
 
 
-@device("inference@1.0", needs=("models",), uses=("hyperpy.inference",))
+@device("inference@1.0", needs=("models",), uses=("hyperpy.inference",), shaders=_SHADERS)
 class Inference:
     """Answers with a language model, in OpenAI's forms: ``/~inference@1.0/v1/chat/completions``.
 
@@ -97,6 +98,20 @@ class Inference:
                 "source-sha256": card.source,
             }
         )
+
+    @key
+    def page(self) -> Message:
+        """Return an HTML page that asks this node, and computes the answer again in the browser, with WebGPU."""
+        return Message({"content-type": "text/html; charset=utf-8", "body": browser.page()})
+
+    @key(deterministic=False, reads=True)
+    def weights(self, model: str = "", part: int = -1) -> Message:
+        """Return how a model's file is laid out (JSON), or with ``part`` 4 MiB of it, for who computes elsewhere."""
+        with _shaped():
+            if part >= 0:
+                data = self._models.part(model, part)
+                return Message({"content-type": "application/octet-stream", "body": data})
+            return _json(forms.layout(self._models.layout(model)))
 
     # -- text and ids --------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from hyperpy.errors import HyperpyError, ParameterError
-from hyperpy.inference.serving import Card
+from hyperpy.inference.serving import PART, Card, Layout
 
 from .asked import Asked
 from .choices import Choice
@@ -142,6 +142,13 @@ def listed(cards: Sequence[Card]) -> bytes:
         for card in cards
     ]
     return text_of({"object": "list", "data": rows})
+
+
+def layout(found: Layout) -> bytes:
+    """Return a model file's layout: ``config`` is the text that config-digest hashes."""
+    told = {"reference": found.card.reference, "model-id": found.card.model_id, "config": found.config}
+    sizes = {"tensors": found.tensors, "bytes": found.size, "each": PART, "parts": -(-found.size // PART)}
+    return text_of({**told, **sizes})
 
 
 def failed(error: HyperpyError) -> bytes:

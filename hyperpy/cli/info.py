@@ -59,7 +59,7 @@ def doctor(config_file: ConfigFile = None, store: StoreDir = None, wallet: Walle
         show([{"check": name, "ok": ok, "detail": detail} for name, ok, detail in checks], True)
     else:
         for name, ok, detail in checks:
-            out.print(f"{'ok  ' if ok else 'FAIL'} {name}: {detail}", markup=False, highlight=False)
+            out.print(f"{'ok  ' if ok else 'FAIL'} {name}: {detail}", markup=False, highlight=False, soft_wrap=True)
     if not all(ok for _, ok, _ in checks):
         raise typer.Exit(1)
 

@@ -64,8 +64,12 @@ class Config:
     @property
     def digest(self) -> bytes:
         """Return the config-digest: SHA-256 of the fields as sorted JSON without blanks; model-id binds no shape."""
-        fields = json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(fields.encode()).digest()
+        return hashlib.sha256(self.text.encode()).digest()
+
+    @property
+    def text(self) -> str:
+        """Return the fields as sorted JSON without blanks."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the tensors a model of this shape has; ``output.weight`` is optional and not among them."""

@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hyperpy.errors import Busy, MessageNotFound, NotFound
+from hyperpy.errors import Busy, MessageNotFound, NotFound, ParameterError
 
 if TYPE_CHECKING:
     from hyperpy.config.schema import Inference
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("hyperpy.inference")
 DEFAULT = "hyperpy-models"
+PART = 4 << 20
+"""Bytes of a model's file that are lent at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,15 @@ class Served:
     card: Card
     tokenizer: Tokenizer
     batcher: Batcher
+
+
+class Layout(NamedTuple):
+    """A model's file: its card, its shape as the JSON text that config-digest hashes, its tensors, its bytes."""
+
+    card: Card
+    config: str
+    tensors: list[dict[str, Any]]
+    size: int
 
 
 def reference(model_id: str, config_digest: str, tokenizer: str) -> str:
@@ -129,6 +140,36 @@ class Models:
             card = next((one for one in cards if name in ("", one.name, one.reference)), cards[0])
             self._asked(card.reference).add_done_callback(lambda loading: _log(card, loading))
 
+    def layout(self, name: str) -> Layout:
+        """Return where a model's tensors stand in its file; raise NotFound."""
+        from hyperpy.inference.model import Config
+
+        entry, card = self._entry(self.which(name).reference)
+        size = (entry.folder / "weights").stat().st_size
+        return Layout(card, Config(**entry.manifest["config"]).text, entry.manifest["tensors"], size)
+
+    def part(self, name: str, number: int) -> bytes:
+        """Return :data:`PART` bytes of a model's file, the last perhaps fewer; raise NotFound, ParameterError."""
+        entry, _ = self._entry(self.which(name).reference)
+        with (entry.folder / "weights").open("rb") as file:
+            file.seek(number * PART)
+            data = file.read(PART) if number >= 0 else b""
+        if not data:
+            raise ParameterError(f"the model has no part {number}", name="part")
+        return data
+
+    def _entry(self, ref: str) -> tuple[Entry, Card]:
+        from hyperpy.inference.library import Library
+
+        for entry in Library(self._folder()).entries():
+            card = card_of(entry)
+            if card.reference == ref:
+                return entry, card
+        raise MessageNotFound(
+            f"the model {ref} is not at hand",
+            hint="Its model-id stands in the answer; get the same model: hyperpy models pull, or import.",
+        )
+
     def stats(self) -> Stats:
         """Return what all models in memory do and did, added up."""
         from hyperpy.inference.batching import Stats
@@ -189,20 +230,11 @@ class Models:
         from hyperpy.inference.batching import Batcher
         from hyperpy.inference.library import Library
 
-        library = Library(self._folder())
-        for entry in library.entries():
-            card = card_of(entry)
-            if card.reference == ref:
-                model, tokenizer = library.load(entry.ident)
-                engine = self._engine(model)
-                config = self._config
-                return Served(
-                    card, tokenizer, Batcher(engine, most=config.sessions, waiting=config.queue, reuse=config.reuse)
-                )
-        raise MessageNotFound(
-            f"the model {ref} is not at hand",
-            hint="Its model-id stands in the answer; get the same model: hyperpy models pull, or import.",
-        )
+        entry, card = self._entry(ref)
+        model, tokenizer = Library(self._folder()).load(entry.ident)
+        config = self._config
+        batcher = Batcher(self._engine(model), most=config.sessions, waiting=config.queue, reuse=config.reuse)
+        return Served(card, tokenizer, batcher)
 
     def _engine(self, model: Model) -> Backend:
         from hyperpy.inference.engines import build, choose

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from functools import lru_cache
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -17,6 +15,7 @@ import wgpu
 from hyperpy.errors import ConfigError, NotFound, ParameterError
 from hyperpy.inference import tables
 from hyperpy.inference.model import LAYER_NORMS, Model
+from hyperpy.inference.shaders import source
 from hyperpy.inference.tables import FA, FG, FH, FL, FN, FQ
 from hyperpy.inference.weights import Matrix
 
@@ -36,7 +35,6 @@ POSITIONS: Final = 256
 _STORAGE: Final = wgpu.BufferUsage.STORAGE | wgpu.BufferUsage.COPY_DST | wgpu.BufferUsage.COPY_SRC
 _UNIFORM: Final = wgpu.BufferUsage.UNIFORM | wgpu.BufferUsage.COPY_DST
 
-SHADERS: Final = ("integers.wgsl", "norm.wgsl", "linear.wgsl", "attention.wgsl")
 _BINDINGS: Final = {
     "rms_norm": ("norm.wgsl", (0, 1, 2, 3, 4, 5)),
     "only_quantise": ("norm.wgsl", (0, 2, 3, 4, 5)),
@@ -49,16 +47,6 @@ _BINDINGS: Final = {
     "look": ("attention.wgsl", (0, 1, 2, 3, 4, 5, 6)),
 }
 """Which file an entry point stands in, and which bindings it uses."""
-
-
-@lru_cache(maxsize=len(SHADERS))
-def source(name: str) -> str:
-    """Return a shader's text: of the installed package, or of the checkout."""
-    here = Path(__file__).resolve()
-    for folder in (here.parents[1] / "shaders", here.parents[2] / "shaders"):
-        if (folder / name).is_file():
-            return (folder / name).read_text("utf-8")
-    raise ConfigError(f"the shader {name} is not installed", hint="Install hyperpy again.")
 
 
 def adapters() -> list[Any]:

@@ -125,10 +125,10 @@ class Page:
 
 
 @contextmanager
-def browser() -> Iterator[Page]:
-    """Start a browser with one empty tab; it ends with the block."""
+def browser(*flags: str) -> Iterator[Page]:
+    """Start a browser with one empty tab, with more flags perhaps; it ends with the block."""
     home = tempfile.mkdtemp(prefix="hyperpy-chromium-")
-    command = [executable(), *_FLAGS, f"--user-data-dir={home}", "about:blank"]
+    command = [executable(), *_FLAGS, *flags, f"--user-data-dir={home}", "about:blank"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         port = _port(Path(home) / "DevToolsActivePort", process)
