@@ -375,12 +375,7 @@ class Models(Protocol):
         """Return the model of a name, of the default if it is empty; raise NotFound."""
 
     def open(self, ref: str, deadline: float) -> Served:
-        """Return a model by its reference, in memory; ``deadline`` in monotonic seconds.
-
-        Raises:
-            MessageNotFound: no model here has that reference.
-            Corrupt, Busy: its files are damaged; it is being loaded, or other models are answering.
-        """
+        """Return a model by its reference; see :meth:`hyperpy.inference.serving.Models.open`."""
 
     def layout(self, name: str) -> Layout:
         """Return where a model's tensors stand in its file; raise NotFound."""
