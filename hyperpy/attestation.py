@@ -58,6 +58,9 @@ class Attestation:
         attester: what makes evidence; None looks for the hardware of this machine.
     """
 
+    clock = staticmethod(time.time)
+    """Seconds since 1970, for what statements say of when they were made."""
+
     def __init__(
         self, config: Config, key: RsaKey, about: Callable[[], Message], attester: Attester | None = None
     ) -> None:
@@ -160,7 +163,7 @@ class Attestation:
             "purpose": ((statements.SOFTWARE if software else "") + purpose).encode(),
             "address": b64u_decode(self._key.address),
             "key": b"\x01" + self._key.modulus,
-            "issued-at": int(time.time()).to_bytes(8, "big"),
+            "issued-at": int(self.clock()).to_bytes(8, "big"),
             **({"nonce": nonce} if nonce else {"epoch": self._epoch}),
         }
         if purpose in _KEMS:

@@ -167,6 +167,7 @@ def appraise(
         said = found.said()
         if identity:
             _check_identity(said, statements.decode(found.evidence.statement))
+        said.check_time(now.timestamp())
         _check_said(said, wanted)
     except AttestationError as error:
         codes.append(error.code)

@@ -73,7 +73,7 @@ ADVICE: Final[dict[str, tuple[str, str]]] = {
     "binding/result-mismatch": ("it is about another request or result", _OTHER),
     "freshness/nonce-mismatch": ("it answers somebody else's nonce", _ASK),
     "freshness/nonce-reused": ("the nonce was used before", _ASK),
-    "freshness/stale": ("it is older than allowed", _ASK),
+    "freshness/stale": ("it is older than allowed, or its time lies in the future", _ASK),
     "freshness/epoch-unknown": ("it is from a time that does not count", _ASK),
     "attester/unavailable": ("this machine makes no evidence", "run the node on a machine with the hardware"),
     "attester/busy": ("the hardware is being asked by others", _WAIT),

@@ -53,6 +53,8 @@ _NEEDED: Final = {
     "zone-join": ("kem", "node-message"),
     "channel": ("kem",),
 }
+SKEW_S: Final = 60
+"""Seconds by which an attester's clock may be ahead of the verifier's."""
 _MAX_VALUE: Final = 1 << 16
 _NONCE: Final = range(16, 65)
 
@@ -91,6 +93,16 @@ class Statement:
         """Return the nonce (32 bytes) that GPU evidence must carry: from the same binding, without the GPU's tag."""
         rest = Statement({name: value for name, value in self.fields.items() if name != "gpu"})
         return sha256(_GPU_DOMAIN + rest.report_data())
+
+    def check_time(self, now: float) -> None:
+        """Raise AppraisalError ``freshness/stale`` where the statement was made later than now, or held until earlier.
+
+        Args:
+            now: seconds since 1970. An attester's clock may be ahead by :data:`SKEW_S`.
+        """
+        made, end = self.number("issued-at"), self.number("not-after")
+        require(made is None or made - SKEW_S <= now, "freshness/stale", "the statement's time lies in the future")
+        require(end is None or now <= end, "freshness/stale", "the attester limited the evidence to an earlier time")
 
     def check(self, report_data: bytes) -> None:
         """Raise AppraisalError ``binding/report-data-mismatch`` unless evidence carries this statement's hash."""

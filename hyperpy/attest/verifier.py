@@ -19,7 +19,7 @@ from hyperpy.attest.bundle import Evidence, Gpu
 from hyperpy.attest.codes import refusal, require
 from hyperpy.attest.policy import BASELINE, Policy
 from hyperpy.attest.result import LIFE, Appraisal, Claims, Result
-from hyperpy.attest.statement import Statement
+from hyperpy.attest.statement import SKEW_S, Statement
 from hyperpy.errors import AttestationError, ConfigError
 
 _CONFIGURATION: Final = frozenset({"policy/debug-enabled", "policy/migration-agent", "policy/service-td"})
@@ -33,7 +33,6 @@ _SOFT_HARDWARE: Final = frozenset(
 _EXECUTABLES: Final = frozenset({"policy/measurement-not-allowed", "policy/pcr", "policy/host-data"})
 _BOUND_FIELDS: Final = {"address": "key", "key": "key", "kem": "key"}
 _HELD: Final = ("key-release", "zone-join")
-_SKEW_S: Final = 60
 _UNBOUND: Final = 32
 """Of instance-identity, where the verifier was not told what the evidence must be bound to: a warning."""
 
@@ -259,15 +258,15 @@ def _check_expected(said: Statement, expected: Expected) -> None:
 
 
 def _check_age(said: Statement | None, found: _Found, policy: Policy, now: datetime) -> None:
-    made = found.made.timestamp() if found.made is not None else None
-    end = None
-    if said is not None:
-        made = said.number("issued-at") if made is None else made
-        end = said.number("not-after")
+    """Check that nothing was made later than now, and, where the policy limits its age, that it is young enough."""
     at = now.timestamp()
-    require(end is None or at <= end, "freshness/stale", "the attester limited the evidence to an earlier time")
+    made = found.made.timestamp() if found.made is not None else None
+    require(made is None or made - SKEW_S <= at, "freshness/stale", "the evidence's time lies in the future")
+    if said is not None:
+        said.check_time(at)
+        made = said.number("issued-at") if made is None else made
     if policy.max_age:
-        fresh = made is not None and made - _SKEW_S <= at <= made + policy.max_age
+        fresh = made is not None and at <= made + policy.max_age
         require(fresh, "freshness/stale", "the evidence is older than the policy allows, or does not say")
 
 

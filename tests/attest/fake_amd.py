@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from hyperpy import attestation
 from hyperpy.attest import roots, snp_chain
 from hyperpy.encoding import sha256
 
@@ -98,8 +99,14 @@ def fake_amd() -> FakeAmd:
 
 
 def trusted(monkeypatch: pytest.MonkeyPatch) -> FakeAmd:
-    """Return the fake with its root pinned until the test ends."""
+    """Return the fake with its root pinned until the test ends; nodes say that they make statements at ``NOW``."""
     found = fake_amd()
+    at_now(monkeypatch)
     monkeypatch.setattr(roots, "AMD", {"Milan": sha256(found.root)})
     monkeypatch.setattr(snp_chain, "_chained", snp_chain._chained.__wrapped__)  # nothing of it is remembered
     return found
+
+
+def at_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nodes say that they make statements at ``NOW``, until the test ends."""
+    monkeypatch.setattr(attestation.Attestation, "clock", staticmethod(NOW.timestamp))

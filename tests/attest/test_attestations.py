@@ -129,6 +129,25 @@ def test_what_an_attestation_is_not_about(monkeypatch: pytest.MonkeyPatch, wante
 
 
 @pytest.mark.parametrize(
+    ("field", "seconds", "status"),
+    [
+        ("issued-at", 60, "hardware"),
+        ("issued-at", 61, "failed"),
+        ("not-after", 0, "hardware"),
+        ("not-after", -1, "failed"),
+    ],
+)
+def test_when_the_attested_key_signed(monkeypatch: pytest.MonkeyPatch, field: str, seconds: int, status: str) -> None:
+    """The statement about the result has a time of its own, which the evidence of the key does not vouch for."""
+    made = sample(fake_amd.trusted(monkeypatch))
+    at = int(fake_amd.NOW.timestamp() + seconds).to_bytes(8, "big")
+    said = statement.make({**made.said().fields, field: at})
+    wanted = attested.Wanted({b64u(sha256(b"k" * 256))})
+    found = attested.appraise(attested.Attestation(made.evidence, said.encode()), wanted, now=fake_amd.NOW)
+    assert (found.status, found.codes) == (status, () if status == "hardware" else ("freshness/stale",))
+
+
+@pytest.mark.parametrize(
     "changed",
     [
         {"purpose": b"key-release", "kem": b"k"},

@@ -49,9 +49,14 @@ class Clock(datetime):
         return NOW
 
 
+@pytest.fixture(autouse=True)
+def _clocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients, "datetime", Clock)
+    fake_amd.at_now(monkeypatch)
+
+
 @pytest.fixture
 def amd(monkeypatch: pytest.MonkeyPatch) -> FakeAmd:
-    monkeypatch.setattr(clients, "datetime", Clock)
     return fake_amd.trusted(monkeypatch)
 
 
@@ -246,8 +251,7 @@ def test_what_the_policy_does_not_accept_has_failed(amd: FakeAmd, serve: Serve) 
     assert (found.status, found.codes) == ("failed", ("policy/measurement-not-allowed",))
 
 
-def test_without_the_root_nothing_of_it_is_believed(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clients, "datetime", Clock)
+def test_without_the_root_nothing_of_it_is_believed(serve: Serve) -> None:
     with Client(serve(through_configfs(fake_amd.fake_amd())).url) as client:
         reply, found = client.attested(SUM)
     assert (reply["attestation-status"], found.status) == (b"hardware", "failed")

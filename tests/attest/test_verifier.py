@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from hyperpy.attest import bundle, nvidia, policy, result, rim, software, statement, verifier
+from hyperpy.attest import bundle, nitro, nvidia, policy, result, rim, software, statement, verifier
 from hyperpy.attest.snp_policy import SnpPolicy
 from tests.attest import fake_amd, tee
 from tests.attest.fake_amd import NOW, FakeAmd
@@ -130,6 +130,32 @@ def test_age(amd: FakeAmd) -> None:
         )
         assert found.codes == codes
     assert verifier.verify(evidence(amd), strict, now=NOW, expected=EXPECTED).codes == ("freshness/stale",)
+
+
+@pytest.mark.parametrize("own", [POLICY, replace(POLICY, max_age=300)], ids=["without max-age", "with"])
+def test_a_time_in_the_future_is_refused_beyond_the_clocks_difference(amd: FakeAmd, own: policy.Policy) -> None:
+    def codes(seconds: int) -> tuple[str, ...]:
+        at = (int(NOW.timestamp()) + seconds).to_bytes(8, "big")
+        found = verifier.verify(evidence(amd, **{"issued-at": at}), own, now=NOW, expected=EXPECTED)
+        assert (found.hardware == "hardware") is not bool(found.codes)
+        return found.codes
+
+    assert [codes(ahead) for ahead in (0, 60, 61, 1 << 20)] == [(), (), ("freshness/stale",), ("freshness/stale",)]
+    last = (1 << 64) - int(NOW.timestamp()) - 1
+    assert codes(last) == ("freshness/stale",), "no time is too far to be compared"
+
+
+@pytest.mark.parametrize(("early", "codes"), [(60, ()), (61, ("freshness/stale",))])
+def test_a_document_of_the_future_is_refused(
+    monkeypatch: pytest.MonkeyPatch, early: int, codes: tuple[str, ...]
+) -> None:
+    """A genuine Nitro document seen before it was made, its certificates taken for valid already."""
+    one = tee.case("nitro/evervault-valid")
+    found = nitro.verify(tee.file(one, "doc"), tee.now(one))
+    monkeypatch.setattr(nitro, "verify", lambda raw, now: found)
+    before = datetime.fromtimestamp(found.timestamp_ms / 1000, UTC) - timedelta(seconds=early)
+    given = bundle.Evidence("nitro", tee.file(one, "doc"))
+    assert verifier.verify(given, policy.BASELINE, now=before).codes == codes
 
 
 @pytest.mark.parametrize(
