@@ -4,23 +4,23 @@ A session's tokens and states are those that :func:`hyperpy.inference.generation
 is served, when, and in how many pieces changes no bit, since every sum is exact.
 
 One thread computes. In each round it reads one piece of one new prompt, then makes one token of every session whose
-reader keeps up. What was read for a finished session is kept for a while, so that the next one with the same
-beginning need not read it again (``reuse``); how fast a first token comes thus tells whether somebody asked with the
-same beginning shortly before.
+reader keeps up. What was read for a finished session is kept for a while, and running sessions lend what they have
+read, so that the next one with the same beginning need not read it again (``reuse``); how fast a first token comes thus
+tells whether somebody asked with the same beginning shortly before.
 """
 
 from __future__ import annotations
 
+import copy
 import itertools
 import queue
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
-
-import numpy as np
 
 from hyperpy.errors import Busy, DeviceTimeout, HyperpyError, SizeError
 from hyperpy.inference.arith import Ints
@@ -38,6 +38,8 @@ KEPT: Final = 64 << 20
 SHARED: Final = 16
 """Least tokens in common that are worth reusing."""
 _POLL: Final = 0.2
+_LATE: Final = 1.0
+"""Seconds between two looks for sessions whose time ran out."""
 
 _Item = Token | HyperpyError | None
 
@@ -65,6 +67,7 @@ class _State:
     last: int
     stops: frozenset[int]
     draft: deque[int]
+    deadline: float
     out: queue.SimpleQueue[_Item] = field(default_factory=queue.SimpleQueue)
     cache: Any = None
     fed: int = 0
@@ -82,13 +85,24 @@ class _State:
         """Whether its reader has enough to take."""
         return self.made - self.taken >= AHEAD
 
+    def late(self) -> DeviceTimeout:
+        """Return what its reader is told when time ran out."""
+        return DeviceTimeout(
+            f"time ran out after {self.taken} tokens",
+            hint="Ask for fewer with max_tokens, or have the operator raise [limits] deadline.",
+        )
+
 
 class Session:
-    """An answer while it is made: iterate over its tokens; leave it (``with``, or :meth:`cancel`) to end it."""
+    """An answer while it is made: iterate over its tokens; leave it (``with``, or :meth:`cancel`) to end it.
 
-    def __init__(self, state: _State, wake: Callable[[], None], deadline: float) -> None:
-        self._state, self._wake, self._deadline = state, wake, deadline
+    One that nobody holds any more ends by itself.
+    """
+
+    def __init__(self, state: _State, wake: Callable[[], None]) -> None:
+        self._state, self._wake = state, wake
         self._ended = False
+        weakref.finalize(self, _cancel, state, wake).atexit = False
 
     def __iter__(self) -> Session:
         return self
@@ -115,13 +129,10 @@ class Session:
 
     def _next(self) -> _Item:
         while True:
-            left = self._deadline - time.monotonic()
+            left = self._state.deadline - time.monotonic()
             if left <= 0:
                 self.cancel()
-                raise DeviceTimeout(
-                    f"time ran out after {self._state.taken} tokens",
-                    hint="Ask for fewer with max_tokens, or have the operator raise [limits] deadline.",
-                )
+                raise self._state.late()
             try:
                 return self._state.out.get(timeout=min(left, _POLL))
             except queue.Empty:
@@ -129,14 +140,19 @@ class Session:
 
     def cancel(self) -> None:
         """End it; what it held is free."""
-        self._ended = self._state.cancelled = True
-        self._wake()
+        self._ended = True
+        _cancel(self._state, self._wake)
 
     def __enter__(self) -> Session:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.cancel()
+
+
+def _cancel(state: _State, wake: Callable[[], None]) -> None:
+    state.cancelled = True
+    wake()
 
 
 class Batcher:
@@ -205,10 +221,12 @@ class Batcher:
         check_prompt(self._engine.config, prompt, limit)
         if len(prompt) + limit > ROOM:
             raise SizeError(f"{len(prompt)} tokens of prompt and {limit} of answer are more than {ROOM}")
-        state = _State(list(prompt), sampling, len(prompt) + limit, stops, deque(draft[:limit]))
+        claimed = itertools.takewhile(range(self.vocabulary).__contains__, draft[:limit])
+        state = _State(list(prompt), sampling, len(prompt) + limit, stops, deque(claimed), deadline)
         with self._news:
             if self._closed:
                 raise Busy("the node is stopping")
+            self._forget_cancelled()
             if len(self._running) + len(self._waiting) >= self._most + self._room:
                 raise Busy("too many answers are being made", hint="Try again in some seconds.")
             self._waiting.append(state)
@@ -216,7 +234,7 @@ class Batcher:
                 self._thread = threading.Thread(target=self._run, name="hyperpy-inference", daemon=True)
                 self._thread.start()
             self._news.notify()
-        return Session(state, self._wake, deadline)
+        return Session(state, self._wake)
 
     def close(self) -> None:
         """End all sessions; their readers are told."""
@@ -239,8 +257,11 @@ class Batcher:
             if readers:
                 self._guarded([readers[next(self._turn) % len(readers)]], self._read)
             writers = [one for one in self._running if not one.reading and not one.behind]
-            if writers:
-                self._guarded(writers, self._write)
+            if isinstance(self._engine, Together) and len(writers) > 1:
+                self._guarded(writers, self._write_together)
+            else:
+                for one in writers:
+                    self._guarded([one], self._write)
         for state in (*self._running, *self._waiting):
             state.out.put(Busy("the node is stopping"))
         self._running, self._waiting = [], deque()
@@ -250,16 +271,20 @@ class Batcher:
         """Wait for work, and let those run for whom there is room; False once the batcher is closed."""
         with self._news:
             while not self._closed:
-                for state in [one for one in self._running if one.cancelled]:
-                    self._leave(state, None)
-                while self._waiting and (self._waiting[0].cancelled or self._fits(self._waiting[0])):
-                    state = self._waiting.popleft()
-                    if not state.cancelled:
-                        self._running.append(state)
+                self._forget_cancelled()
+                now = time.monotonic()
+                for state in [one for one in self._running if one.cancelled or one.deadline < now]:
+                    self._leave(state, None if state.cancelled else state.late())
+                while self._waiting and self._fits(self._waiting[0]):
+                    self._running.append(self._waiting.popleft())
                 if any(not one.behind for one in self._running):
                     return True
-                self._news.wait()
+                self._news.wait(_LATE if self._running else None)
             return False
+
+    def _forget_cancelled(self) -> None:
+        """Give up the places of those who wait no longer. The lock is held."""
+        self._waiting = deque(one for one in self._waiting if not one.cancelled)
 
     def _fits(self, state: _State) -> bool:
         used = sum(one.last for one in self._running)
@@ -278,38 +303,55 @@ class Batcher:
         with self._news:
             for state in states:
                 state.cache = None
-                self._leave(state, failure)
+                self._leave(state, copy.copy(failure))  # each is raised, and added to, in a thread of its own
 
     def _leave(self, state: _State, last: HyperpyError | None) -> None:
         """Take a session out, and keep what it read. The lock is held."""
         if state in self._running:
             self._running.remove(state)
         state.out.put(last)
-        if self._reuse and state.cache is not None and hasattr(state.cache, "prefix") and state.fed >= SHARED:
-            self._kept.append((state.ids[: state.fed], state.cache))
-            while sum(cache.nbytes for _, cache in self._kept) > KEPT:
-                self._kept.popleft()
+        if self._reuse and state.cache is not None:
+            self._keep(state.ids[: state.fed], state.cache)
         state.cache = None
 
-    def _begin(self, state: _State) -> None:
-        """Give a session its cache, with what is known of its prompt."""
-        best, found = SHARED - 1, None
-        for ids, cache in self._kept:
-            common = _common(ids, state.ids[:-1])
-            if common > best:
-                best, found = common, cache
-        if found is None:
-            state.cache = self._engine.cache()
+    def _keep(self, ids: list[int], cache: Any) -> None:
+        """Keep what a session read, instead of what it begins with; the oldest make room."""
+        if not hasattr(cache, "prefix") or len(ids) < SHARED:
             return
-        state.cache, state.fed = found.prefix(best), best
-        self._reused += best
+        cache = cache.prefix(len(ids))
+        if cache.nbytes > KEPT:
+            return
+        self._kept = deque(kept for kept in self._kept if kept[0] != ids[: len(kept[0])])
+        self._kept.append((ids, cache))
+        while sum(cache.nbytes for _, cache in self._kept) > KEPT:
+            self._kept.popleft()
+
+    def _borrow(self, state: _State) -> None:
+        """Spare a session what another one read of the same prompt."""
+        if state.cache is None:
+            state.cache = self._engine.cache()
+        if not self._reuse or not hasattr(state.cache, "prefix"):
+            return
+        lent = [(one.ids[: one.fed], one.cache) for one in self._running if one is not state and one.cache is not None]
+        best, found = state.fed + SHARED - 1, None
+        for entry in (*self._kept, *lent):
+            common = _common(entry[0], state.ids[:-1])
+            if common > best:
+                best, found = common, entry
+        if found is None:
+            return
+        state.cache = found[1].prefix(best)
+        self._reused += best - state.fed
+        state.fed = best
+        if found in self._kept:  # what was of use is kept longest
+            self._kept.remove(found)
+            self._kept.append(found)
 
     def _read(self, states: list[_State]) -> None:
         """Read a piece of a prompt or of a claimed answer."""
         (state,) = states
-        if state.cache is None:
-            self._begin(state)
         if state.made == 0:
+            self._borrow(state)
             piece = state.ids[state.fed : state.fed + PIECE]
             logits = self._engine.forward(piece, state.cache)
             state.fed += len(piece)
@@ -326,11 +368,16 @@ class Batcher:
             state.cache.truncate(state.fed)
 
     def _write(self, states: list[_State]) -> None:
-        """Make one token of each session."""
-        if isinstance(self._engine, Together) and len(states) > 1:
-            rows = self._engine.forward_many([state.ids[-1] for state in states], [state.cache for state in states])
-        else:
-            rows = np.array([self._engine.forward([state.ids[-1]], state.cache) for state in states])
+        """Make one token of a session."""
+        (state,) = states
+        row = self._engine.forward([state.ids[-1]], state.cache)
+        state.fed += 1
+        self._chosen(state, row)
+
+    def _write_together(self, states: list[_State]) -> None:
+        """Make one token of each session, in one pass."""
+        engine: Any = self._engine
+        rows = engine.forward_many([state.ids[-1] for state in states], [state.cache for state in states])
         for state, row in zip(states, rows, strict=True):
             state.fed += 1
             self._chosen(state, row)
@@ -347,8 +394,8 @@ class Batcher:
             state.draft.clear()
         state.out.put(token)
         if ident in state.stops or len(state.ids) == state.last:
+            state.cache.truncate(state.fed)
             with self._news:
-                state.cache.truncate(state.fed)
                 self._leave(state, None)
             return True
         return not as_claimed

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,12 @@ from hyperpy.inference.reference import Cache, Trace
 from hyperpy.inference.tables import FA, FG, FH, FL, FN, FQ
 from hyperpy.inference.weights import Matrix
 
-_LOCK = threading.Lock()
-"""One forward pass at a time: it uses all cores, and numba's plainest thread pool bears one caller only."""
+_LOOPS = ThreadPoolExecutor(1, thread_name_prefix="hyperpy-loops")
+"""The one thread of a process that enters compiled loops, which use all cores.
+
+Each thread that enters them gets helpers of its own, and those wait for work by spinning: with a second such thread
+alive, a token took four times as long. It is also one pass at a time, as numba's plainest thread pool demands.
+"""
 
 TILE = 64
 """Tokens computed together: their digits stay in the processor's cache while weights stream by."""
@@ -41,30 +45,34 @@ class Engine(reference.Engine):
             return super().forward(ids, cache, every, trace)
         if not len(ids) or min(ids) < 0 or max(ids) >= self.config.vocabulary:
             raise ParameterError("an id is not in the vocabulary", name="ids")
-        with _LOCK:
-            cache.reserve(cache.length + len(ids))
-            made = [self._tile(ids[at : at + TILE], cache, every) for at in range(0, len(ids), TILE)]
-            if every:
-                whole: Ints = np.concatenate([self._logits(x) for x in made])
-                return whole
-            last: Ints = self._logits(made[-1][-1:])[0]
-            return last
+        return _LOOPS.submit(self._forward, ids, cache, every).result()
+
+    def _forward(self, ids: Sequence[int], cache: Cache, every: bool) -> Ints:
+        cache.reserve(cache.length + len(ids))
+        made = [self._tile(ids[at : at + TILE], cache, every) for at in range(0, len(ids), TILE)]
+        if every:
+            whole: Ints = np.concatenate([self._logits(x) for x in made])
+            return whole
+        last: Ints = self._logits(made[-1][-1:])[0]
+        return last
 
     def forward_many(self, ids: Sequence[int], caches: Sequence[Cache]) -> Ints:
         """Read one token of each of several sessions together; return the logits, [session][vocabulary].
 
         A row is what :meth:`forward` gives that session; weights are read once for all.
         """
-        with _LOCK:
-            for cache in caches:
-                cache.reserve(cache.length + 1)
-            rope = self._rope.upto(max(cache.length for cache in caches) + 1)
-            made = [
-                self._logits(self._side_by_side(ids[at : at + TILE], caches[at : at + TILE], rope))
-                for at in range(0, len(ids), TILE)
-            ]
-            whole: Ints = np.concatenate(made)
-            return whole
+        return _LOOPS.submit(self._forward_many, ids, caches).result()
+
+    def _forward_many(self, ids: Sequence[int], caches: Sequence[Cache]) -> Ints:
+        for cache in caches:
+            cache.reserve(cache.length + 1)
+        rope = self._rope.upto(max(cache.length for cache in caches) + 1)
+        made = [
+            self._logits(self._side_by_side(ids[at : at + TILE], caches[at : at + TILE], rope))
+            for at in range(0, len(ids), TILE)
+        ]
+        whole: Ints = np.concatenate(made)
+        return whole
 
     def _side_by_side(self, ids: Sequence[int], caches: Sequence[Cache], rope: Any) -> Any:
         """Return the last residual stream of one token of each session."""

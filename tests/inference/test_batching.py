@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import threading
 import time
@@ -88,6 +89,8 @@ def test_a_claimed_answer_longer_than_a_piece(engine: Backend, batcher: Batcher)
     honest = told(generate(engine, [9, 8], WILD, 200))
     claimed = [one for one, _ in honest]
     assert told(batcher.submit([9, 8], WILD, 200, draft=claimed)) == honest
+    for no_token in (-1, engine.config.vocabulary, 2**40):
+        assert told(batcher.submit([9, 8], WILD, 200, draft=[*claimed[:100], no_token, *claimed[101:]])) == honest
     claimed[150] += 1
     assert told(batcher.submit([9, 8], WILD, 200, draft=claimed)) == honest
 
@@ -118,10 +121,27 @@ def test_kept_beginnings_are_bounded(engine: Backend, monkeypatch: pytest.Monkey
     rng = random.Random(5)
     list(batcher.submit(drawn(rng, 60), WILD, 1))
     size = batcher._kept[0][1].nbytes
-    monkeypatch.setattr(batching, "KEPT", 3 * size)
-    for _ in range(6):
-        list(batcher.submit(drawn(rng, 60), WILD, 1))
-    assert len(batcher._kept) == 3
+    monkeypatch.setattr(batching, "KEPT", 3 * size + size // 2)
+    prompts = [drawn(rng, 60) for _ in range(6)]
+    for prompt in prompts:
+        list(batcher.submit(prompt, WILD, 1))
+    assert [ids[:60] for ids, _ in batcher._kept] == prompts[3:]
+    list(batcher.submit(drawn(rng, 600), WILD, 1))
+    assert len(batcher._kept) == 3, "what is too large to keep drives nothing out"
+    longer = [*prompts[3], 7, 8]
+    list(batcher.submit(longer, WILD, 1))
+    assert [ids[:62] for ids, _ in batcher._kept] == [*prompts[4:], longer], "the longer stands for the shorter"
+    batcher.close()
+
+
+def test_running_sessions_lend_what_they_read(engine: Backend) -> None:
+    """Ten with the same long beginning at once: it is read about once, and no bit changes."""
+    batcher = Batcher(engine)
+    alike = drawn(random.Random(4), 300)
+    sessions = [batcher.submit([*alike, n], WILD, 3) for n in range(5, 15)]
+    made = [told(one) for one in sessions]
+    assert made == [told(generate(engine, [*alike, n], WILD, 3)) for n in range(5, 15)]
+    assert batcher.stats().reused > 2000
     batcher.close()
 
 
@@ -137,13 +157,14 @@ class Slow:
         self.inner, self.model, self.config = inner, inner.model, inner.config
         self.go = threading.Event()
         self.fails: Exception | None = None
+        self.lost: Any = None
 
     def cache(self) -> Any:
         return self.inner.cache()
 
     def forward(self, ids: Any, cache: Any, every: bool = False) -> Any:
         self.go.wait(20)
-        if self.fails is not None and ids[0] == 66:
+        if self.fails is not None and (ids[0] == 66 or cache is self.lost):
             raise self.fails
         return self.inner.forward(ids, cache, every)
 
@@ -178,6 +199,105 @@ def test_a_failing_engine_ends_only_what_it_was_for(toy_model: Model, error: Exc
     slow.fails = None
     assert told(batcher.submit([66, 6, 7], WILD, 5)) == told(generate(slow.inner, [66, 6, 7], WILD, 5))
     batcher.close()
+
+
+def test_a_session_lost_while_others_write(toy_model: Model) -> None:
+    """Engines that make one token at a time: the session whose pass fails ends, those beside it go on."""
+    slow = Slow(reference.Engine(toy_model))
+    slow.go.set()
+    batcher = Batcher(slow)
+    sessions = [batcher.submit([5, 6, n], WILD, 12) for n in (7, 8, 9)]
+    first = [next(one) for one in sessions]
+    slow.fails, slow.lost = Busy("the session is lost"), batcher._running[1].cache
+    made = [[(token.ident, token.state)] for token in first]
+    with pytest.raises(Busy, match="is lost"):
+        list(sessions[1])
+    for n in (0, 2):
+        assert made[n] + told(sessions[n]) == told(generate(slow.inner, [5, 6, 7 + n], WILD, 12))
+    batcher.close()
+
+
+def test_readers_do_not_share_an_error(toy_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = build("cpu", toy_model)
+    gone = Busy("the device is gone", hint="Wait.")
+
+    def forward_many(ids: Any, caches: Any) -> Any:
+        raise gone
+
+    monkeypatch.setattr(engine, "forward_many", forward_many)
+    batcher = Batcher(engine)
+    sessions = [batcher.submit([5, 6, n], WILD, 500) for n in (7, 8)]
+    errors = []
+    for session in sessions:
+        with pytest.raises(Busy, match="is gone") as told_of:
+            list(session)
+        errors.append(told_of.value)
+    assert len({id(one) for one in (gone, *errors)}) == 3
+    assert [one.hint for one in errors] == ["Wait.", "Wait."]
+    batcher.close()
+
+
+def until_idle(batcher: Batcher) -> None:
+    end = time.monotonic() + 20
+    while not batcher.idle:
+        assert time.monotonic() < end, "a session is left"
+        time.sleep(0.01)
+
+
+def test_a_session_nobody_holds_ends(toy_model: Model) -> None:
+    batcher = Batcher(reference.Engine(toy_model))
+    session = batcher.submit([5], WILD, 500)
+    next(session)
+    del session
+    gc.collect()
+    until_idle(batcher)
+    batcher.close()
+
+
+def test_who_waits_no_longer_holds_no_place(toy_model: Model) -> None:
+    slow = Slow(reference.Engine(toy_model))
+    batcher = Batcher(slow, most=1, waiting=2)
+    running = batcher.submit([5], WILD, 3)
+    for _ in range(20):
+        waiting = [batcher.submit([6], WILD, 3) for _ in range(2)]
+        with pytest.raises(Busy):
+            batcher.submit([7], WILD, 3)
+        for one in waiting:
+            one.cancel()
+    slow.go.set()
+    assert len(list(running)) == 3
+    batcher.close()
+
+
+def test_a_reader_who_stopped_reading_is_ended_at_the_deadline(toy_model: Model) -> None:
+    batcher = Batcher(reference.Engine(toy_model), most=1)
+    stalled = batcher.submit([5], WILD, 500, deadline=time.monotonic() + 0.3)
+    next(stalled)
+    assert len(list(batcher.submit([6], WILD, 5))) == 5, "its place is free"
+    with pytest.raises(DeviceTimeout):
+        list(stalled)
+    batcher.close()
+
+
+def test_one_thread_enters_compiled_loops(toy_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks: a second thread in them, once alive, would make each token take four times as long."""
+    from hyperpy.inference import cpu_kernels
+
+    entered: set[int] = set()
+    inner = cpu_kernels.embed
+
+    def embed(*args: Any) -> Any:
+        entered.add(threading.get_ident())
+        return inner(*args)
+
+    monkeypatch.setattr(cpu_kernels, "embed", embed)
+    engine = build("cpu", toy_model)
+    engine.forward([5, 6], engine.cache())
+    batcher = Batcher(engine)
+    for session in [batcher.submit([5, n], WILD, 3) for n in (6, 7)]:
+        list(session)
+    batcher.close()
+    assert len(entered - {threading.get_ident()}) == len(entered) == 1
 
 
 def test_time_runs_out_for_its_reader_alone(toy_model: Model) -> None:
