@@ -16,6 +16,7 @@ from hyperpy.bench.auditing import Figure
 from hyperpy.bench.floating import Floats
 from hyperpy.errors import ConfigError, SizeError
 from hyperpy.inference import blocks, engines, gguf
+from hyperpy.inference.batching import Batcher
 from hyperpy.inference.generation import Backend, generate, state_hash
 from hyperpy.inference.gguf import Tensor
 from hyperpy.inference.library import Library
@@ -62,7 +63,7 @@ def speed(library: Library, name: str, file: Path | None, engine: str = "cpu", a
     weights = sum(len(part) for weight in model.weights.values() for part in weight.payload()) / 1e6
     size = weights if file is None else file.stat().st_size / 1e6
     made.append(Figure("memory of the process", resident, "MB", 1.5 * size + kept + 350))
-    return [*made, *_replay(ours, ids[:32], answer), *_commitments(ours, ids)]
+    return [*made, *_replay(ours, ids[:32], answer), *_commitments(ours, ids), *_together(ours, ids[:32])]
 
 
 class _Ours:
@@ -125,6 +126,24 @@ def _replay(engine: Backend, prompt: list[int], answer: int) -> Iterator[Figure]
                 raise ConfigError("the answer made again is another: this engine is not deterministic")
     replayed = time.perf_counter() - began
     yield Figure(f"generating {answer} tokens by replaying them", generated / replayed, "", 2.5, True)
+
+
+def _together(engine: Backend, prompt: list[int], sessions: int = 8) -> Iterator[Figure]:
+    """Compare one session of a batcher with several at once."""
+    rates = {}
+    for count in (1, sessions):
+        batcher = Batcher(engine, reuse=False)
+        running = [batcher.submit([*prompt, number], Sampling(), ANSWER) for number in range(count)]
+        for session in running:
+            next(session)  # prompts are read
+        made, began = 0, time.perf_counter()
+        while running:
+            running = [session for session in running if next(session, None) is not None]
+            made += len(running)
+        rates[count] = made / (time.perf_counter() - began)
+        batcher.close()
+    yield Figure("a session alone, as a node serves it", rates[1], "tokens/s, wall")
+    yield Figure(f"{sessions} sessions together", rates[sessions], "tokens/s, wall")
 
 
 def _commitments(engine: Backend, ids: list[int]) -> Iterator[Figure]:
