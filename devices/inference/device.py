@@ -10,7 +10,7 @@ from typing import Any
 
 from hyperpy import Context, Message, Result, device, key
 from hyperpy.capabilities import Models
-from hyperpy.errors import HyperpyError, ParameterError
+from hyperpy.errors import HyperpyError, ParameterError, SizeError
 from hyperpy.inference.serving import Card, Served, ids_of
 from hyperpy.inference.tokenizer import Tokenizer
 from hyperpy.message import Value
@@ -151,7 +151,7 @@ class Inference:
             if not _is_reference(asked.model):
                 raise ParameterError("a process names its model by reference", name="model", hint=_REFERENCE)
             answer = mail.response(self._answered(replace(asked, stream=False), ctx)[0])
-        except ParameterError as error:
+        except (ParameterError, SizeError) as error:
             answer = mail.refusal(error.diagnostics())
         return base | {"results": found.results(answer)}
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from hyperpy import Message, commitments
-from hyperpy.codecs import json
-from hyperpy.errors import CodecError
+from hyperpy.inference.prompts import parameters
 from hyperpy.message import Value, as_text
 
 _CARRIED: Final = ("x-reference", "x-session")
@@ -43,12 +42,7 @@ def received(base: Message, assignment: Message) -> Received | None:
     data = message.get("data", message.get("x-prompt"))
     if not isinstance(data, bytes) or not data:
         return None
-    items: dict[str, Value] = dict(_object(message.get("x-options")).raw_items())
-    given = dict(_object(data).raw_items())
-    if "messages" in given or "prompt" in given:
-        items |= given
-    else:
-        items["messages"] = (Message({"role": b"user", "content": data}),)
+    items = parameters(data, [message.get("x-options")])
     items["model"] = _model(base, message)
     carried = Message({name: message[name] for name in _CARRIED if name in message})
     return Received(_sender(message), Message.make(items), "messages" in items, carried)
@@ -62,17 +56,6 @@ def response(body: bytes) -> Message:
 def refusal(text: str) -> Message:
     """Return an error as a message."""
     return Message({"action": "Inference-Error", "data": text})
-
-
-def _object(found: Value | None) -> Message:
-    """Return a JSON object, or an empty message where there is none."""
-    if not isinstance(found, bytes) or not found.lstrip().startswith(b"{"):
-        return Message()
-    try:
-        made = json.decode(found)
-    except CodecError:
-        return Message()
-    return made if isinstance(made, Message) else Message()
 
 
 def _model(base: Message, message: Message) -> Value:

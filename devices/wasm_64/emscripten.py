@@ -88,11 +88,8 @@ def _resize(running: Running, args: tuple[Any, ...]) -> Sequence[Any]:
 
 def _copy(running: Running, args: tuple[Any, ...]) -> Sequence[Any]:
     to, start, size = map(address, args)
-    left = running.store.get_fuel() - size // 8
-    if left <= 0:
-        raise Failure(f"the call needs more than {running.limits.fuel} steps")
+    running.spend(size // 8)
     running.poke(to, running.peek(start, size))
-    running.store.set_fuel(left)
     return ()
 
 

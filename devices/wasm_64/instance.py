@@ -220,6 +220,33 @@ class Running:
         self.poke(at, data + b"\0")
         return at
 
+    def lend(self, data: bytes) -> int:
+        """Copy bytes and a NUL into memory that the guest's ``malloc`` gives while it waits for an import.
+
+        Raises:
+            Failure: it has no ``malloc``, or that failed.
+            HyperpyError: what ended it.
+        """
+        if "malloc" not in self.compiled.functions:
+            raise Failure("the guest exports no malloc")
+        found = self.entered(lambda: self.exports["malloc"](self.store, len(data) + 1))
+        if self.ended is not None:
+            raise self.ended
+        at = address(found) if isinstance(found, int) else 0
+        self.poke(at, data + b"\0")
+        return at
+
+    def left(self) -> int:
+        """Return how many steps the call has left."""
+        return int(self.store.get_fuel())
+
+    def spend(self, steps: int) -> None:
+        """Take steps from a call for work that an import did. Raises Failure if there are not so many."""
+        left = self.left() - steps
+        if left <= 0:
+            raise Failure(f"the call needs more than {self.limits.fuel} steps")
+        self.store.set_fuel(left)
+
     def pages(self, before: Sequence[bytes]) -> tuple[bytes, ...]:
         """Return the memory as pages; those equal to ``before`` are the same objects."""
         if self._memory is None:

@@ -158,7 +158,7 @@ class State:
 
 
 class Live:
-    """The memory of a guest while it waits for an import: what import devices read and write."""
+    """A guest while it waits for an import: the memory that import devices read and write, and its steps."""
 
     def __init__(self, running: Running) -> None:
         self._running = running
@@ -172,6 +172,19 @@ class Live:
     def poke(self, at: int, data: bytes) -> None:
         """Write bytes at an address. Raises ParameterError outside the memory."""
         self._in_bounds(lambda: self._running.poke(address(at), data))
+
+    def left(self) -> int:
+        """Return how many steps the call has left."""
+        return self._running.left()
+
+    def spend(self, steps: int) -> None:
+        """Take steps from the call for work done for it. Raises ParameterError if there are not so many."""
+        self._in_bounds(lambda: self._running.spend(steps))
+
+    def lend(self, data: bytes) -> int:
+        """Return where bytes and a NUL stand now, in memory of the guest's ``malloc``. Raises ParameterError."""
+        found: int = self._in_bounds(lambda: self._running.lend(data))
+        return found
 
     @staticmethod
     def _in_bounds(work: Any) -> Any:

@@ -310,6 +310,10 @@ def test_a_process_that_asks_badly(models: Path) -> None:
         send(here, model, data="hello", **{"x-options": '{"temperature": 1000}'})
         outbox = here.get(model, "now/results/outbox/1")
         assert (outbox["action"], outbox["target"]) == (b"Inference-Error", here.author.address.encode())
+        send(here, model, data="x" * 5000)
+        outbox = here.get(model, "now/results/outbox/1")
+        assert outbox["action"] == b"Inference-Error"
+        assert b"pass the context of 2048" in outbox["data"], "too long a prompt is answered, too"  # type: ignore[operator]
         nameless = here.spawn("inference@1.0", model="toy", **{"random-seed": "3"})
         send(here, nameless, data="hello")
         outbox = here.get(nameless, "now/results/outbox/1")
