@@ -47,7 +47,7 @@ _RESERVED: Final = frozenset(
         b"init normalize snapshot restore terminate import functions info keys set set-path get remove path "
         b"id commit commitments committers committed verify index encode decode transform patches all device process "
         # what a guest of WebAssembly asks of wasi@1.0 and wasi-nn@1.0
-        b"stdout path-open fd-read fd-write clock-time-get random-get load load-by-name load-by-name-with-config "
+        b"stdout path-open fd-read fd-write clock-time-get random-get load-by-name load-by-name-with-config "
         b"init-execution-context set-input get-output run-inference"
     ).split()
 )
