@@ -149,7 +149,8 @@ class Chain:
         given: oracle inputs to be injected instead of running keys that are not deterministic;
             None when serving.
         met: what of this node was met first rather than of the inputs: a stored message, a device that is not here
-            or keeps a state of its own, a limit. Whoever catches the error goes on otherwise than another node would.
+            or keeps a state of its own, an answer that cannot be made again, a limit. Whoever catches the error goes
+            on otherwise than another node would.
         effects: whether a key that is not deterministic, and does more than look, has answered in time: it
             may have changed something.
         last: ID and record of the last top-level step that was recorded.

@@ -242,6 +242,8 @@ class Resolver:
         if not now.found.spec.deterministic:
             if chain.strict and (chain.given is None or now.frame.depth > 0):
                 name = f"{now.found.device.spec.name}/{now.found.name}"
+                if chain.given is not None:  # no slot: there the refusal is an outcome, here it is this chain's alone
+                    chain.met = chain.met or "an answer that cannot be made again"
                 refused = NotDeterministic(f"{name} is not deterministic, and a process's state must be", hint=_ALIKE)
                 if now.frame.depth == 0:  # the slot itself; parts that failed leave their word in it
                     self._fail(now, refused)

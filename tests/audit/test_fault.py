@@ -217,6 +217,7 @@ HONEST = [
     "/~tally@1.0/double&n=(~tally@1.0&n=2/double)",
     "/~tally@1.0&n=3/credential",
     "/~tally@1.0/elsewhere",
+    "/~tally@1.0/careful",
     "/~tally@1.0/clock",
     "/~fault@1.0/implementation&of=tally@1.0",
     "/~json@1.0&a=1/commitments",
@@ -248,7 +249,8 @@ def test_what_can_be_made_again_is_decided(honest: Served, third: Any, path: str
     ("path", "because"),
     [
         ("/~tally@1.0&n=3/credential", "reads what no ID shows"),
-        ("/~tally@1.0/elsewhere", "not deterministic"),
+        ("/~tally@1.0/elsewhere", "an answer that cannot be made again"),
+        ("/~tally@1.0/careful", "an answer that cannot be made again"),
         ("/~tally@1.0/clock", "not deterministic"),
     ],
 )
