@@ -74,7 +74,7 @@ class Attestation:
         self._epoch = b"start:" + secrets.token_bytes(32)
         self._identity: tuple[bytes, Evidence] | None = None
         self._gpus: gpus_here.Nvidia | None = None
-        self.run: Callable[[Message, float], Result] | None = None
+        self.run: Callable[[Message, float, Message | None], Result] | None = None
         found = attester if attester is not None else detect()
         if found is None and config.tee.software:
             found = SoftwareAttester(runtime_digest())
@@ -186,11 +186,15 @@ class Attestation:
         """See :meth:`hyperpy.capabilities.Attester.unseal`."""
         return sealing.unseal(sealed, self._secret, info)
 
-    def privately(self, request: Message, deadline: float) -> Result:
+    def derived(self, use: bytes) -> bytes:
+        """See :meth:`hyperpy.capabilities.Attester.derived`."""
+        return sealing.derived(self._secret, use)
+
+    def privately(self, request: Message, deadline: float, base: Message | None = None) -> Result:
         """See :meth:`hyperpy.capabilities.Attester.privately`."""
         if self.run is None:
             raise ConfigError("there is no node to resolve sealed requests")
-        return self.run(request, deadline)
+        return self.run(request, deadline, base)
 
     # -- attested replies ----------------------------------------------------------------------
 

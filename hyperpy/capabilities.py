@@ -437,11 +437,11 @@ class Attester(Protocol):
     def accepts_software(self) -> bool:
         """Say whether this process was started to believe software evidence, where a policy does too."""
 
-    def privately(self, request: Message, deadline: float) -> Result:
+    def privately(self, request: Message, deadline: float, base: Message | None = None) -> Result:
         """Resolve a request that came sealed: as a stranger's, by deterministic keys alone, and recorded nowhere.
 
         Args:
-            deadline: monotonic seconds.
+            deadline: monotonic seconds; ``base``: what the request is one step on, None resolves its path.
 
         Raises:
             HyperpyError: whatever the resolution raised.
@@ -449,6 +449,9 @@ class Attester(Protocol):
 
     def unseal(self, sealed: bytes, info: bytes) -> bytes:
         """Return what was sealed to this node's key (HPKE, base mode); raise CodecError if it was not."""
+
+    def derived(self, use: bytes) -> bytes:
+        """Return 64 bytes that only who holds this node's key for secrets can make: others for each use."""
 
 
 class Audit(Protocol):

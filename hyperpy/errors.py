@@ -15,6 +15,7 @@
     |   |-- KeyNotFound         404   the message has no such key
     |   |-- MessageNotFound     404   no store holds the message
     |   `-- DeviceNotFound      404   no such device on this node
+    |-- SealedElsewhere         409   what it takes is sealed to a key that this node does not hold
     |-- TooManyRequests         429   a rate limit was passed
     |-- DeviceError             500   the device failed
     |   |-- NotDeterministic    500   a deterministic key asked for time, randomness, network ...
@@ -161,6 +162,13 @@ class DeviceNotFound(NotFound):
     """No device of that name is installed on this node."""
 
     advice = "List the devices with `hyperpy devices` or /~meta@1.0/info/devices."
+
+
+class SealedElsewhere(HyperpyError):
+    """What this takes is sealed to a key that this node does not hold; nobody's fault, and no result."""
+
+    status = 409
+    advice = "Ask the machine that the process names; after a new start its key is another. See docs/attestation.md."
 
 
 class TooManyRequests(HyperpyError):

@@ -131,7 +131,7 @@ class Node:
             "jobs": Jobs(self.resolver, store, self._own_chain),
             "workers": Workers(self.actors),
             "slots": slots,
-            "audit": Audits(store, config, self.sign, devices),
+            "audit": Audits(store, config, self.sign, devices, self.attestation),
             "attester": self.attestation,
             "models": self.models,
             "accounts": Accounts(self.registry, self.cache, self.trail, slots, public=config.trail.public),
@@ -352,11 +352,12 @@ class Node:
             if batch is not None:
                 batch.commit(self.store)
 
-    def _run_sealed(self, request: Message, deadline: float) -> Result:
+    def _run_sealed(self, request: Message, deadline: float, base: Message | None = None) -> Result:
         """Resolve what came sealed: a stranger's, by deterministic keys alone; nothing of it is kept or logged."""
         chain = self._own_chain(None)
         chain.deadline, chain.strict, chain.sealed = deadline, True, True
-        return self.resolver.top(path.parse(request, limits=self._limits), chain)
+        members = (base, request) if base is not None else path.parse(request, limits=self._limits)
+        return self.resolver.top(members, chain)
 
     def sign(self, message: Message, **options: Any) -> Message:
         """Return the message with a commitment by this node's key."""

@@ -42,6 +42,7 @@ from hyperpy.errors import (
     NotCached,
     NotDeterministic,
     PathError,
+    SealedElsewhere,
 )
 from hyperpy.flights import Flights
 from hyperpy.message import As, Link, Message, Resolve, Value, list_to_map, value
@@ -52,7 +53,7 @@ from hyperpy.sdk import Result
 from hyperpy.trail import Record, Trail
 from hyperpy.watchdog import Interrupted, Watchdog
 
-_PASSING = (Busy, DeviceTimeout)
+_PASSING = (Busy, DeviceTimeout, SealedElsewhere)
 _ALIKE = "Send the value to the process in a message instead."
 _PLAIN = (str, bytes, int, float, tuple, list, dict, Message)
 

@@ -13,7 +13,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("errors", "encoding", "message"),
     ("codecs", "keys", "keys_ans104", "config", "inference"),
     ("commitments", "path", "attest", "verdicts"),
-    ("hashpath", "store", "attester", "attested"),
+    ("hashpath", "store", "attester", "attested", "confidential"),
     ("sdk", "trail", "cache", "capabilities", "slot_rules", "schedule_rules", "fault_proof", "lua"),
     ("actors", "registry", "dispatch", "watchdog", "metrics", "flights", "privacy", "receipt", "verify"),
     ("resolver", "context", "normalise", "recorder", "reply", "results", "http.wire", "http.client"),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hashes import SHA256, SHA512
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from hyperpy.errors import CodecError, ParameterError
@@ -28,6 +28,7 @@ MAX_BYTES: Final = 4 << 20
 _DOMAIN: Final = b"hyperpy/tee/seal/v1\0"
 _REPLY: Final = b"hyperpy/tee/reply/v1\0"
 _STREAM: Final = b"hyperpy/tee/stream/v1\0"
+_DERIVED: Final = b"hyperpy/tee/derived/v1\0"
 _LAST: Final = 1 << 95
 
 
@@ -81,6 +82,11 @@ def unseal(sealed: bytes, secret: X25519PrivateKey, info: bytes) -> bytes:
         return bytes(_suite().decrypt(sealed, secret, info))
     except (InvalidTag, ValueError):
         raise CodecError("this was not sealed to this node's key, or for something else") from None
+
+
+def derived(secret: X25519PrivateKey, use: bytes) -> bytes:
+    """Return 64 bytes from a key for secrets, others for each use; they say nothing about the key."""
+    return HKDF(SHA512(), 64, salt=None, info=_DERIVED + use).derive(secret.private_bytes_raw())
 
 
 def _suite() -> Suite:

@@ -14,6 +14,7 @@ next slot, continue the chain, and be no older than the one before. Rules beside
     request              the slot's request is what was scheduled
     base                 the slot's base follows from the slot before
     snapshot             a kept snapshot is what resuming at its slot needs
+    sealed               another machine alone can open what the slot takes: its result is attested, no more
     state                a reply of ``compute`` or ``now`` is the state of its slot
 """
 
@@ -32,7 +33,7 @@ from hyperpy.audit.source import Evidence, Planned
 from hyperpy.audit.steps import Checker, Neighbours, report_of, verdict_of
 from hyperpy.codecs import canonical
 from hyperpy.encoding import native
-from hyperpy.errors import Busy, Corrupt, DeviceNotFound, DeviceTimeout, HyperpyError, MessageNotFound
+from hyperpy.errors import Busy, Corrupt, DeviceNotFound, DeviceTimeout, HyperpyError, MessageNotFound, SealedElsewhere
 from hyperpy.message import Message, Value
 from hyperpy.receipt.content import shallow
 from hyperpy.schedule_rules import check_assignment, schedulers_of, slot_of
@@ -295,6 +296,8 @@ class Teller:
         where = (self.evidence.where,)
         if isinstance(error, (DeviceTimeout, Busy)):
             return Finding("time", f"slot {slot} was given up: {error.message}")
+        if isinstance(error, SealedElsewhere):
+            return Finding("sealed", f"slot {slot} is confidential: who holds the key alone can make it again")
         if isinstance(error, DeviceNotFound):
             return Finding("implementation", error.message)
         if isinstance(error, Corrupt):
@@ -313,8 +316,12 @@ class Teller:
             merged = [one for one in merged if one.rule not in ("result", "status", "base")] + code
         made = report_of(step, verdict_of(merged, Verdict.REPRODUCED), merged, self.given)
         self.given = 0
-        made.attested_by = self.schedulers
+        made.attested_by = self._vouching(made)
         return made
+
+    def _vouching(self, made: StepReport) -> tuple[str, ...]:
+        """Return who vouches for a step: a schedule is its scheduler's word, what came of sealed slots is not."""
+        return self.evidence.attested_by if made.verdict is Verdict.ATTESTED else self.schedulers
 
     def _keeps(self, record: Record) -> bool:
         """Say whether a record's result came out again, and the store holds its very bytes."""
@@ -338,7 +345,7 @@ class Teller:
                 text = f"the state after slot {slot} is another one"
                 found.append(Finding(rule, text, step.record.result, got))
         made = report_of(step, verdict_of(found, Verdict.REPRODUCED), found, given)
-        made.attested_by = self.schedulers
+        made.attested_by = self._vouching(made)
         return made
 
     def _meant(self, record: Record, slot: int) -> list[Finding]:

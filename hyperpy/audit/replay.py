@@ -24,6 +24,7 @@ from hyperpy.verdicts import Finding, Report, StepReport, Verdict
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from hyperpy.capabilities import Attester
     from hyperpy.config import Config
 
 Progress = Callable[[int, int], None]
@@ -41,6 +42,7 @@ class Options:
         seconds: what one step may take.
         devices: files or classes beside the bundled and installed devices.
         config: settings that devices may read.
+        attester: what opens what was sealed to this node; see :class:`hyperpy.audit.scratch.Scratch`.
     """
 
     first: bool = False
@@ -50,6 +52,7 @@ class Options:
     seconds: float = DEADLINE_S
     devices: Sequence[str | Path | type] = ()
     config: Config | None = None
+    attester: Attester | None = None
 
 
 @dataclass(slots=True)
@@ -212,7 +215,13 @@ def work_of(evidence: Evidence, plan: Plan, options: Options, chosen: Sequence[P
 @contextmanager
 def checker_of(evidence: Evidence, options: Options) -> Iterator[Checker]:
     """Yield what checks steps as the options want it; what it found sound once counts for all that it checks."""
-    with Scratch(evidence, devices=options.devices, config=options.config, seconds=options.seconds) as scratch:
+    with Scratch(
+        evidence,
+        devices=options.devices,
+        config=options.config,
+        seconds=options.seconds,
+        attester=options.attester,
+    ) as scratch:
         yield Checker(evidence, scratch)
 
 

@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hyperpy import commitments, hashpath
+from hyperpy import commitments, hashpath, path
 from hyperpy.accounts import Accounts
 from hyperpy.actors import ActorSystem
 from hyperpy.audit.layered import Layered
 from hyperpy.audit.source import Evidence
 from hyperpy.cache import Batch, Cache
+from hyperpy.capabilities import Attester
 from hyperpy.config import Config
 from hyperpy.context import Chain, Frame, Services, Step, device_error
 from hyperpy.errors import Forbidden, HyperpyError
@@ -43,6 +44,7 @@ class Scratch:
         devices: files or classes beside the bundled and installed ones, as the node had them.
         config: settings that devices may read; by default those of a new node.
         seconds: what one step may take.
+        attester: the node's own, which opens what was sealed to it; without it that counts as attested.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Scratch:
         devices: Sequence[str | Path | type] = (),
         config: Config | None = None,
         seconds: float = DEADLINE_S,
+        attester: Attester | None = None,
     ) -> None:
         config = config or Config()
         self.seconds = seconds
@@ -85,12 +88,23 @@ class Scratch:
             "jobs": self.jobs,
             "http": Absent(allowed=lambda peer: False),
             "models": Models(config.inference, self._claimed_body),
+            "attester": Absent(kind="", kem=b"") if attester is None else self._lent(attester),
         }
         self.watchdog.start()
 
     def deadline(self) -> float:
         """Return when a step that begins now must be done (monotonic seconds)."""
         return time.monotonic() + self.seconds
+
+    def _lent(self, own: Attester) -> Absent:
+        """Return what of a node's attester an audit may use: to open what was sealed to it, and go on privately."""
+
+        def privately(request: Message, deadline: float, base: Message | None = None) -> Result:
+            chain = Chain(deadline=deadline, lookup=False, may_sign=False, strict=True, sealed=True)
+            members = (base, request) if base is not None else path.parse(request)
+            return self.resolver.top(members, chain)
+
+        return Absent(kind=own.kind, kem=own.kem, unseal=own.unseal, derived=own.derived, privately=privately)
 
     def _claimed_body(self) -> str | None:
         """Return the text that a claimed result has as its body."""

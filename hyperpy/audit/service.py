@@ -14,6 +14,7 @@ from hyperpy import retention
 from hyperpy.audit.collect import Limits, collect
 from hyperpy.audit.replay import Options, Run, drawn, finished, started, work_of
 from hyperpy.audit.source import Evidence, Plan
+from hyperpy.capabilities import Attester
 from hyperpy.config import Config
 from hyperpy.encoding import b64u
 from hyperpy.errors import Busy, DeviceTimeout, Forbidden
@@ -69,12 +70,19 @@ class Audits:
     Args:
         sign: returns a message signed by the node.
         devices: files and classes beside the bundled devices.
+        attester: what opens what was sealed to this node.
     """
 
     def __init__(
-        self, store: Store, config: Config, sign: Callable[[Message], Message], devices: Sequence[str | Path | type]
+        self,
+        store: Store,
+        config: Config,
+        sign: Callable[[Message], Message],
+        devices: Sequence[str | Path | type],
+        attester: Attester | None = None,
     ) -> None:
         self._store, self._config, self._sign, self._devices = store, config, sign, tuple(devices)
+        self._attester = attester
         self._lock = threading.Lock()
         self._jobs: OrderedDict[tuple[Any, ...], _Job] = OrderedDict()
 
@@ -99,6 +107,7 @@ class Audits:
             seconds=self._config.limits.deadline,
             devices=self._devices,
             config=self._config,
+            attester=self._attester,
         )
         job = self._job(key, evidence, plan, options)
         until = ctx.deadline - MARGIN_S

@@ -89,6 +89,8 @@ def verdict_of(findings: Sequence[Finding], best: Verdict) -> Verdict:
             found = Verdict.MISSING
         elif finding.rule == "implementation":
             found = Verdict.DIFFERS
+        elif finding.rule == "sealed":
+            found = Verdict.ATTESTED
         elif finding.rule in DIVERGED:
             found = Verdict.DIVERGED
         order = tuple(Verdict)
