@@ -31,7 +31,7 @@ from hyperpy.attester.software import SoftwareAttester
 from hyperpy.config import Config
 from hyperpy.context import Chain
 from hyperpy.encoding import b64u, b64u_decode, sha256
-from hyperpy.errors import AttestationError, CodecError, ConfigError, HyperpyError, ParameterError
+from hyperpy.errors import AttestationError, CodecError, ConfigError, HyperpyError, ParameterError, SealedElsewhere
 from hyperpy.keys import RsaKey
 from hyperpy.message import As, Atom, Message, Value, as_text
 from hyperpy.sdk import Result
@@ -68,8 +68,9 @@ class Attestation:
         self._lock, self._counting = threading.Lock(), threading.Lock()
         self._asked: deque[float] = deque(maxlen=config.tee.reports)
         self._joining: deque[float] = deque(maxlen=max(1, config.tee.reports // 2))
-        self._secret = X25519PrivateKey.generate()
-        self.kem = sealing.KEM_X25519 + self._secret.public_key().public_bytes_raw()
+        secret = X25519PrivateKey.generate()
+        self._secret: X25519PrivateKey | None = secret
+        self.kem = sealing.KEM_X25519 + secret.public_key().public_bytes_raw()
         self.secrets = config.tee.secrets
         self._epoch = b"start:" + secrets.token_bytes(32)
         self._identity: tuple[bytes, Evidence] | None = None
@@ -184,11 +185,20 @@ class Attestation:
 
     def unseal(self, sealed: bytes, info: bytes) -> bytes:
         """See :meth:`hyperpy.capabilities.Attester.unseal`."""
-        return sealing.unseal(sealed, self._secret, info)
+        return sealing.unseal(sealed, self._opening(), info)
 
     def derived(self, use: bytes) -> bytes:
         """See :meth:`hyperpy.capabilities.Attester.derived`."""
-        return sealing.derived(self._secret, use)
+        return sealing.derived(self._opening(), use)
+
+    def _opening(self) -> X25519PrivateKey:
+        if self._secret is None:
+            raise SealedElsewhere("this node has stopped, and its key for secrets is gone")
+        return self._secret
+
+    def close(self) -> None:
+        """Let go of the key for secrets: the node stops, and what is sealed to it opens nowhere any more."""
+        self._secret = None
 
     def privately(self, request: Message, deadline: float, base: Message | None = None) -> Result:
         """See :meth:`hyperpy.capabilities.Attester.privately`."""

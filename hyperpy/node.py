@@ -157,9 +157,8 @@ class Node:
                 except Exception as error:
                     device_error(error, type(instance).__name__, "stop")
         self.watchdog.stop()
-        self.housekeeping.close()
-        self.peers.close()
-        self.store.close()
+        for part in (self.attestation, self.housekeeping, self.peers, self.store):
+            part.close()
 
     @property
     def evidence_kind(self) -> str:

@@ -70,6 +70,11 @@ class GreenZone:
         self._busy, self._orders = threading.Lock(), threading.Lock()
         self._asked = 0.0
 
+    def stop(self) -> None:
+        """Let go of all keys: the node stops."""
+        self.zone.drop()
+        self._reference.forget()
+
     @key(deterministic=False)
     def info(self) -> Message:
         """Describe the device, and the zone that this node belongs to."""

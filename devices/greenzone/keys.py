@@ -26,12 +26,12 @@ _NAMED: Final = b"hyperpy/greenzone/key-id/v1\0"
 _PURPOSE: Final = re.compile(r"[a-z0-9-]{1,64}")
 
 
-def named(key: bytes) -> bytes:
+def named(key: bytes | bytearray) -> bytes:
     """Return what an epoch's key is known by (32 bytes)."""
     return _hkdf(key, b"", _NAMED)
 
 
-def derived(key: bytes, entry: Entry, purpose: str) -> bytes:
+def derived(key: bytes | bytearray, entry: Entry, purpose: str) -> bytes:
     """Return the key (32 bytes) of an epoch for one purpose.
 
     Raises:
@@ -83,5 +83,5 @@ def _suite() -> Any:
     return Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 
 
-def _hkdf(key: bytes, salt: bytes, info: bytes) -> bytes:
+def _hkdf(key: bytes | bytearray, salt: bytes, info: bytes) -> bytes:
     return HKDF(hashes.SHA256(), 32, salt or None, info).derive(key)

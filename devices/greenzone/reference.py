@@ -42,7 +42,7 @@ class Reference:
 
     def __init__(self, node: NodeControl, keys: Keys, removed: Callable[[str], bool]) -> None:
         self._node, self._keys, self._removed = node, keys, removed
-        self._zone_key: bytes | None = None
+        self._zone_key: bytearray | None = None
         self._identity: RsaKey | None = None
         self._making = threading.Lock()
         self.trusted: set[str] = set()
@@ -60,10 +60,12 @@ class Reference:
     def begin(self) -> None:
         """Make the zone's key, if this is switched on and there is none."""
         if self.on and self._zone_key is None:
-            self._zone_key = secrets.token_bytes(32)
+            self._zone_key = bytearray(secrets.token_bytes(32))
 
     def forget(self) -> None:
         """Forget key, identity and who was trusted."""
+        if self._zone_key is not None:
+            self._zone_key[:] = bytes(len(self._zone_key))
         self._zone_key, self._identity = None, None
         self.trusted.clear()
 
@@ -133,7 +135,7 @@ class Reference:
             key = b""
         if len(key) != 32:
             raise UpstreamError("Received incorrect response from peer!")
-        self._zone_key = key
+        self._zone_key = bytearray(key)
         return Result("ok", Message({"status": 200, "body": "Node joined green zone successfully."}))
 
     def become(self, where: str, who: str, http: Http) -> Result:
@@ -160,7 +162,7 @@ class Reference:
             )
         if self._zone_key is None:
             raise ConfigError("Node not part of a green zone.")
-        return self._zone_key
+        return bytes(self._zone_key)
 
     def _check_about(self, about: Value | None) -> None:
         if not isinstance(about, Message):

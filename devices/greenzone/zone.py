@@ -1,10 +1,14 @@
-"""What this node holds of a zone: the entries durably, keys in memory alone."""
+"""What this node holds of a zone: the entries durably, keys in memory alone.
+
+A key that is let go of (the zone is left, its epoch is long over, the node stops) is overwritten where it was held.
+What the language and its libraries copied meanwhile they free without overwriting it, in the node's own memory.
+"""
 
 from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -40,7 +44,7 @@ class Held:
     keeper: str
     peer: str
     entry: Entry
-    keys: dict[int, bytes] = field(default_factory=dict, repr=False)
+    keys: dict[int, bytearray] = field(default_factory=dict, repr=False)
     kem: X25519PrivateKey | None = field(default=None, repr=False)
 
 
@@ -165,8 +169,8 @@ class Zone:
             held = self._held
             if held is None or recipient not in held.entry.members:
                 raise ConfigError(f"{recipient} is no member of the green zone")
-            entry, key = held.entry, held.keys[held.entry.epoch]
-        sealed = keys.seal(key + echo, entry.members[recipient].kem, keys.grant_info(entry, recipient))
+            entry, plain = held.entry, bytes(held.keys[held.entry.epoch]) + echo
+        sealed = keys.seal(plain, entry.members[recipient].kem, keys.grant_info(entry, recipient))
         return entry, sealed
 
     def news(self, recipient: str, after: int, echo: bytes) -> tuple[Entry, Sequence[Message], bytes | None]:
@@ -226,12 +230,12 @@ class Zone:
             self._take(Held(held.keeper, held.peer, entry, kept, held.kem))
             return entry
 
-    def _opened(self, entry: Entry, sealed: bytes, kem: X25519PrivateKey, echo: bytes) -> bytes:
+    def _opened(self, entry: Entry, sealed: bytes, kem: X25519PrivateKey, echo: bytes) -> bytearray:
         own = entry.members.get(self._address)
         if own is None or own.kem != kem.public_key().public_bytes_raw():
             raise MessageError("the keeper's epoch does not have this node, with its key, as a member")
         plain = keys.unseal(sealed, kem, keys.grant_info(entry, self._address))
-        key = plain[:32]
+        key = bytearray(plain[:32])
         if len(plain) != 64 or not secrets.compare_digest(plain[32:], echo) or keys.named(key) != entry.key_id:
             raise MessageError("the keeper's answer is not to this request, or its key is not the epoch's")
         return key
@@ -241,13 +245,21 @@ class Zone:
     def leave(self) -> None:
         """Forget the zone and its keys."""
         with self._lock:
+            self.drop()
             self._held = None
             self._store.link(_ZONE, "")
 
+    def drop(self) -> None:
+        """Let go of all keys; the zone itself is remembered, as after a restart."""
+        with self._lock:
+            if self._held is not None:
+                _wiped(self._held, ())
+                self._held.keys, self._held.kem = {}, None
+
     def _signed(
         self, previous: Entry | None, members: Mapping[str, Member], reason: str, at: float, policy: str
-    ) -> tuple[Entry, bytes]:
-        key = secrets.token_bytes(32)
+    ) -> tuple[Entry, bytearray]:
+        key = bytearray(secrets.token_bytes(32))
         at = max(int(at), previous.at if previous is not None else 0)
         made = epochs.draft(previous, members, reason=reason, at=int(at), key_id=keys.named(key), policy=policy)
         return epochs.read(self._sign(made), self._address), key
@@ -258,6 +270,8 @@ class Zone:
             about = Message({"keeper": held.keeper, "peer": held.peer, "zone": held.entry.zone})
             ref = self._store.write(about | {"epoch": held.entry.epoch})
             self._store.link(_ZONE, ref)
+            if self._held is not None:
+                _wiped(self._held, held.keys.values())
             self._held = held
 
     def _write(self, entry: Entry) -> None:
@@ -287,6 +301,14 @@ class Zone:
 
 def _name(zone: str, epoch: int) -> str:
     return f"{_ENTRY}{zone}/{epoch}"
+
+
+def _wiped(held: Held, kept: Iterable[bytearray]) -> None:
+    """Overwrite the keys of a zone but those that are kept."""
+    staying = {id(one) for one in kept}
+    for one in held.keys.values():
+        if id(one) not in staying:
+            one[:] = bytes(len(one))
 
 
 def _without(members: dict[str, Member], address: str) -> None:
