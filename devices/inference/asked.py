@@ -14,6 +14,8 @@ from hyperpy.inference.sampler import Sampling, sampling
 from hyperpy.inference.tokenizer import Tokenizer
 from hyperpy.message import NULL, Link, Value, as_text
 
+from .receipts import request_digest
+
 DEFAULT_TOKENS: Final = 256
 MAX_CHOICES: Final = 8
 MAX_STOPS: Final = 4
@@ -44,7 +46,10 @@ _REFUSED: Final[dict[str, tuple[Any, ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request, understood. ``turns`` of a chat, or a ``prompt`` as text or ids; ``top`` is -1 without logprobs."""
+    """A request, understood. ``turns`` of a chat, or a ``prompt`` as text or ids; ``top`` is -1 without logprobs.
+
+    ``digest`` is the request's, as receipts hold it.
+    """
 
     model: str
     turns: tuple[dict[str, str], ...]
@@ -57,6 +62,7 @@ class Asked:
     usage: bool
     top: int
     level: int
+    digest: str
 
     @property
     def chat(self) -> bool:
@@ -163,6 +169,7 @@ def read(base: Message, request: Message, most: int) -> Asked:
         usage=isinstance(options, Message) and options.get("include_usage") is True,
         top=_top(reader, chat),
         level=reader.whole("level", 0, 0, 1),
+        digest=request_digest({name: found for name in PARAMETERS if (found := reader.get(name)) is not None}),
     )
 
 

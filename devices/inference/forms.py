@@ -9,10 +9,10 @@ from typing import Any, Final
 from hyperpy.errors import HyperpyError, ParameterError
 from hyperpy.inference.serving import PART, Card, Layout
 
+from . import browser, receipts
 from .asked import Asked
 from .choices import Choice
 
-PROFILE: Final = "hpi-1"
 DONE: Final = b"data: [DONE]\n\n"
 _TYPES: Final = {
     400: "invalid_request_error",
@@ -36,8 +36,8 @@ class Forms:
         self._kind = "chat.completion" if asked.chat else "text_completion"
 
     def whole(self, choices: Sequence[Choice]) -> bytes:
-        """Return the answer: OpenAI's fields, then what makes it checkable under ``hyperpy``."""
-        document = {
+        """Return the answer: OpenAI's fields, what makes it checkable under ``hyperpy``, and its ``receipt``."""
+        document: dict[str, Any] = {
             "id": self._name(choices[0].states[-1]),
             "object": self._kind,
             **self._head,
@@ -45,7 +45,10 @@ class Forms:
             "usage": self._usage(choices),
             "hyperpy": self._checkable(choices),
         }
-        return text_of(document)
+        told = document["hyperpy"]["state"]
+        drawn, kernels = self._asked.samplings[0], receipts.shaders(browser.SHADERS)
+        made = receipts.of_answer(self._asked.digest, self._card, drawn, told, kernels, text_of(document))
+        return text_of({**document, "receipt": made})
 
     def _name(self, state: str) -> str:
         return f"{'chatcmpl' if self._asked.chat else 'cmpl'}-{state[:32]}"
@@ -77,7 +80,7 @@ class Forms:
     def _checkable(self, choices: Sequence[Choice]) -> dict[str, Any]:
         card, drawn = self._card, self._asked.samplings[0]
         made: dict[str, Any] = {
-            "profile": PROFILE,
+            "profile": receipts.PROFILE,
             "reference": card.reference,
             "model-id": card.model_id,
             "weight-root": card.weight_root,

@@ -42,6 +42,7 @@ def register_all() -> None:
         bench,
         challenge,
         devices,
+        infer,
         info,
         models,
         node,
@@ -67,6 +68,7 @@ def register_all() -> None:
             audit_peer,
             attest,
             models,
+            infer,
             wasm,
             bench,
         )

@@ -1,8 +1,7 @@
-"""models pull, import, list, show, rm; infer."""
+"""models pull, import, list, show, rm."""
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,10 +10,7 @@ import typer
 from hyperpy.cli.app import Json, err, out, show
 
 if TYPE_CHECKING:
-    from hyperpy.inference.generation import Backend
     from hyperpy.inference.library import Entry, Library, Progress
-    from hyperpy.inference.sampler import Sampling
-    from hyperpy.inference.tokenizer import Tokenizer
 
 Folder = Annotated[Path, typer.Option("--models", envvar="HYPERPY_MODELS", help="Folder of the models.")]
 Name = Annotated[str, typer.Argument(help="Name of a model, or the beginning of its model-id.")]
@@ -28,7 +24,6 @@ def register(app: typer.Typer) -> None:
     for name, verb in (("pull", pull), ("import", import_), ("list", list_), ("show", show_), ("rm", remove)):
         group.command(name)(verb)
     app.add_typer(group, name="models")
-    app.command()(infer)
 
 
 def _group() -> None:
@@ -152,68 +147,3 @@ def show_entry(entry: Entry, json: bool) -> None:
     )
     for label, value in lines:
         out.print(f"{label:12} {value}", markup=False, highlight=False, soft_wrap=True)
-
-
-def infer(
-    prompt: Annotated[str, typer.Argument(help="What the user says.")],
-    model: Annotated[str, typer.Option(help="Name of the model.")] = "smollm2-135m",
-    system: Annotated[str | None, typer.Option(help="What the system says first; default the template's.")] = None,
-    limit: Annotated[int, typer.Option("--max-tokens", min=1, help="Most tokens of the answer.")] = 256,
-    temperature: Annotated[str, typer.Option(help="0 is greedy; otherwise from 0.01, as a decimal.")] = "0",
-    top_p: Annotated[str, typer.Option(help="Share of the probability that is kept, as a decimal.")] = "1",
-    top_k: Annotated[int, typer.Option(help="How many of the best are looked at; 0 is all.")] = 0,
-    seed: Annotated[str, typer.Option(help="Any text; its SHA-256 seeds the choice.")] = "",
-    models: Folder = DEFAULT,
-    json: Json = False,
-) -> None:
-    """Answer a prompt with a model kept here. The answer is the same, bit for bit, on every machine.
-
-    Example: hyperpy infer "What is the capital of France?"
-    """
-    import hashlib
-
-    from hyperpy.inference.engines import choose
-    from hyperpy.inference.sampler import sampling
-
-    kept, tokenizer = _library(models).load(model)
-    engine = choose(kept)
-    turns = [{"role": "system", "content": system}] if system else []
-    ids = tokenizer.chat([*turns, {"role": "user", "content": prompt}])
-    chosen = sampling(temperature, top_p, top_k, hashlib.sha256(seed.encode()).digest())
-    _answer(engine, tokenizer, ids, chosen, limit, json)
-
-
-def _answer(engine: Backend, tokenizer: Tokenizer, ids: list[int], sampling: Sampling, limit: int, json: bool) -> None:
-    """Print an answer while it comes, then how fast it came and the state it left."""
-    from hyperpy.inference.generation import generate
-    from hyperpy.inference.tokenizer import Stream
-
-    text, made, state = Stream(), list[int](), b""
-    limit, first, began = min(limit, engine.config.context - len(ids)), 0.0, time.perf_counter()
-    told = ""
-    for token in generate(engine, ids, sampling, limit, tokenizer.stops):
-        first = first or time.perf_counter()
-        made.append(token.ident)
-        state = token.state
-        if token.ident in tokenizer.stops:
-            break
-        piece = text.feed(tokenizer.bytes_of(token.ident))
-        told += piece
-        if not json:
-            typer.echo(piece, nl=False)
-    ended = time.perf_counter()
-    rate = (len(made) - 1) / (ended - first) if len(made) > 1 else 0.0
-    rest = text.end()
-    told += rest
-    if json:
-        found = {"text": told, "ids": made, "prompt-ids": ids, "state": state.hex(), "engine": engine.name}
-        show({**found, "tokens-per-second": round(rate, 1)}, True)
-        return
-    typer.echo(rest)
-    err.print(
-        f"{len(ids)} + {len(made)} tokens, first after {first - began:.2f} s, then {rate:.1f} tokens/s "
-        f"({engine.name}); state {state.hex()}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import math
 from collections.abc import Iterator
@@ -177,6 +179,49 @@ def test_text_to_ids_and_back(n: TestNode) -> None:
         {"content-type": "application/json"},
     )
     assert back["text"] == b"the hill"
+
+
+# -- receipts --------------------------------------------------------------------------------------
+
+
+def digest(document: Any) -> str:
+    """Return base64url SHA-256 of JSON, keys sorted, without spaces (devices/08)."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).decode().rstrip("=")
+
+
+def test_a_receipt_is_in_the_answer(n: TestNode) -> None:
+    """The fields of inference_receipt@1.0 (devices/08), each from where it comes: request, model, WGSL, answer."""
+    document = {"model": "toy", **HELLO, "temperature": 0.7, "seed": 5, "stop": ["q"], "messages": [
+        {"role": "user", "content": "grüße"}]}  # fmt: skip
+    _, found = ask(n, CHAT, document)
+    receipt = found.pop("receipt")
+    row = json.loads(n.http("GET", "/~inference@1.0/v1/models").body)["data"][0]
+    assert (receipt["type"], receipt["provenance-class"]) == ("apus-inference-receipt", "receipt-observed")
+    assert receipt["request-digest"] == digest(document)
+    text = json.dumps(found, separators=(",", ":"), ensure_ascii=False).encode()
+    assert receipt["response-digest"] == base64.urlsafe_b64encode(hashlib.sha256(text).digest()).decode().rstrip("=")
+    assert (receipt["model"], receipt["model-sha256"]) == ("toy", toy_model().ident.hex())
+    assert (receipt["workload-manifest-id"], receipt["weight-root"]) == (row["reference"], row["weight-root"])
+    assert receipt["tokenizer-digest"] == found["hyperpy"]["tokenizer"]
+    assert receipt["inference-profile"] == "hpi-1"
+    folder = Path(__file__).resolve().parents[2] / "shaders"
+    assert receipt["shader-digests"] == {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.glob("*.wgsl")
+    }
+    assert receipt["sampling"] == {"t16": 45875, "top-k": 0, "p16": 65536}
+    assert receipt["seed"] == hashlib.sha256(b"5").hexdigest()
+    assert receipt["state"] == found["hyperpy"]["state"]
+    assert receipt.pop("receipt-id") == digest(receipt)
+
+
+def test_how_an_answer_is_sent_is_not_in_its_receipt(n: TestNode) -> None:
+    document = {"model": "toy", **HELLO, "seed": 5}
+    plain = ask(n, CHAT, document)[1]
+    _, streamed = ask(n, CHAT, {**document, "stream": True, "stream_options": {"include_usage": True}})
+    assert streamed == plain
+    other = ask(n, CHAT, {**document, "max_tokens": 11})[1]["receipt"]
+    assert len({plain["receipt"]["request-digest"], other["request-digest"]}) == 2
 
 
 # -- refusals --------------------------------------------------------------------------------------

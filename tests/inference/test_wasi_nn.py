@@ -103,6 +103,8 @@ def test_a_guest_answers_as_inference_does(n: TestNode, flags: dict[str, Any], t
             assert here.value(process, f"compute={slot}/results/data") == text(n, prompt).encode()
             made = json.loads(here.value(process, f"compute={slot}/wasi-nn/contexts/{slot - 1}/output"))
             wanted = answer(n, prompt)
+            receipts = [one.pop("receipt") for one in (made, wanted)]
+            assert receipts[0]["request-digest"] == receipts[1]["request-digest"]
             for one in (made, wanted):
                 one["hyperpy"]["sampling"].pop("seed")  # the request's own ID, which nothing depends on
             assert made == wanted, "the prompt's ids, the state after it, all of the document"
