@@ -10,7 +10,7 @@ struct Heads {
   c2: u32,
   neox: u32,
   room: u32,      // positions that a row of scores has
-  count: u32,
+  row: u32,       // of the buffers below, the session's first token's; others may be computed beside it
 }
 
 @group(0) @binding(0) var<storage, read_write> qkv: array<i32>;    // [token][heads + 2 * kv_heads][head]; q becomes digits
@@ -46,10 +46,10 @@ fn packed(lane: u32, to: u32) {
 
 @compute @workgroup_size(64)
 fn turn(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  let token = group.y;
+  let token = h.row + group.y;
   let index = group.x;
   let start = (token * (h.heads + 2u * h.kv_heads) + index) * h.head;
-  let position = h.first + token;
+  let position = h.first + group.y;
   if (index >= h.heads + h.kv_heads) {
     for (var i = lane; i < h.head; i += LANES) { line[i] = clamp(rsr32(qkv[start + i], 6u), -32639, 32639); }
     workgroupBarrier();
@@ -90,10 +90,10 @@ fn exp2n(t: u32) -> u32 {
 
 @compute @workgroup_size(64)
 fn look(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  let token = group.y;
+  let token = h.row + group.y;
   let head = group.x;
   let kv = head * h.kv_heads / h.heads;
-  let visible = h.first + token + 1u;
+  let visible = h.first + group.y + 1u;
   let q = (token * (h.heads + 2u * h.kv_heads) + head) * h.head;
   let row = (token * h.heads + head) * h.room;
   let width = h.head + 1u;

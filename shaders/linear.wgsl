@@ -1,7 +1,8 @@
-// Linear (5.4), the embedding (5.1), and the best token (9).
+// Linear (5.4), its biases, and the embedding (5.1).
 //
 // Rows lie in tiles of 64, one row a lane. For each group of 32 columns a lane has its q: one vec4<u32> of unsigned
-// nibbles, or two of signed bytes, the first element lowest; and D | M << 16. Inside a group (of 32 nibbles, or 8
+// nibbles, or two of signed bytes, the first element lowest; and D | M << 16. Where groups are of 16 columns (Q6_K),
+// two make one, and the second's D stands in the place of M, which they do not have. Inside a group (of 32 nibbles, or 8
 // bytes) sums are f32 of whole numbers up to 2^24, exact in any order (section 7, c); beyond, they are integers.
 
 struct Matrix {
@@ -25,6 +26,7 @@ struct Matrix {
 @group(0) @binding(7) var<storage, read> ids: array<u32>;
 
 const TOKENS = 1u;  // tokens of a workgroup, 1 or 4: hosts write the number here
+const GROUP = 32u;  // columns that have a scale of their own, 32 or 16: this too
 
 // A lane has four rows, one in each of four tiles, and a sum for each: top * 2^26 + high * 2^10 + low.
 struct Sum {
@@ -68,6 +70,16 @@ fn add(sum: ptr<function, Sum>, both: vec4<u32>, a: vec4<i32>, s: i32) {
   let m = bitcast<vec4<i32>>(both) >> vec4<u32>(16u);
   (*sum).high += d * (a >> vec4<u32>(10u)) + m * (s >> 10u);
   (*sum).low += d * (a & vec4<i32>(1023)) + m * (s & 1023);
+}
+
+// Of two times 16 columns.
+fn add_halves(sum: ptr<function, Sum>, both: vec4<u32>, left: vec4<i32>, right: vec4<i32>, s: i32) {
+  if (GROUP == 16u) {
+    add(sum, both, left, 0);
+    add(sum, both >> vec4<u32>(16u), right, 0);
+  } else {
+    add(sum, both, left + right, s);
+  }
 }
 
 fn carry(sum: ptr<function, Sum>) {
@@ -207,11 +219,11 @@ fn byte_rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_
     let h = eight_bytes(vec4<u32>(k.x, l.x, m.x, n.x), vec4<u32>(k.y, l.y, m.y, n.y), first, x + 4u);
     let i = eight_bytes(vec4<u32>(k.z, l.z, m.z, n.z), vec4<u32>(k.w, l.w, m.w, n.w), first, x + 6u);
     let width = matrix.groups + 1u;
-    add(&s0, both, vec4<i32>(e.a) + vec4<i32>(f.a) + vec4<i32>(h.a) + vec4<i32>(i.a), sums[known(first) * width + g]);
+    add_halves(&s0, both, vec4<i32>(e.a) + vec4<i32>(f.a), vec4<i32>(h.a) + vec4<i32>(i.a), sums[known(first) * width + g]);
     if (TOKENS > 1u) {
-      add(&s1, both, vec4<i32>(e.b) + vec4<i32>(f.b) + vec4<i32>(h.b) + vec4<i32>(i.b), sums[known(first + 1u) * width + g]);
-      add(&s2, both, vec4<i32>(e.c) + vec4<i32>(f.c) + vec4<i32>(h.c) + vec4<i32>(i.c), sums[known(first + 2u) * width + g]);
-      add(&s3, both, vec4<i32>(e.d) + vec4<i32>(f.d) + vec4<i32>(h.d) + vec4<i32>(i.d), sums[known(first + 3u) * width + g]);
+      add_halves(&s1, both, vec4<i32>(e.b) + vec4<i32>(f.b), vec4<i32>(h.b) + vec4<i32>(i.b), sums[known(first + 1u) * width + g]);
+      add_halves(&s2, both, vec4<i32>(e.c) + vec4<i32>(f.c), vec4<i32>(h.c) + vec4<i32>(i.c), sums[known(first + 2u) * width + g]);
+      add_halves(&s3, both, vec4<i32>(e.d) + vec4<i32>(f.d), vec4<i32>(h.d) + vec4<i32>(i.d), sums[known(first + 3u) * width + g]);
     }
     if ((g & 3u) == 3u) {
       carry(&s0);
@@ -230,10 +242,19 @@ fn byte_rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_
   }
 }
 
+// A bias (in sums) for each token, to which its matrix then adds.
+@compute @workgroup_size(64)
+fn spread(@builtin(global_invocation_id) at: vec3<u32>) {
+  if (at.x < matrix.rows) { out[at.y * matrix.out_stride + at.x] = sums[at.x]; }
+}
+
 // One column of a token's row of the embedding: q is taken out of its tile.
 fn embedded(row: u32, column: u32, q: i32) -> i32 {
   let both = scales[((row / 64u) * matrix.groups + column / 32u) * 64u + (row & 63u)];
-  let w = (bitcast<i32>(both << 16u) >> 16u) * q + (bitcast<i32>(both) >> 16u);
+  let low = bitcast<i32>(both << 16u) >> 16u;
+  let high = bitcast<i32>(both) >> 16u;
+  var w = low * q + high;
+  if (GROUP == 16u) { w = select(low, high, (column & 16u) == 16u) * q; }
   let factor = rows[row];
   return rescale(imul64(w, i32(factor & 0xffffu)), i32((factor >> 16u) & 255u) + matrix.scale);
 }

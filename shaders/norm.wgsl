@@ -1,11 +1,11 @@
-// RMSNorm (5.2) and Quantise (5.3) of whole rows; also Quantise alone, and SwiGLU (5.8) with Quantise.
+// RMSNorm (5.2) and Quantise (5.3) of whole rows; also Quantise alone, SwiGLU (5.8) with Quantise, and RMSNorm of heads.
 //
 // One workgroup a row. Out: digits [row][width] as f32 (whole numbers), sums [row][width / 32 + 1] i32: the digits'
 // sum of each group of 32, then the shift.
 
 struct Row {
   width: u32,
-  first: u32,      // row of the input that the first workgroup reads
+  first: u32,      // row of the input that the first workgroup reads; of head_norm: rows of a token
   cn: u32,
   kn: i32,
   eg: i32,
@@ -15,7 +15,7 @@ struct Row {
 }
 
 @group(0) @binding(0) var<storage, read_write> input: array<i32>;   // [row][width], SwiGLU: [row][2 * width]
-@group(0) @binding(1) var<storage, read> gain: array<i32>;          // [width], or the table of EXP2 for SwiGLU
+@group(0) @binding(1) var<storage, read> gain: array<i32>;          // [width]; SwiGLU: the table of EXP2
 @group(0) @binding(2) var<storage, read_write> digits: array<f32>;
 @group(0) @binding(3) var<storage, read_write> sums: array<i32>;
 @group(0) @binding(4) var<uniform> row: Row;
@@ -70,10 +70,13 @@ fn quantise(at: u32, lane: u32, largest: u32) {
   if (lane == 0u) { sums[at * (groups + 1u) + groups] = shift; }
 }
 
-@compute @workgroup_size(64)
-fn rms_norm(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  let at = group.x;
-  let start = (row.first + at) * row.width;
+// What a row that starts there is multiplied with before its weights: the factor, and the shift behind it less EG.
+struct Root {
+  factor: i32,
+  shift: i32,
+}
+
+fn inverse_root(start: u32, lane: u32) -> Root {
   var own = 0u;
   for (var i = lane; i < row.width; i += LANES) { own = max(own, size_of(input[start + i])); }
   let a = u32(max(bit_length(highest(lane, own)) - 15, 0));
@@ -95,15 +98,37 @@ fn rms_norm(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_i
   var v: u32;
   if (k > 0) { v = shl64(s, u32(k)).x; } else { v = asr64(s, u32(-k)).x; }
   let r = row.cn / max(isqrt(v), 1u);
-  let by = row.eg - 16 + row.kn - (k >> 1u) + i32(a) - row.fn_out;
-  own = 0u;
+  return Root(i32(r), row.kn - 16 - (k >> 1u) + i32(a) - row.fn_out);
+}
+
+fn normed(x: i32, weight: i32, eg: i32, root: Root) -> i32 {
+  let g = sat64(round64(imul64(weight, root.factor), 16u));
+  return rescale(imul64(x, g), eg + root.shift);
+}
+
+@compute @workgroup_size(64)
+fn rms_norm(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+  let at = group.x;
+  let start = (row.first + at) * row.width;
+  let root = inverse_root(start, lane);
+  var own = 0u;
   for (var i = lane; i < row.width; i += LANES) {
-    let g = sat64(round64(imul64(gain[i], i32(r)), 16u));
-    let y = rescale(imul64(input[start + i], g), by);
+    let y = normed(input[start + i], gain[i], row.eg, root);
     between[at * row.width + i] = y;
     own = max(own, size_of(y));
   }
   quantise(at, lane, highest(lane, own));
+}
+
+// Each head of q and k, in place. gain: [head][width + 1], the last is EG.
+@compute @workgroup_size(64)
+fn head_norm(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+  let start = (group.y * row.first + group.x) * row.width;
+  let weights = group.x * (row.width + 1u);
+  let root = inverse_root(start, lane);
+  for (var i = lane; i < row.width; i += LANES) {
+    input[start + i] = normed(input[start + i], gain[weights + i], gain[weights + row.width], root);
+  }
 }
 
 @compute @workgroup_size(64)

@@ -20,6 +20,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from hyperpy.errors import Busy, DeviceTimeout, HyperpyError, SizeError
@@ -255,13 +256,11 @@ class Batcher:
         while self._admitted():
             readers = [one for one in self._running if one.reading and not one.behind]
             if readers:
-                self._guarded([readers[next(self._turn) % len(readers)]], self._read)
+                self._guarded(readers[next(self._turn) % len(readers)], self._read)
             writers = [one for one in self._running if not one.reading and not one.behind]
-            if isinstance(self._engine, Together) and len(writers) > 1:
-                self._guarded(writers, self._write_together)
-            else:
+            if len(writers) < 2 or not self._written_together(writers):
                 for one in writers:
-                    self._guarded([one], self._write)
+                    self._guarded(one, self._write)
         for state in (*self._running, *self._waiting):
             state.out.put(Busy("the node is stopping"))
         self._running, self._waiting = [], deque()
@@ -290,20 +289,19 @@ class Batcher:
         used = sum(one.last for one in self._running)
         return len(self._running) < self._most and used + state.last <= ROOM
 
-    def _guarded(self, states: list[_State], work: Callable[[list[_State]], None]) -> None:
-        """Do one round's work; what fails ends the sessions it was for, and nothing else."""
+    def _guarded(self, state: _State, work: Callable[[_State], object]) -> None:
+        """Do a session's next piece of work; what fails ends this session, and nothing else."""
         try:
-            work(states)
+            work(state)
         except HyperpyError as error:
-            failure = error
+            failure = copy.copy(error)  # it is raised, and added to, in the thread of its reader
         except Exception as error:
             failure = HyperpyError(f"the inference engine failed: {type(error).__name__}: {str(error)[:200]}")
         else:
             return
         with self._news:
-            for state in states:
-                state.cache = None
-                self._leave(state, copy.copy(failure))  # each is raised, and added to, in a thread of its own
+            state.cache = None
+            self._leave(state, failure)
 
     def _leave(self, state: _State, last: HyperpyError | None) -> None:
         """Take a session out, and keep what it read. The lock is held."""
@@ -318,7 +316,10 @@ class Batcher:
         """Keep what a session read, instead of what it begins with; the oldest make room."""
         if not hasattr(cache, "prefix") or len(ids) < SHARED:
             return
-        cache = cache.prefix(len(ids))
+        try:
+            cache = cache.prefix(len(ids))
+        except HyperpyError:  # the device it was on is gone
+            return
         if cache.nbytes > KEPT:
             return
         self._kept = deque(kept for kept in self._kept if kept[0] != ids[: len(kept[0])])
@@ -340,16 +341,19 @@ class Batcher:
                 best, found = common, entry
         if found is None:
             return
-        state.cache = found[1].prefix(best)
-        self._reused += best - state.fed
-        state.fed = best
-        if found in self._kept:  # what was of use is kept longest
+        if found in self._kept:  # what is of use is kept longest
             self._kept.remove(found)
             self._kept.append(found)
+        try:
+            state.cache = found[1].prefix(best)
+        except HyperpyError:  # the device it was on is gone
+            self._kept.clear()
+            return
+        self._reused += best - state.fed
+        state.fed = best
 
-    def _read(self, states: list[_State]) -> None:
+    def _read(self, state: _State) -> None:
         """Read a piece of a prompt or of a claimed answer."""
-        (state,) = states
         if state.made == 0:
             self._borrow(state)
             piece = state.ids[state.fed : state.fed + PIECE]
@@ -367,20 +371,24 @@ class Batcher:
         if state.cache is not None:
             state.cache.truncate(state.fed)
 
-    def _write(self, states: list[_State]) -> None:
+    def _write(self, state: _State) -> None:
         """Make one token of a session."""
-        (state,) = states
         row = self._engine.forward([state.ids[-1]], state.cache)
         state.fed += 1
         self._chosen(state, row)
 
-    def _write_together(self, states: list[_State]) -> None:
-        """Make one token of each session, in one pass."""
-        engine: Any = self._engine
-        rows = engine.forward_many([state.ids[-1] for state in states], [state.cache for state in states])
+    def _written_together(self, states: list[_State]) -> bool:
+        """Make one token of each session in one pass; False, and nothing done, where the engine cannot or fails."""
+        if not isinstance(self._engine, Together):
+            return False
+        try:
+            rows = self._engine.forward_many([one.ids[-1] for one in states], [one.cache for one in states])
+        except Exception:  # whose fault it was fails again, alone
+            return False
         for state, row in zip(states, rows, strict=True):
             state.fed += 1
-            self._chosen(state, row)
+            self._guarded(state, partial(self._chosen, logits=row))
+        return True
 
     def _chosen(self, state: _State, logits: Ints) -> bool:
         """Choose a token from logits and hand it over; say whether what was read behind it is of no use."""

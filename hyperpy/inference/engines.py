@@ -10,7 +10,7 @@ import logging
 import sys
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from hyperpy.errors import Busy, ConfigError, Corrupt, NotFound
 from hyperpy.inference import gguf, reference, toy, weights
 from hyperpy.inference.generation import Backend, Together
 from hyperpy.inference.model import Model, config_of
+from hyperpy.inference.weights import Matrix
 
 NAMES = ("reference", "cpu", "webgpu")
 """Known engines. ``webgpu`` comes first where there is a GPU; on a software adapter ``cpu`` is faster."""
@@ -33,10 +34,10 @@ def build(name: str, model: Model) -> Backend:
     if name == "reference":
         return reference.Engine(model)
     if name == "cpu":
-        trusted(name)
+        trusted(name, kind(model))
         return _plain(name, model)
     if name == "webgpu":
-        return _webgpu(model)  # its process checks the adapter before it takes a model
+        return _webgpu(model)  # its process checks the adapter before it takes the model
     raise ConfigError(f"there is no inference engine '{name}'", hint=f"Known: {', '.join(NAMES)}.")
 
 
@@ -83,17 +84,34 @@ def _plain(name: str, model: Model) -> Backend:
     return cpu.Engine(model)
 
 
-@lru_cache(maxsize=len(NAMES))
-def trusted(name: str) -> None:
-    """Run an engine's self-test, once in a process."""
-    self_test(_plain(name, toy_model()))
+class Kind(NamedTuple):
+    """What an engine must have for a model: its architecture, and whether groups of 16 columns (Q6_K) are there."""
+
+    architecture: str = "llama"
+    halves: bool = False
 
 
-@lru_cache(maxsize=1)
-def toy_model() -> Model:
-    """Return the toy as a model; see :mod:`hyperpy.inference.toy`."""
-    parsed = gguf.parse(memoryview(toy.gguf_bytes()))
+def kind(model: Model) -> Kind:
+    """Return a model's kind."""
+    c = model.config
+    architecture = "qwen2" if c.biases else "qwen3" if c.head_norms else "llama"
+    return Kind(architecture, any(isinstance(w, Matrix) and w.group == 16 for w in model.weights.values()))
+
+
+@lru_cache(maxsize=16)
+def trusted(name: str, of: Kind = Kind()) -> None:  # noqa: B008
+    """Run an engine's self-test on a kind of model, once in a process."""
+    self_test(_plain(name, toy_model(of)))
+
+
+@lru_cache(maxsize=4)
+def toy_model(of: Kind = Kind()) -> Model:  # noqa: B008
+    """Return the toy as a model of some kind; see :mod:`hyperpy.inference.toy`."""
+    parsed = gguf.parse(memoryview(toy.gguf_bytes(architecture=of.architecture)))
     found = {name: weights.convert(tensor) for name, tensor in parsed.tensors.items()}
+    if of.halves:
+        for name in ("token_embd.weight", "blk.0.attn_v.weight", "blk.1.ffn_down.weight"):
+            found[name] = toy.halved(cast(Matrix, found[name]))
     return Model(config_of(parsed.metadata), found, weights.model_id(found))
 
 

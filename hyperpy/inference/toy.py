@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from hyperpy.inference.weights import Matrix
 
 WIDTH, HIDDEN, LAYERS, HEADS, KV_HEADS, CONTEXT = 64, 96, 2, 2, 1, 2048
 WIDE_HEAD = 64
@@ -118,6 +121,17 @@ def tensors(seed: str = "toy", architecture: str = "llama") -> dict[str, tuple[i
 def gguf_bytes(seed: str = "toy", architecture: str = "llama") -> bytes:
     """Return the whole file."""
     return write(metadata(architecture), tensors(seed, architecture))
+
+
+def halved(matrix: Matrix) -> Matrix:
+    """Return a matrix with groups of 16 columns, as Q6_K has them: signed bytes, no offsets.
+
+    The toy is too narrow for blocks of that type, which have 256 columns.
+    """
+    q = (matrix.q.astype(np.int16) % 64 - 32).astype(np.int8)
+    d = np.repeat(matrix.d, 2, axis=1)
+    d[:, 1::2] = d[:, 1::2] * 2 // 3
+    return replace(matrix, q=q, d=d, m=np.zeros_like(d))
 
 
 def write(pairs: dict[str, Any], made: dict[str, tuple[int, tuple[int, ...], bytes]]) -> bytes:

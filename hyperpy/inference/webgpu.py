@@ -28,6 +28,7 @@ from hyperpy.inference.webgpu_child import packed, read, write
 PATIENCE_S: Final = 120.0
 """Seconds that one pass, or a start, may take."""
 _START: Final = "import sys; sys.path[:] = {path!r}; from hyperpy.inference.webgpu_child import main; main()"
+_LOST: Final = "the process of the GPU has ended, and the session with it"
 _GONE: Final = "Ask again: a new process for the GPU is started."
 
 
@@ -92,11 +93,19 @@ class Cache:
         self._engine = engine
         weakref.finalize(self, engine.dropped.append, (child, number))
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes in the adapter's memory, at least."""
+        c = self._engine.config
+        return c.layers * c.kv_heads * (c.head + 1) * 4 * self.length
+
+    def prefix(self, positions: int) -> Cache:
+        """Return a cache of another session that begins with the same ``positions``."""
+        return self._engine.prefix(self, positions)
+
     def truncate(self, positions: int) -> None:
         """Forget everything after the first ``positions``."""
-        if positions < self.length:
-            self.length = positions
-            self._engine.shorten(self)
+        self.length = min(self.length, positions)
 
 
 class Engine:
@@ -148,15 +157,33 @@ class Engine:
             Busy: the GPU's process ended; the session is lost.
         """
         with self._lock:
-            data = self._ask(cache.child, "forward", cache.number, [int(one) for one in ids], every)
+            data = self._ask(cache.child, "forward", cache.number, cache.length, [int(one) for one in ids], every)
             cache.length += len(ids)
         made = np.frombuffer(data, "<i4").astype(np.int64)
         return made.reshape(len(ids), -1) if every else made
 
-    def shorten(self, cache: Cache) -> None:
-        """Tell the GPU's process that a session is shorter now."""
+    def forward_many(self, ids: Sequence[int], caches: Sequence[Cache]) -> Ints:
+        """Do what the CPU engine does (which see).
+
+        Raises:
+            Busy: the GPU's process ended, or did before for one of the sessions; none is longer now.
+        """
         with self._lock:
-            self._ask(cache.child, "truncate", cache.number, cache.length)
+            child = self._running()
+            if any(cache.child is not child for cache in caches):
+                raise Busy(_LOST, hint=_GONE)
+            sessions = [[cache.number, cache.length] for cache in caches]
+            data = self._ask(child, "forward_many", [int(one) for one in ids], sessions)
+            for cache in caches:
+                cache.length += 1
+        return np.frombuffer(data, "<i4").astype(np.int64).reshape(len(ids), -1)
+
+    def prefix(self, cache: Cache, positions: int) -> Cache:
+        """Return a cache that begins with the same ``positions``."""
+        with self._lock:
+            made = Cache(self, cache.child, self._ask(cache.child, "prefix", cache.number, cache.length, positions))
+            made.length = positions
+            return made
 
     def _running(self) -> Child:
         with self._lock:
@@ -178,7 +205,7 @@ class Engine:
 
     def _ask(self, child: Child, *request: Any) -> Any:
         if child is not self._child:
-            raise Busy("the process of the GPU has ended, and the session with it", hint=_GONE)
+            raise Busy(_LOST, hint=_GONE)
         try:
             gone, self.dropped[:] = [number for of, number in self.dropped if of is child], []
             if gone:

@@ -66,9 +66,9 @@ class Served:
 
     def adapters(self) -> Any:
         """Return [name, type] of each adapter."""
-        from hyperpy.inference import webgpu_device
+        from hyperpy.inference import webgpu_adapter
 
-        return [[webgpu_device.named(one), one.info["adapter_type"]] for one in webgpu_device.adapters()]
+        return [[webgpu_adapter.named(one), one.info["adapter_type"]] for one in webgpu_adapter.adapters()]
 
     def weight(self, name: str, found: list[Any]) -> Any:
         """Take one weight."""
@@ -76,14 +76,13 @@ class Served:
         return None
 
     def ready(self, config: dict[str, Any], ident: bytes, adapter: str) -> Any:
-        """Check the adapter on the toy model, then load the weights taken; return the adapter's name and type."""
-        from hyperpy.inference import engines, webgpu_device
+        """Check the adapter on a toy of the model's kind, then load the weights; return the adapter's name and type."""
+        from hyperpy.inference import engines, webgpu_adapter, webgpu_device
 
-        found = webgpu_device.pick(adapter)
-        gpu = webgpu_device.Gpu(found)
-        toy = webgpu_device.Forward(engines.toy_model(), gpu)
-        engines.self_test(toy)
-        self._forward = webgpu_device.Forward(Model(Config(**config), self._weights, ident), gpu)
+        found = webgpu_adapter.pick(adapter)
+        gpu, model = webgpu_adapter.Gpu(found), Model(Config(**config), self._weights, ident)
+        engines.self_test(webgpu_device.Forward(engines.toy_model(engines.kind(model)), gpu))
+        self._forward = webgpu_device.Forward(model, gpu)
         self._weights = {}
         return [gpu.name, found.info["adapter_type"]]
 
@@ -99,14 +98,27 @@ class Served:
             self._caches.pop(number, None)
         return None
 
-    def truncate(self, number: int, positions: int) -> Any:
-        """Shorten a session."""
-        self._caches[number].truncate(positions)
-        return None
+    def prefix(self, number: int, length: int, positions: int) -> Any:
+        """Return the number of a new session that begins as another."""
+        self._numbers += 1
+        self._caches[self._numbers] = self._session(number, length).prefix(positions)
+        return self._numbers
 
-    def forward(self, number: int, ids: list[int], every: bool) -> Any:
-        """Read tokens; return the logits as i32 LE."""
-        return self._forward.forward(ids, self._caches[number], every).astype("<i4").tobytes()
+    def forward(self, number: int, length: int, ids: list[int], every: bool) -> Any:
+        """Read tokens after the first ``length`` of a session; return the logits as i32 LE."""
+        return self._forward.forward(ids, self._session(number, length), every).astype("<i4").tobytes()
+
+    def forward_many(self, ids: list[int], sessions: list[list[int]]) -> Any:
+        """Read one token of each session; return the logits as i32 LE."""
+        return self._forward.forward_many(ids, [self._session(*one) for one in sessions]).astype("<i4").tobytes()
+
+    def _session(self, number: int, length: int) -> Any:
+        """Return a session cut to what the other side knows of it: a pass that failed may have left more."""
+        cache = self._caches[number]
+        cache.truncate(length)
+        if cache.length != length:
+            raise HyperpyError("the session is shorter than it should be")
+        return cache
 
 
 def main() -> None:

@@ -1,175 +1,32 @@
-"""The shaders on one WebGPU adapter: weights in their memory, and the steps of a forward pass (HPI-1, section 8).
+"""The steps of a forward pass on one WebGPU adapter (HPI-1, section 8).
 
 Runs in a process of its own; see :mod:`hyperpy.inference.webgpu`.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
-import wgpu
 
-from hyperpy.errors import ConfigError, NotFound, ParameterError
+from hyperpy.errors import ConfigError, ParameterError
 from hyperpy.inference import tables
 from hyperpy.inference.model import LAYER_NORMS, Model
-from hyperpy.inference.shaders import source
 from hyperpy.inference.tables import FA, FG, FH, FL, FN, FQ
-from hyperpy.inference.weights import Matrix
+from hyperpy.inference.webgpu_adapter import LANES, PLAIN, Form, Gpu, Tiles
 
 TOKENS: Final = 4
 """Tokens that a workgroup of ``linear.wgsl`` does together, where there are more than one."""
 CHUNK: Final = 64
 """Tokens of one pass; longer prompts take several."""
-LANES: Final = 64
 ROWS: Final = 4 * LANES
 """Rows of a matrix that a workgroup does: each lane has one in each of four tiles."""
-LARGEST: Final = 128 << 20
-"""Bytes of one binding by WebGPU's default limits; larger matrices are split by rows."""
 HEAD: Final = 256
 """Widest head whose sums stay in i32."""
 POSITIONS: Final = 256
 """Positions that a new session has room for; it doubles."""
-_STORAGE: Final = wgpu.BufferUsage.STORAGE | wgpu.BufferUsage.COPY_DST | wgpu.BufferUsage.COPY_SRC
-_UNIFORM: Final = wgpu.BufferUsage.UNIFORM | wgpu.BufferUsage.COPY_DST
-
-_BINDINGS: Final = {
-    "rms_norm": ("norm.wgsl", (0, 1, 2, 3, 4, 5)),
-    "only_quantise": ("norm.wgsl", (0, 2, 3, 4, 5)),
-    "swiglu": ("norm.wgsl", (0, 1, 2, 3, 4, 5)),
-    "nibble_rows": ("linear.wgsl", (0, 1, 2, 3, 4, 5, 6)),
-    "byte_rows": ("linear.wgsl", (0, 1, 2, 3, 4, 5, 6)),
-    "embed_nibbles": ("linear.wgsl", (0, 1, 2, 5, 6, 7)),
-    "embed_bytes": ("linear.wgsl", (0, 1, 2, 5, 6, 7)),
-    "turn": ("attention.wgsl", (0, 1, 2, 3, 6)),
-    "look": ("attention.wgsl", (0, 1, 2, 3, 4, 5, 6)),
-}
-"""Which file an entry point stands in, and which bindings it uses."""
-
-
-def adapters() -> list[Any]:
-    """Return the machine's adapters, hardware first."""
-    found = wgpu.gpu.enumerate_adapters_sync()
-    return sorted(found, key=lambda one: one.info["adapter_type"] == "CPU")
-
-
-def named(adapter: Any) -> str:
-    """Return an adapter's name: device, driver, and API."""
-    info = adapter.info
-    return f"{info['device']}, {info['description']}, {info['backend_type']}"
-
-
-def pick(name: str = "") -> Any:
-    """Return the first adapter whose name holds a text, hardware before software.
-
-    Raises:
-        NotFound: there is none.
-    """
-    found = adapters()
-    for one in found:
-        if name.lower() in named(one).lower():
-            return one
-    known = "; ".join(map(named, found)) or "none"
-    raise NotFound(f"there is no WebGPU adapter {name!r}", hint=f"This machine has: {known}.")
-
-
-class Gpu:
-    """One adapter with the shaders compiled, within WebGPU's default limits."""
-
-    def __init__(self, adapter: Any) -> None:
-        self.name = named(adapter)
-        self.device = adapter.request_device_sync(required_limits={})
-        self._pipelines: dict[tuple[str, int], Any] = {}
-
-    def pipeline(self, entry: str, tokens: int = 1) -> Any:
-        """Return a compiled entry point; ``tokens`` is what a workgroup of ``linear.wgsl`` does together."""
-        found = self._pipelines.get((entry, tokens))
-        if found is None:
-            text = source("integers.wgsl") + source(_BINDINGS[entry][0])
-            text = text.replace("const TOKENS = 1u;", f"const TOKENS = {tokens}u;")
-            module = self.device.create_shader_module(code=text)
-            found = self.device.create_compute_pipeline(layout="auto", compute={"module": module, "entry_point": entry})
-            self._pipelines[entry, tokens] = found
-        return found
-
-    def bind(self, entry: str, buffers: Sequence[Any], tokens: int = 1) -> Any:
-        """Return a bind group; the buffers are those of the entry point's bindings, in order."""
-        layout = self.pipeline(entry, tokens).get_bind_group_layout(0)
-        entries = [
-            {"binding": binding, "resource": {"buffer": buffer, "offset": 0, "size": buffer.size}}
-            for binding, buffer in zip(_BINDINGS[entry][1], buffers, strict=True)
-        ]
-        return self.device.create_bind_group(layout=layout, entries=entries)
-
-    def storage(self, data: Any) -> Any:
-        """Return a buffer of an array, or of a number of bytes."""
-        if isinstance(data, int):
-            return self.device.create_buffer(size=max(data, 4), usage=_STORAGE)
-        return self.device.create_buffer_with_data(data=np.ascontiguousarray(data), usage=_STORAGE)
-
-    def uniform(self, *values: int) -> Any:
-        """Return a uniform buffer of 32-bit integers."""
-        made = self.device.create_buffer(size=32, usage=_UNIFORM)
-        self.write(made, values)
-        return made
-
-    def write(self, buffer: Any, values: Sequence[int], offset: int = 0) -> None:
-        """Write 32-bit integers, signed or not."""
-        data = struct.pack(f"<{len(values)}I", *(value & 0xFFFFFFFF for value in values))
-        self.device.queue.write_buffer(buffer, offset, data)
-
-
-class Tiles:
-    """A matrix as ``linear.wgsl`` reads it, in parts of at most :data:`LARGEST` bytes."""
-
-    def __init__(self, gpu: Gpu, matrices: Sequence[Matrix], scale: int) -> None:
-        whole = _stacked(matrices)
-        self.rows, self.columns = whole.shape
-        self.groups = self.columns // 32
-        self.nibbles = whole.q.dtype == np.uint8 and int(whole.q.max(initial=0)) < 16
-        width = self.columns // 2 if self.nibbles else self.columns
-        step = max(LARGEST // width // LANES, 1) * LANES
-        self.parts = [
-            (first, *_tiles(gpu, whole, first, min(first + step, self.rows), self.nibbles))
-            for first in range(0, self.rows, step)
-        ]
-        self.scale = scale
-
-    @property
-    def entry(self) -> str:
-        return "nibble_rows" if self.nibbles else "byte_rows"
-
-
-def _stacked(matrices: Sequence[Matrix]) -> Matrix:
-    """Return matrices of the same input as one; where they differ in kind, all as bytes."""
-    if len(matrices) == 1:
-        return matrices[0]
-    kinds = {matrix.q.dtype for matrix in matrices}
-    qs = [matrix.q if len(kinds) == 1 else matrix.q.astype(np.int8) for matrix in matrices]
-    rest = (np.concatenate([getattr(matrix, part) for matrix in matrices]) for part in ("d", "m", "rm", "re"))
-    return Matrix(np.concatenate(qs), *rest)
-
-
-def _tiles(gpu: Gpu, matrix: Matrix, first: int, last: int, nibbles: bool) -> tuple[Any, Any, Any, int]:
-    """Return weights, scales and row factors of some rows in tiles of 64 (buffers), and how many rows there are."""
-    rows, groups = last - first, matrix.shape[1] // 32
-    tiles = -(-rows // LANES)
-    pad = tiles * LANES - rows
-
-    def tiled(part: Any, width: int) -> Any:
-        filled = np.concatenate([part, np.zeros((pad, *part.shape[1:]), part.dtype)]) if pad else part
-        return filled.reshape(tiles, LANES, groups, width).transpose(0, 2, 1, 3)
-
-    q: Any = matrix.q[first:last].view(np.uint8)
-    if nibbles:
-        q = q[:, ::2] | (q[:, 1::2] << 4)
-    weights = np.ascontiguousarray(tiled(q, 16 if nibbles else 32))
-    both = (matrix.d[first:last].astype(np.int64) & 0xFFFF) | ((matrix.m[first:last].astype(np.int64) & 0xFFFF) << 16)
-    scales = np.ascontiguousarray(tiled(both.astype(np.uint32), 1))
-    factors = matrix.rm[first:last].astype(np.uint32) | (matrix.re[first:last].astype(np.uint32) << 16)
-    return gpu.storage(weights), gpu.storage(scales), gpu.storage(factors), rows
+_MATRICES: Final = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 
 
 class Cache:
@@ -179,19 +36,29 @@ class Cache:
         self._forward = forward
         self.length, self.room = 0, 0
         self.layers: list[Any] = []
+        self.heads = forward.gpu.uniform(*forward.heads)
         self.groups: dict[Any, Any] = {}
         self.made = -1
 
     def reserve(self, positions: int) -> None:
         """Make room for that many positions in all."""
-        if positions <= self.room:
-            return
-        room = max(positions, 2 * self.room, POSITIONS)
+        if positions > self.room:
+            self._take(self, max(positions, 2 * self.room, POSITIONS))
+
+    def prefix(self, positions: int) -> Cache:
+        """Return a cache of another session that begins with the same ``positions``."""
+        made = Cache(self._forward)
+        made.length = positions
+        made._take(self, max(positions, POSITIONS))
+        return made
+
+    def _take(self, source: Cache, room: int) -> None:
+        """Get buffers of so many positions, with what another cache, or this one until now, begins with."""
         gpu, size = self._forward.gpu, self._forward.position
         made = [gpu.storage(room * size) for _ in range(self._forward.config.layers)]
         if self.length:
             encoder = gpu.device.create_command_encoder()
-            for old, new in zip(self.layers, made, strict=True):
+            for old, new in zip(source.layers, made, strict=True):
                 encoder.copy_buffer_to_buffer(old, 0, new, 0, self.length * size)
             gpu.device.queue.submit([encoder.finish()])
         self.layers, self.room, self.groups = made, room, {}
@@ -199,6 +66,10 @@ class Cache:
     def truncate(self, positions: int) -> None:
         """Forget everything after the first ``positions``."""
         self.length = min(self.length, positions)
+
+
+Spans = Sequence[tuple[Cache, int]]
+"""Sessions whose tokens are computed side by side, and how many each has."""
 
 
 class Forward:
@@ -211,12 +82,11 @@ class Forward:
     def __init__(self, model: Model, gpu: Gpu) -> None:
         tables.check()
         c = self.config = model.config
-        if c.biases or c.head_norms or c.head > HEAD:
-            raise ConfigError("the WebGPU engine runs no biases, head norms, or heads wider than 256 yet")
-        if any(isinstance(w, Matrix) and w.group != 32 for w in model.weights.values()):
-            raise ConfigError("the WebGPU engine runs no matrices with groups of 16 (Q6_K) yet")
+        if c.head > HEAD:
+            raise ConfigError(f"the WebGPU engine runs no heads wider than {HEAD}")
         self.gpu, self.model, self.name = gpu, model, "webgpu"
         self.position = c.kv_heads * (c.head + 1) * 4
+        self.heads = (c.heads, c.kv_heads, c.head, 0, tables.c2(c.head), int(c.neox), 0, 0)
         self._rope = tables.Rope(c.rope_base, c.head // 2, c.rope_factors)
         self._turns, self._turned = gpu.storage(4), 0
         self._exp2 = gpu.storage(tables.exp2().astype(np.int32))
@@ -229,23 +99,41 @@ class Forward:
 
     def _load(self, model: Model) -> None:
         gpu, c = self.gpu, self.config
-        self._embedding = Tiles(gpu, [model.matrix("token_embd")], -c.fr)
+        self._embedding = Tiles(gpu, [model.matrix("token_embd")])
         self._head = self._embedding
         if "output.weight" in model.weights:
-            self._head = Tiles(gpu, [model.head], FN - FL)
+            self._head = Tiles(gpu, [model.head])
         self._layers = []
         for layer in range(c.layers):
             named = {name: model.matrix(f"blk.{layer}.{name}") for name in _MATRICES}
             self._layers.append(
                 (
-                    Tiles(gpu, [named["attn_q"], named["attn_k"], named["attn_v"]], FN - FQ),
-                    Tiles(gpu, [named["attn_output"]], FA - c.fr),
-                    Tiles(gpu, [named["ffn_gate"], named["ffn_up"]], FN - FG),
-                    Tiles(gpu, [named["ffn_down"]], FH - c.fr),
+                    Tiles(gpu, [named["attn_q"], named["attn_k"], named["attn_v"]]),
+                    Tiles(gpu, [named["attn_output"]]),
+                    Tiles(gpu, [named["ffn_gate"], named["ffn_up"]]),
+                    Tiles(gpu, [named["ffn_down"]]),
                     *(gpu.storage(model.norm(f"blk.{layer}.{name}").g.astype(np.int32)) for name in LAYER_NORMS),
                 )
             )
         self._last = gpu.storage(model.norm("output_norm").g.astype(np.int32))
+        every = range(c.layers)
+        self._biases = [gpu.storage(self._bias(layer)) for layer in every] if c.biases else []
+        self._head_gains = [gpu.storage(self._head_gain(layer)) for layer in every] if c.head_norms else []
+
+    def _bias(self, layer: int) -> Any:
+        """Return the biases of q, k and v in one row; 0 where there is none."""
+        rows = []
+        for name in _MATRICES[:3]:
+            bias = self.model.bias(f"blk.{layer}.{name}")
+            height = self.model.matrix(f"blk.{layer}.{name}").shape[0]
+            rows.append(np.zeros(height, np.int32) if bias is None else bias.g.astype(np.int32))
+        return np.concatenate(rows)
+
+    def _head_gain(self, layer: int) -> Any:
+        """Return the norm weights of each head of q and k with their fraction bits, [head][width + 1]."""
+        found = (self.model.norm(f"blk.{layer}.attn_{name}_norm") for name in "qk")
+        q, k = (np.append(weight.g, weight.eg).astype(np.int32) for weight in found)
+        return np.concatenate([np.tile(q, self.config.heads), np.tile(k, self.config.kv_heads)])
 
     def _work(self) -> None:
         """Make what passes between the steps, and the bind groups that no session changes."""
@@ -258,7 +146,6 @@ class Forward:
         self._seen, self._gates = gpu.storage(CHUNK * qo * 4), gpu.storage(CHUNK * 2 * c.hidden * 4)
         self._scores, self._score_room = gpu.storage(4), 0
         self._logits, self._logit_rows = gpu.storage(c.vocabulary * 4), 1
-        self._heads = gpu.uniform(c.heads, c.kv_heads, c.head, 0, tables.c2(c.head), int(c.neox), 0, 0)
         self._static: dict[Any, Any] = {}
         self._made = 0
 
@@ -266,41 +153,59 @@ class Forward:
 
     def forward(self, ids: Sequence[int], cache: Cache, every: bool = False) -> Any:
         """Read tokens after those in the cache; return the logits of the last one, or of every one."""
-        if not len(ids) or min(ids) < 0 or max(ids) >= self.config.vocabulary:
-            raise ParameterError("an id is not in the vocabulary", name="ids")
+        self._known(ids)
         cache.reserve(cache.length + len(ids))
         made = []
         for at in range(0, len(ids), CHUNK):
             piece = ids[at : at + CHUNK]
             final = at + CHUNK >= len(ids)
-            made.append(self._pass(piece, cache, len(piece) if every else int(final)))
+            made.append(self._pass(piece, [(cache, len(piece))], len(piece) if every else int(final)))
         whole = np.concatenate(made) if every else made[-1][0]
         return whole.astype(np.int64)
 
-    def _pass(self, ids: Sequence[int], cache: Cache, rows: int) -> Any:
+    def forward_many(self, ids: Sequence[int], caches: Sequence[Cache]) -> Any:
+        """Read one token of each of several sessions together; return the logits, [session][vocabulary]."""
+        self._known(ids)
+        for cache in caches:
+            cache.reserve(cache.length + 1)
+        made = []
+        for at in range(0, len(ids), CHUNK):
+            piece, spans = ids[at : at + CHUNK], [(cache, 1) for cache in caches[at : at + CHUNK]]
+            made.append(self._pass(piece, spans, len(piece)))
+        return np.concatenate(made).astype(np.int64)
+
+    def _known(self, ids: Sequence[int]) -> None:
+        if not len(ids) or min(ids) < 0 or max(ids) >= self.config.vocabulary:
+            raise ParameterError("an id is not in the vocabulary", name="ids")
+
+    def _pass(self, ids: Sequence[int], spans: Spans, rows: int) -> Any:
         """Run one chunk; return the logits of its last ``rows`` tokens."""
         c, gpu, count = self.config, self.gpu, len(ids)
-        self._prepare(cache.length + count, count, rows)
+        self._prepare(max(cache.length + tokens for cache, tokens in spans), rows)
         gpu.device.queue.write_buffer(self._ids, 0, np.array(ids, np.uint32).tobytes())
-        gpu.write(self._heads, (cache.length,), 12)
-        gpu.write(self._heads, (self._score_room, count), 24)
+        row = 0
+        for cache, tokens in spans:
+            gpu.write(cache.heads, (cache.length,), 12)
+            gpu.write(cache.heads, (self._score_room, row), 24)
+            row += tokens
         encoder = gpu.device.create_command_encoder()
         run = encoder.begin_compute_pass()
         self._embed(run, count)
         for layer in range(c.layers):
-            self._layer(run, layer, count, cache)
+            self._layer(run, layer, count, spans)
         if rows:
             self._norm(run, "last", self._last, self.model.norm("output_norm").eg, rows, count - rows)
             self._linear(run, "head", self._head, FN - FL, self._logits, rows, c.vocabulary)
         run.end()
         gpu.device.queue.submit([encoder.finish()])
-        cache.length += count
+        for cache, tokens in spans:
+            cache.length += tokens
         if not rows:
             return np.empty((0, c.vocabulary), np.int32)
         data = gpu.device.queue.read_buffer(self._logits, 0, rows * c.vocabulary * 4)
         return np.frombuffer(data, np.int32).reshape(rows, c.vocabulary)
 
-    def _prepare(self, positions: int, count: int, rows: int) -> None:
+    def _prepare(self, positions: int, rows: int) -> None:
         """Make room for a pass: rotations, scores, logits."""
         c, gpu = self.config, self.gpu
         if positions > self._turned:
@@ -319,18 +224,18 @@ class Forward:
         self._static.clear()
         self._made += 1
 
-    def _layer(self, run: Any, layer: int, count: int, cache: Cache) -> None:
+    def _layer(self, run: Any, layer: int, count: int, spans: Spans) -> None:
         c, model = self.config, self.model
         qkv, output, gates, down, first, second = self._layers[layer]
         egs = [model.norm(f"blk.{layer}.{name}").eg for name in LAYER_NORMS]
-        heads = c.heads + 2 * c.kv_heads
         self._norm(run, (layer, 0), first, egs[0], count)
-        self._linear(run, (layer, "qkv"), qkv, FN - FQ, self._qkv, count, qkv.rows)
-        kept, groups = cache.layers[layer], self._groups(cache)
-        turned = self._qkv, self._shifts, kept, self._turns, self._heads
-        self._step(run, "turn", layer, turned, heads, count, groups=groups)
-        looked = self._qkv, self._shifts, kept, self._exp2, self._scores, self._seen, self._heads
-        self._step(run, "look", layer, looked, c.heads, count, groups=groups)
+        if c.biases:
+            self._spread(run, layer, qkv.rows, count)
+        self._linear(run, (layer, "qkv"), qkv, FN - FQ, self._qkv, count, qkv.rows, add=c.biases)
+        if c.head_norms:
+            self._norm_heads(run, layer, count)
+        for cache, tokens in spans:
+            self._attention(run, layer, cache, tokens)
         self._quantise(run, "seen", "only_quantise", self._seen, c.heads * c.head, count)
         self._linear(run, (layer, "output"), output, FA - c.fr, self._x, count, c.width, add=True)
         self._norm(run, (layer, 1), second, egs[1], count)
@@ -338,16 +243,39 @@ class Forward:
         self._quantise(run, "gates", "swiglu", self._gates, c.hidden, count)
         self._linear(run, (layer, "down"), down, FH - c.fr, self._x, count, c.width, add=True)
 
+    def _attention(self, run: Any, layer: int, cache: Cache, tokens: int) -> None:
+        """Keep keys and values of a session's tokens, and make what these see."""
+        c, groups, kept = self.config, self._groups(cache), cache.layers[layer]
+        turned = self._qkv, self._shifts, kept, self._turns, cache.heads
+        self._step(run, "turn", layer, turned, c.heads + 2 * c.kv_heads, tokens, groups=groups)
+        looked = self._qkv, self._shifts, kept, self._exp2, self._scores, self._seen, cache.heads
+        self._step(run, "look", layer, looked, c.heads, tokens, groups=groups)
+
+    def _spread(self, run: Any, layer: int, rows: int, count: int) -> None:
+        key = ("spread", layer)
+        if key not in self._static:
+            self._static[key] = (self.gpu.uniform(rows, 0, 0, rows, 0, 0, 0, 0),)
+        buffers = (self._biases[layer], self._qkv, self._static[key][0])
+        self._step(run, "spread", key, buffers, -(-rows // LANES), count)
+
+    def _norm_heads(self, run: Any, layer: int, count: int) -> None:
+        c, key = self.config, ("head_norm", layer)
+        if key not in self._static:
+            eps, (cn, kn) = tables.epsilon(c.head, c.eps, FQ), tables.norm_constants(c.head)
+            values = (c.head, c.heads + 2 * c.kv_heads, cn, kn, 0, eps & 0xFFFFFFFF, eps >> 32, FQ)
+            self._static[key] = (self.gpu.uniform(*values),)
+        buffers = (self._qkv, self._head_gains[layer], self._static[key][0])
+        self._step(run, "head_norm", key, buffers, c.heads + c.kv_heads, count)
+
     def _embed(self, run: Any, count: int) -> None:
         table = self._embedding
-        entry = "embed_nibbles" if table.nibbles else "embed_bytes"
-        for first, weights, scales, rows, height in table.parts:
-            key = ("embed", first)
+        for part in table.parts:
+            key = ("embed", part.first)
             if key not in self._static:
-                values = (height, table.groups, -self.config.fr, 0, 0, 0, 0, first)
+                values = (part.height, table.groups, -self.config.fr, 0, 0, 0, 0, part.first)
                 self._static[key] = (self.gpu.uniform(*values),)
-            buffers = (weights, scales, rows, self._x, self._static[key][0], self._ids)
-            self._step(run, entry, key, buffers, count, 1)
+            buffers = (part.weights, part.scales, part.factors, self._x, self._static[key][0], self._ids)
+            self._step(run, part.form.embed, key, buffers, count, 1, part.form)
 
     def _norm(self, run: Any, name: Any, gain: Any, eg: int, count: int, first: int = 0) -> None:
         c = self.config
@@ -373,17 +301,18 @@ class Forward:
         self, run: Any, name: Any, tiles: Tiles, scale: int, out: Any, count: int, stride: int, add: bool = False
     ) -> None:
         tokens = TOKENS if count > 1 else 1
-        for first, weights, scales, rows, height in tiles.parts:
-            key = ("linear", name, first, tokens)
+        for part in tiles.parts:
+            key = ("linear", name, part.first, tokens)
             if key not in self._static:
-                values = (height, tiles.groups, scale, stride, first, int(add), count, 0)
+                values = (part.height, tiles.groups, scale, stride, part.first, int(add), count, 0)
                 self._static[key] = [self.gpu.uniform(*values), count]
             uniform = self._static[key][0]
             if self._static[key][1] != count:
                 self.gpu.write(uniform, (count,), 24)
                 self._static[key][1] = count
-            buffers = (weights, scales, rows, self._digits, self._sums, out, uniform)
-            self._step(run, tiles.entry, key, buffers, -(-height // ROWS), -(-count // tokens), tokens)
+            buffers = (part.weights, part.scales, part.factors, self._digits, self._sums, out, uniform)
+            form = part.form._replace(tokens=tokens)
+            self._step(run, form.rows, key, buffers, -(-part.height // ROWS), -(-count // tokens), form)
 
     def _groups(self, cache: Cache) -> dict[Any, Any]:
         """Return a session's bind groups; they are made anew when a buffer they name was."""
@@ -399,7 +328,7 @@ class Forward:
         buffers: Sequence[Any],
         x: int,
         y: int,
-        tokens: int = 1,
+        form: Form = PLAIN,
         groups: dict[Any, Any] | None = None,
     ) -> None:
         """Encode one dispatch; its bind group is made once, and kept in ``groups``."""
@@ -407,10 +336,7 @@ class Forward:
         known = ("group", entry, key)
         group = kept.get(known)
         if group is None:
-            group = kept[known] = self.gpu.bind(entry, buffers, tokens)
-        run.set_pipeline(self.gpu.pipeline(entry, tokens))
+            group = kept[known] = self.gpu.bind(entry, buffers, form)
+        run.set_pipeline(self.gpu.pipeline(entry, form))
         run.set_bind_group(0, group)
         run.dispatch_workgroups(x, y)
-
-
-_MATRICES: Final = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")

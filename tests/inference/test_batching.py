@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from hyperpy.errors import Busy, DeviceTimeout, HyperpyError, ParameterError, SizeError
-from hyperpy.inference import reference
+from hyperpy.inference import reference, webgpu
 from hyperpy.inference.batching import Batcher, Session
 from hyperpy.inference.engines import build
 from hyperpy.inference.generation import Backend, Token, generate
@@ -24,9 +24,21 @@ WILD = Sampling(t16=30 * 65536)
 Made = list[tuple[int, bytes]]
 
 
-@pytest.fixture(params=["reference", "cpu"])
-def engine(request: pytest.FixtureRequest, toy_model: Model) -> Backend:
-    return build(request.param, toy_model)
+@pytest.fixture(scope="module", params=["reference", "cpu", "webgpu"])
+def engine(request: pytest.FixtureRequest, toy_model: Model) -> Iterator[Backend]:
+    if request.param == "webgpu" and not any_adapter():
+        pytest.skip("no adapter: install mesa-vulkan-drivers, or a GPU's driver")
+    made = build(request.param, toy_model)
+    yield made
+    if isinstance(made, webgpu.Engine):
+        made.close()
+
+
+def any_adapter() -> bool:
+    try:
+        return bool(webgpu.adapters())
+    except HyperpyError:
+        return False
 
 
 @pytest.fixture
@@ -221,12 +233,15 @@ def test_readers_do_not_share_an_error(toy_model: Model, monkeypatch: pytest.Mon
     engine = build("cpu", toy_model)
     gone = Busy("the device is gone", hint="Wait.")
 
-    def forward_many(ids: Any, caches: Any) -> Any:
+    def lost(*_: Any) -> Any:
         raise gone
 
-    monkeypatch.setattr(engine, "forward_many", forward_many)
+    monkeypatch.setattr(engine, "forward_many", lost)
     batcher = Batcher(engine)
     sessions = [batcher.submit([5, 6, n], WILD, 500) for n in (7, 8)]
+    for session in sessions:
+        next(session)
+    monkeypatch.setattr(engine, "forward", lost)
     errors = []
     for session in sessions:
         with pytest.raises(Busy, match="is gone") as told_of:
@@ -234,6 +249,23 @@ def test_readers_do_not_share_an_error(toy_model: Model, monkeypatch: pytest.Mon
         errors.append(told_of.value)
     assert len({id(one) for one in (gone, *errors)}) == 3
     assert [one.hint for one in errors] == ["Wait.", "Wait."]
+    batcher.close()
+
+
+def test_a_pass_for_all_that_fails_is_made_for_each(toy_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = build("cpu", toy_model)
+    honest: Any = engine.forward_many  # type: ignore[attr-defined]
+
+    def fails_with_many(ids: Any, caches: Any) -> Any:
+        if len(ids) > 2:
+            raise MemoryError
+        return honest(ids, caches)
+
+    monkeypatch.setattr(engine, "forward_many", fails_with_many)
+    batcher = Batcher(engine)
+    sessions = [batcher.submit([5, 6, n], WILD, 20) for n in (7, 8, 9)]
+    for n, session in zip((7, 8, 9), sessions, strict=True):
+        assert told(session) == told(generate(reference.Engine(toy_model), [5, 6, n], WILD, 20))
     batcher.close()
 
 

@@ -14,38 +14,39 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hyperpy.errors import Busy, ConfigError, NotFound
-from hyperpy.inference import arith, engines, gguf, reference, tables, toy, webgpu, weights
+from hyperpy.errors import Busy, Corrupt, HyperpyError, NotFound
+from hyperpy.inference import arith, engines, reference, tables, webgpu
 from hyperpy.inference.batching import Batcher
 from hyperpy.inference.generation import generate
-from hyperpy.inference.model import Config, Model, config_of
+from hyperpy.inference.model import Config, Model
 from hyperpy.inference.sampler import Sampling
 from hyperpy.inference.tables import FN, FQ
 from hyperpy.inference.weights import Matrix, Norm
 
 wgpu = pytest.importorskip("wgpu")
+from hyperpy.inference import webgpu_adapter as adapter  # noqa: E402
 from hyperpy.inference import webgpu_device as device  # noqa: E402
 
 LOW, HIGH = -(2**31), 2**31 - 1
 
 
 @pytest.fixture(scope="module")
-def gpu() -> device.Gpu:
-    if not device.adapters():
+def gpu() -> adapter.Gpu:
+    if not adapter.adapters():
         pytest.skip("no adapter: install mesa-vulkan-drivers, or a GPU's driver")
-    return device.Gpu(device.pick())
+    return adapter.Gpu(adapter.pick())
 
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[webgpu.Engine]:
-    if not device.adapters():
+    if not adapter.adapters():
         pytest.skip("no adapter: install mesa-vulkan-drivers, or a GPU's driver")
     made = webgpu.Engine(engines.toy_model())
     yield made
     made.close()
 
 
-def run(gpu: device.Gpu, pipeline: Any, buffers: list[Any], out: Any, kind: str, x: int, y: int = 1) -> Any:
+def run(gpu: adapter.Gpu, pipeline: Any, buffers: list[Any], out: Any, kind: str, x: int, y: int = 1) -> Any:
     """Dispatch once; return the buffer ``out`` as an array."""
     entries = [
         {"binding": n, "resource": {"buffer": b, "offset": 0, "size": b.size}}
@@ -117,12 +118,12 @@ def edges(rng: random.Random, count: int) -> list[int]:
         ("out[i] = i32(size_of(a[i]));", lambda a, b, s: abs(a)),
     ],
 )
-def test_integers_are_pythons(gpu: device.Gpu, body: str, wanted: Any) -> None:
+def test_integers_are_pythons(gpu: adapter.Gpu, body: str, wanted: Any) -> None:
     rng = random.Random(body)
     count = 4096
     a, b = edges(rng, count), edges(rng, count)
     s = [rng.randrange(-40, 66) for _ in range(count)]
-    code = device.source("integers.wgsl") + ENTRY.replace("BODY", body)
+    code = adapter.source("integers.wgsl") + ENTRY.replace("BODY", body)
     module = gpu.device.create_shader_module(code=code)
     pipeline = gpu.device.create_compute_pipeline(layout="auto", compute={"module": module, "entry_point": "main"})
     used = [("a[" in body, a), ("b[" in body, b), ("s[" in body, s)]
@@ -136,8 +137,8 @@ def test_integers_are_pythons(gpu: device.Gpu, body: str, wanted: Any) -> None:
 # -- kernels ----------------------------------------------------------------------------------------
 
 
-def matrix(rng: np.random.Generator, rows: int, columns: int, nibbles: bool, extreme: bool) -> Matrix:
-    groups = columns // 32
+def matrix(rng: np.random.Generator, rows: int, columns: int, kind: str, extreme: bool) -> Matrix:
+    nibbles, groups = kind == "nibbles", columns // (16 if kind == "halves" else 32)
     if nibbles:
         q = rng.integers(0, 16, (rows, columns)).astype(np.uint8)
         m = rng.integers(-32767, 32768, (rows, groups)).astype(np.int16)
@@ -156,44 +157,50 @@ def matrix(rng: np.random.Generator, rows: int, columns: int, nibbles: bool, ext
 
 
 @pytest.mark.parametrize("extreme", [False, True])
-@pytest.mark.parametrize("nibbles", [True, False])
+@pytest.mark.parametrize("kind", ["nibbles", "bytes", "halves"])
 @pytest.mark.parametrize(
     ("rows", "columns", "tokens"), [(64, 32, 1), (70, 96, 1), (1, 1536, 3), (130, 1056, 11), (64, 64, 8)]
 )
-def test_linear(gpu: device.Gpu, rows: int, columns: int, tokens: int, nibbles: bool, extreme: bool) -> None:
+def test_linear(gpu: adapter.Gpu, rows: int, columns: int, tokens: int, kind: str, extreme: bool) -> None:
     """Random and extreme: x15 = +-16384, D = 4095, M = 32767, q = -128, a row of zeros, T beside the tile."""
     rng = np.random.default_rng(rows * columns + tokens)
-    weight = matrix(rng, rows, columns, nibbles, extreme)
+    weight = matrix(rng, rows, columns, kind, extreme)
     x = rng.integers(-16384, 16385, (tokens, columns))
     if extreme:
         x[:] = 16384
-        x[:, ::7] *= -1 if nibbles else 1
+        x[:, ::7] *= -1 if kind == "nibbles" else 1
     shift = rng.integers(-14, 19, tokens)
     wanted = reference.Engine(engines.toy_model()).linear(x, shift, weight, FN, FQ)
     sums = np.concatenate([x.reshape(tokens, -1, 32).sum(axis=2), shift[:, None]], axis=1)
-    tiles = device.Tiles(gpu, [weight], FN - FQ)
-    (_, w, scales, factors, _) = tiles.parts[0]
+    tiles = adapter.Tiles(gpu, [weight])
+    (part,) = tiles.parts
     for each in {1, device.TOKENS}:
         out = gpu.storage(tokens * rows * 4)
         uniform = gpu.uniform(rows, tiles.groups, FN - FQ, rows, 0, 0, tokens, 0)
         buffers = [
-            w,
-            scales,
-            factors,
+            part.weights,
+            part.scales,
+            part.factors,
             gpu.storage(x.astype(np.float32)),
             gpu.storage(sums.astype(np.int32)),
             out,
             uniform,
         ]
         got = run(
-            gpu, gpu.pipeline(tiles.entry, each), buffers, out, "<i4", -(-rows // device.ROWS), -(-tokens // each)
+            gpu,
+            gpu.pipeline(part.form.rows, part.form._replace(tokens=each)),
+            buffers,
+            out,
+            "<i4",
+            -(-rows // device.ROWS),
+            -(-tokens // each),
         )
         assert np.array_equal(got.reshape(tokens, rows), wanted)
 
 
 @pytest.mark.parametrize("kind", ["random", "large", "small", "zero", "one"])
 @pytest.mark.parametrize("width", [64, 576, 96])
-def test_rms_norm_and_digits(gpu: device.Gpu, kind: str, width: int) -> None:
+def test_rms_norm_and_digits(gpu: adapter.Gpu, kind: str, width: int) -> None:
     rng = np.random.default_rng(width)
     rows = 3
     x = rng.integers(-(2**20), 2**20, (rows, width))
@@ -223,7 +230,7 @@ def test_rms_norm_and_digits(gpu: device.Gpu, kind: str, width: int) -> None:
     assert np.array_equal(sums[:, :-1], digits.reshape(rows, -1, 32).sum(axis=2))
 
 
-def test_swiglu(gpu: device.Gpu) -> None:
+def test_swiglu(gpu: adapter.Gpu) -> None:
     rng = np.random.default_rng(5)
     width, rows = 1536, 3
     gates = rng.integers(-(2**20), 2**20, (rows, 2, width))
@@ -255,7 +262,7 @@ class Heads(reference.Engine):
 )
 @pytest.mark.parametrize("context", [1, 255, 256, 257, 1024])
 def test_attention(
-    gpu: device.Gpu, heads: int, kv_heads: int, head: int, neox: bool, context: int, extreme: bool
+    gpu: adapter.Gpu, heads: int, kv_heads: int, head: int, neox: bool, context: int, extreme: bool
 ) -> None:
     """RoPE, cache and attention for the last tokens of contexts beside every boundary."""
     judge = Heads(heads, kv_heads, head, neox)
@@ -282,7 +289,7 @@ def test_attention(
     qkv = gpu.storage(np.concatenate([q, k, v], axis=1).astype(np.int32))
     shifts, kept = gpu.storage(count * heads * 4), gpu.storage(packed)
     turns = gpu.storage(judge._rope.upto(context)[:context].astype(np.int32))
-    uniform = gpu.uniform(heads, kv_heads, head, first, tables.c2(head), int(neox), context, count)
+    uniform = gpu.uniform(heads, kv_heads, head, first, tables.c2(head), int(neox), context, 0)
     run(
         gpu,
         gpu.pipeline("turn"),
@@ -329,9 +336,9 @@ def test_sessions_side_by_side(engine: webgpu.Engine) -> None:
     batcher.close()
 
 
-def test_embedding_and_head_in_parts(gpu: device.Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_embedding_and_head_in_parts(gpu: adapter.Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
     """Matrices beyond one binding are split by rows."""
-    monkeypatch.setattr(device, "LARGEST", 64 * 64)
+    monkeypatch.setattr(adapter, "LARGEST", 64 * 64)
     forward = device.Forward(engines.toy_model(), gpu)
     assert len(forward._embedding.parts) > 3
     judge = reference.Engine(forward.model)
@@ -339,16 +346,62 @@ def test_embedding_and_head_in_parts(gpu: device.Gpu, monkeypatch: pytest.Monkey
     assert np.array_equal(forward.forward(ids, forward.cache()), judge.forward(ids, judge.cache()))
 
 
-def toy_of(architecture: str) -> Model:
-    parsed = gguf.parse(memoryview(toy.gguf_bytes(architecture=architecture)))
-    found = {name: weights.convert(tensor) for name, tensor in parsed.tensors.items()}
-    return Model(config_of(parsed.metadata), found, weights.model_id(found))
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("halves", [False, True])
+def test_every_kind_of_model(gpu: adapter.Gpu, architecture: str, halves: bool) -> None:
+    """Biases (qwen2), head norms (qwen3), groups of 16 beside nibbles in one layer (Q4_K_M's Q6_K)."""
+    kind = engines.Kind(architecture, halves)
+    forward = device.Forward(engines.toy_model(kind), gpu)
+    assert engines.kind(forward.model) == kind
+    engines.self_test(forward)
+    judge = reference.Engine(forward.model)
+    ids = [(5 * n * n + n) % judge.config.vocabulary for n in range(150)]
+    wanted = judge.forward(ids, judge.cache(), every=True)
+    assert np.array_equal(forward.forward(ids, forward.cache(), every=True), wanted)
 
 
-@pytest.mark.parametrize("architecture", ["qwen2", "qwen3"])
-def test_what_the_shaders_do_not_have_is_refused(architecture: str) -> None:
-    with pytest.raises(ConfigError, match="WebGPU"):
-        webgpu.Engine(toy_of(architecture))
+@pytest.mark.parametrize("changed", ["out[at.y * matrix.out_stride + at.x] = sums[at.x];", "gain[weights + i]"])
+def test_the_self_test_sees_a_models_kind(changed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An adapter that is wrong about biases or head norms alone is refused for the models that have them."""
+    name = "linear.wgsl" if "sums" in changed else "norm.wgsl"
+    honest = adapter.source(name)
+    assert honest.count(changed) == 1
+    wrong = honest.replace(changed, changed.replace("sums[at.x]", "sums[at.x] + 1").replace("+ i]", "+ i] + 64"))
+    monkeypatch.setattr(adapter, "source", lambda asked: wrong if asked == name else _text(asked))
+    gpu = adapter.Gpu(adapter.pick())
+    engines.self_test(device.Forward(engines.toy_model(), gpu))
+    kind = engines.Kind("qwen2" if "sums" in changed else "qwen3")
+    with pytest.raises(Corrupt):
+        engines.self_test(device.Forward(engines.toy_model(kind), gpu))
+
+
+def test_many_sessions_at_once(engine: webgpu.Engine) -> None:
+    """forward_many on caches of many lengths, more than a pass takes; prefixes of caches."""
+    judge = reference.Engine(engine.model)
+    rng = random.Random(2)
+    caches, wanted, lengths = [], [], [0, 1, 63, 64, 65, 255, 256, 257, 500]
+    ids = [rng.randrange(250) for _ in range(500)]
+    longest, whole = engine.cache(), judge.cache()
+    engine.forward(ids, longest)
+    judge.forward(ids, whole)
+    for length in (*lengths, *(rng.randrange(500) for _ in range(61))):
+        caches.append(longest.prefix(length))
+        wanted.append(judge.forward([length % 250], whole.prefix(length)))
+    got = engine.forward_many([cache.length % 250 for cache in caches], caches)
+    assert np.array_equal(got, np.array(wanted))
+    assert np.array_equal(engine.forward([7], longest), judge.forward([7], whole))
+
+
+def test_a_pass_that_failed_leaves_nothing(engine: webgpu.Engine) -> None:
+    """What the GPU's process read and its answer did not reach us is not taken for read."""
+    judge = reference.Engine(engine.model)
+    cache = engine.cache()
+    engine.forward([5, 6, 7], cache)
+    cache.length -= 1  # as if the last token's answer had been lost
+    assert np.array_equal(engine.forward([9], cache), judge.forward([5, 6, 9], judge.cache()))
+    cache.length += 1
+    with pytest.raises(HyperpyError, match="shorter"):
+        engine.forward([9], cache)
 
 
 def test_an_adapter_that_is_not_there() -> None:
@@ -363,15 +416,13 @@ def test_adapters_are_listed() -> None:
     assert all(name and kind for name, kind in found)
 
 
-def test_an_adapter_with_one_wrong_bit_is_refused(gpu: device.Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_adapter_with_one_wrong_bit_is_refused(gpu: adapter.Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
     """A shader changed by one unit in one rounding does not pass the self-test."""
-    from hyperpy.errors import Corrupt
-
-    honest = device.source("integers.wgsl")
+    honest = adapter.source("integers.wgsl")
     changed = honest.replace("s - 1u)), s);", "s - 1u)), s + select(0u, 1u, s > 20u));")
     assert changed != honest
-    monkeypatch.setattr(device, "source", lambda name: changed if name == "integers.wgsl" else (_text(name)))
-    liar = device.Forward(engines.toy_model(), device.Gpu(device.pick()))
+    monkeypatch.setattr(adapter, "source", lambda name: changed if name == "integers.wgsl" else (_text(name)))
+    liar = device.Forward(engines.toy_model(), adapter.Gpu(adapter.pick()))
     with pytest.raises(Corrupt):
         engines.self_test(liar)
 

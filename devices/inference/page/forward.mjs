@@ -173,7 +173,7 @@ export class Forward {
     const c = this.config;
     const count = ids.length;
     this.device.queue.writeBuffer(this.ids, 0, Uint32Array.from(ids));
-    const heads = this.uniform(c.heads, c.kv_heads, this.head, this.length, c2(this.head), c.neox ? 1 : 0, this.positions, count);
+    const heads = this.uniform(c.heads, c.kv_heads, this.head, this.length, c2(this.head), c.neox ? 1 : 0, this.positions, 0);
     const encoder = this.device.createCommandEncoder();
     const run = encoder.beginComputePass();
     const table = this.embedding;
