@@ -7,10 +7,12 @@ const ROWS = 256;
 const TOKENS = 4;
 const BINDINGS = {
   rms_norm: ["norm", [0, 1, 2, 3, 4, 5]],
+  head_norm: ["norm", [0, 1, 4]],
   only_quantise: ["norm", [0, 2, 3, 4, 5]],
   swiglu: ["norm", [0, 1, 2, 3, 4, 5]],
   nibble_rows: ["linear", [0, 1, 2, 3, 4, 5, 6]],
   byte_rows: ["linear", [0, 1, 2, 3, 4, 5, 6]],
+  spread: ["linear", [4, 5, 6]],
   embed_nibbles: ["linear", [0, 1, 2, 5, 6, 7]],
   embed_bytes: ["linear", [0, 1, 2, 5, 6, 7]],
   turn: ["attention", [0, 1, 2, 3, 6]],
@@ -29,7 +31,7 @@ export class Forward {
     this.length = 0;
     const c = this.config;
     this.head = c.head_width || c.width / c.heads;
-    if (c.biases || c.head_norms || this.head > 256) throw new Error("the shaders do not run this kind of model yet");
+    if (this.head > 256) throw new Error("the shaders do not run heads wider than 256");
     this.turns = this.storage(rope(c, positions));
     this.exp2 = this.storage(exp2());
     this.positions = positions;
@@ -51,50 +53,61 @@ export class Forward {
     return made;
   }
 
-  pipeline(entry, tokens) {
-    const key = `${entry} ${tokens}`;
+  pipeline(entry, tokens, group) {
+    const key = `${entry} ${tokens} ${group}`;
     if (!this.pipelines.has(key)) {
       const text = this.shaders.integers + this.shaders[BINDINGS[entry][0]];
-      const code = text.replace("const TOKENS = 1u;", `const TOKENS = ${tokens}u;`);
+      const code = text
+        .replace("const TOKENS = 1u;", `const TOKENS = ${tokens}u;`)
+        .replace("const GROUP = 32u;", `const GROUP = ${group}u;`);
       const module = this.device.createShaderModule({ code });
       this.pipelines.set(key, this.device.createComputePipeline({ layout: "auto", compute: { module, entryPoint: entry } }));
     }
     return this.pipelines.get(key);
   }
 
-  // Matrices of the same input, one above the other, in tiles of 64 rows.
+  // Matrices of the same input, one above the other; neighbours of one form are one part, in tiles of 64 rows.
   tiles(names, scale) {
-    const parts = names.map((name) => this.model.tensors.get(name));
-    const columns = parts[0].columns;
+    const form = (one) => `${one.signed} ${one.group}`;
+    const parts = [];
+    let rows = 0;
+    for (const one of names.map((name) => this.model.tensors.get(name))) {
+      const last = parts.at(-1);
+      if (last && form(last.matrices[0]) === form(one)) last.matrices.push(one);
+      else parts.push({ first: rows, matrices: [one] });
+      rows += one.rows;
+    }
+    return { rows, scale, parts: parts.map(({ first, matrices }) => ({ first, ...this.part(matrices) })) };
+  }
+
+  part(matrices) {
+    const { columns, signed, group } = matrices[0];
     const groups = columns / 32;
-    const nibbles = parts.every((part) => !part.signed);
-    const rows = parts.reduce((sum, part) => sum + part.rows, 0);
+    const rows = matrices.reduce((sum, one) => sum + one.rows, 0);
     const tiles = Math.ceil(rows / LANES);
-    const width = nibbles ? 16 : 32;
+    const width = signed ? 32 : 16;
     const weights = new Uint8Array(tiles * groups * LANES * width);
     const scales = new Uint32Array(tiles * groups * LANES);
     const factors = new Uint32Array(rows);
     let row = 0;
-    for (const part of parts) {
-      for (let r = 0; r < part.rows; r++, row++) {
+    for (const one of matrices) {
+      const d = (r, g) => one.view.getInt16(one.d + 2 * (r * (columns / group) + g), true);
+      const m = (r, g) => one.view.getInt16(one.m + 2 * (r * (columns / group) + g), true);
+      for (let r = 0; r < one.rows; r++, row++) {
         const base = Math.floor(row / LANES) * groups * LANES + (row % LANES);
-        factors[row] = part.view.getUint16(part.rm + 2 * r, true) | (part.raw[part.re + r] << 16);
+        factors[row] = one.view.getUint16(one.rm + 2 * r, true) | (one.raw[one.re + r] << 16);
         for (let g = 0; g < groups; g++) {
           const at = base + g * LANES;
-          const d = part.view.getInt16(part.d + 2 * (r * groups + g), true);
-          const m = part.view.getInt16(part.m + 2 * (r * groups + g), true);
-          scales[at] = (d & 0xffff) | (m << 16);
+          if (group === 16) scales[at] = (d(r, 2 * g) & 0xffff) | (d(r, 2 * g + 1) << 16);
+          else scales[at] = (d(r, g) & 0xffff) | (m(r, g) << 16);
           const q = r * columns + g * 32;
-          if (nibbles) {
-            for (let i = 0; i < 16; i++) weights[at * 16 + i] = part.raw[q + 2 * i] | (part.raw[q + 2 * i + 1] << 4);
-          } else {
-            weights.set(part.raw.subarray(q, q + 32), at * 32);
-          }
+          if (signed) weights.set(one.raw.subarray(q, q + 32), at * 32);
+          else for (let i = 0; i < 16; i++) weights[at * 16 + i] = one.raw[q + 2 * i] | (one.raw[q + 2 * i + 1] << 4);
         }
       }
     }
     const buffers = [weights, scales, factors].map((data) => this.storage(data));
-    return { rows, groups, scale, nibbles, buffers, groupsOf: new Map() };
+    return { rows, groups, group, nibbles: !signed, buffers };
   }
 
   load() {
@@ -113,10 +126,40 @@ export class Forward {
         down: tiles(FH - c.fr, "ffn_down"),
         first: norm("attn_norm"),
         second: norm("ffn_norm"),
+        bias: c.biases ? this.bias(layer) : null,
+        heads: c.head_norms ? this.headGain(layer) : null,
         cache: this.storage(this.positions * c.kv_heads * (this.head + 1) * 4),
       });
     }
     this.last = this.norm("output_norm.weight");
+    const eps = epsilon(this.head, c.eps, FQ);
+    const [cn, kn] = normConstants(this.head);
+    const all = c.heads + 2 * c.kv_heads;
+    this.headRow = this.uniform(this.head, all, cn, kn, 0, eps & 0xffffffffn, eps >> 32n, FQ);
+  }
+
+  // Biases of q, k and v in one row; 0 where there is none.
+  bias(layer) {
+    const parts = ["attn_q", "attn_k", "attn_v"].map((part) => `blk.${layer}.${part}`);
+    const rows = parts.map((name) => this.model.tensors.get(`${name}.weight`).rows);
+    const made = new Int32Array(rows.reduce((sum, one) => sum + one));
+    parts.forEach((name, n) => {
+      const bias = this.model.tensors.get(`${name}.bias`);
+      if (bias) made.set(bias.gain, rows.slice(0, n).reduce((sum, one) => sum + one, 0));
+    });
+    return this.storage(made);
+  }
+
+  // Norm weights of each head of q and k with their fraction bits, [head][width + 1].
+  headGain(layer) {
+    const c = this.config;
+    const [q, k] = ["q", "k"].map((part) => this.model.tensors.get(`blk.${layer}.attn_${part}_norm.weight`));
+    const made = new Int32Array((c.heads + c.kv_heads) * (this.head + 1));
+    for (let h = 0; h < c.heads + c.kv_heads; h++) {
+      const { gain, eg } = h < c.heads ? q : k;
+      made.set([...gain, eg], h * (this.head + 1));
+    }
+    return this.storage(made);
   }
 
   norm(name) {
@@ -148,8 +191,8 @@ export class Forward {
     this.readable = this.device.createBuffer({ size: CHUNK * c.vocabulary * 4, usage });
   }
 
-  step(run, entry, buffers, x, y = 1, tokens = 1) {
-    const pipeline = this.pipeline(entry, tokens);
+  step(run, entry, buffers, x, y = 1, tokens = 1, group = 32) {
+    const pipeline = this.pipeline(entry, tokens, group);
     const entries = BINDINGS[entry][1].map((binding, n) => ({ binding, resource: { buffer: buffers[n] } }));
     run.setPipeline(pipeline);
     run.setBindGroup(0, this.device.createBindGroup({ layout: pipeline.getBindGroupLayout(0), entries }));
@@ -158,10 +201,12 @@ export class Forward {
 
   linear(run, tiles, out, count, stride, add) {
     const tokens = count > 1 ? TOKENS : 1;
-    const uniform = this.uniform(tiles.rows, tiles.groups, tiles.scale, stride, 0, add ? 1 : 0, count, 0);
-    const entry = tiles.nibbles ? "nibble_rows" : "byte_rows";
-    const buffers = [...tiles.buffers, this.digits, this.sums, out, uniform];
-    this.step(run, entry, buffers, Math.ceil(tiles.rows / ROWS), Math.ceil(count / tokens), tokens);
+    for (const part of tiles.parts) {
+      const uniform = this.uniform(part.rows, part.groups, tiles.scale, stride, part.first, add ? 1 : 0, count, 0);
+      const entry = part.nibbles ? "nibble_rows" : "byte_rows";
+      const buffers = [...part.buffers, this.digits, this.sums, out, uniform];
+      this.step(run, entry, buffers, Math.ceil(part.rows / ROWS), Math.ceil(count / tokens), tokens, part.group);
+    }
   }
 
   normed(run, norm, count) {
@@ -176,13 +221,20 @@ export class Forward {
     const heads = this.uniform(c.heads, c.kv_heads, this.head, this.length, c2(this.head), c.neox ? 1 : 0, this.positions, 0);
     const encoder = this.device.createCommandEncoder();
     const run = encoder.beginComputePass();
-    const table = this.embedding;
+    const [table] = this.embedding.parts;
     const embed = this.uniform(table.rows, table.groups, -c.fr, 0, 0, 0, 0, 0);
-    this.step(run, table.nibbles ? "embed_nibbles" : "embed_bytes", [...table.buffers, this.x, embed, this.ids], count);
+    const entry = table.nibbles ? "embed_nibbles" : "embed_bytes";
+    this.step(run, entry, [...table.buffers, this.x, embed, this.ids], count, 1, 1, table.group);
     for (const layer of this.layers) {
       this.normed(run, layer.first, count);
-      this.linear(run, layer.qkv, this.qkv, count, layer.qkv.rows, false);
       const all = c.heads + 2 * c.kv_heads;
+      if (layer.bias) {
+        const { rows } = layer.qkv;
+        const spread = this.uniform(rows, 0, 0, rows, 0, 0, 0, 0);
+        this.step(run, "spread", [layer.bias, this.qkv, spread], Math.ceil(rows / LANES), count);
+      }
+      this.linear(run, layer.qkv, this.qkv, count, layer.qkv.rows, layer.bias !== null);
+      if (layer.heads) this.step(run, "head_norm", [this.qkv, layer.heads, this.headRow], c.heads + c.kv_heads, count);
       this.step(run, "turn", [this.qkv, this.shifts, layer.cache, this.turns, heads], all, count);
       this.step(run, "look", [this.qkv, this.shifts, layer.cache, this.exp2, this.scores, this.seen, heads], c.heads, count);
       const width = this.uniform(c.heads * this.head, 0, 0, 0, 0, 0, 0, 0);

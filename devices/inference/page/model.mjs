@@ -35,7 +35,7 @@ function tensor(record, data) {
   const m = d + 2 * rows * groups;
   const rm = m + 2 * rows * groups;
   const re = rm + 2 * rows;
-  return { rows, columns, signed: record.q === "i8", raw, view, d, m, rm, re };
+  return { rows, columns, group: record.group, signed: record.q === "i8", raw, view, d, m, rm, re };
 }
 
 // Read what the node sent, and refuse it if it is not what the answer's digests name.
