@@ -86,6 +86,7 @@ def read(item: Message) -> Evidence:
     """
     unknown = sorted(set(item) - _NAMES)
     require(not unknown, "evidence/malformed", f"evidence holds no '{unknown[0][:40] if unknown else ''}'")
+    require(item.get("type", _TYPE) == _TYPE, "evidence/malformed", "'type' names something else")
     kind = _bytes(item, "evidence-type").decode("ascii", "replace")
     if kind not in KINDS:
         raise refusal("evidence/unsupported-type", f"there is no evidence of type '{kind[:40]}'")
