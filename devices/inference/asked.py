@@ -23,6 +23,8 @@ MAX_STOP: Final = 256
 """Characters of one stop sequence."""
 MAX_TOP: Final = 20
 """Alternatives of a token whose log-probabilities are told."""
+MAX_COMMITTED: Final = {2: 2048, 3: 256}
+"""Tokens of all choices together for which layer roots, or op roots too, are told."""
 PARAMETERS: Final = (
     *("model", "prompt", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "n"),
     *("stream", "stream_options", "stop", "seed", "logprobs", "top_logprobs", "level", "echo"),
@@ -168,7 +170,7 @@ def read(base: Message, request: Message, most: int) -> Asked:
         stream=reader.flag("stream"),
         usage=isinstance(options, Message) and options.get("include_usage") is True,
         top=_top(reader, chat),
-        level=reader.whole("level", 0, 0, 1),
+        level=_level(reader, limit * count),
         digest=request_digest({name: found for name in PARAMETERS if (found := reader.get(name)) is not None}),
     )
 
@@ -248,6 +250,17 @@ def _seed(found: Value | None, request: Message) -> bytes:
 def _seeds(seed: bytes, count: int) -> list[bytes]:
     """Return the seed of each choice: the first has the request's own."""
     return [seed, *(hashlib.sha256(seed + number.to_bytes(4, "big")).digest() for number in range(1, count))]
+
+
+def _level(reader: Reader, tokens: int) -> int:
+    """Return how finely is committed to what was computed (HPI-1, 12)."""
+    level = reader.whole("level", 1, 0, 3)
+    if level > 1 and tokens > MAX_COMMITTED[level]:
+        raise SizeError(
+            f"level {level} is told of at most {MAX_COMMITTED[level]} tokens",
+            hint="Ask for fewer with max_tokens; finer levels can be made later by replay.",
+        )
+    return level
 
 
 def _top(reader: Reader, chat: bool) -> int:

@@ -23,6 +23,7 @@ class Choice:
     Attributes:
         ids: the tokens taken, the one that ended it included.
         states: hex of the state from which each was chosen (HPI-1, 12, level 1).
+        commitments: levels 2 and 3, one map for each token, where they were asked for.
     """
 
     def __init__(self, index: int, tokenizer: Tokenizer, stops: Sequence[str], limit: int, top: int) -> None:
@@ -32,6 +33,7 @@ class Choice:
         self.text, self._sent = "", 0
         self.ids: list[int] = []
         self.states: list[str] = []
+        self.commitments: list[dict[str, Any]] = []
         self.logprobs: list[dict[str, Any]] = []
         self._told = 0
         self.reason = ""

@@ -6,12 +6,14 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from hyperpy import Context, Message, Result, device, key
 from hyperpy.capabilities import Models
 from hyperpy.errors import HyperpyError, ParameterError, SizeError
-from hyperpy.inference.serving import Card, Served, ids_of
+from hyperpy.inference import commitments
+from hyperpy.inference.serving import Card, Served, ids_of, in_time
 from hyperpy.inference.tokenizer import Tokenizer
 from hyperpy.message import Value
 
@@ -61,7 +63,8 @@ class Inference:
 
         ``max_tokens``, ``temperature``, ``top_p``, ``top_k``, ``seed``, ``stop``, ``n``, ``logprobs``,
         ``top_logprobs``, ``stream`` and ``stream_options`` are understood; penalties, tools and biases are refused.
-        Without ``seed`` the request's own ID is the seed. ``level: 1`` adds the state of every token.
+        Without ``seed`` the request's own ID is the seed. ``level`` says how finely the answer commits to what was
+        computed: 0 the last state alone, 1 (the default) the state of every token, 2 layer roots, 3 op roots too.
         """
         with _shaped():
             asked = read(base, request, self._models.most)
@@ -193,9 +196,17 @@ class Inference:
                         ctx.emit(piece)
                     if choice.reason:
                         break
+                if asked.level > 1:
+                    self._commit(served, prompt, choice, asked.level, ctx.deadline)
         if asked.stream:
             ctx.emit((documents.usage(made) if asked.usage else b"") + forms.DONE)
         return documents.whole(made), made[0].states[-1]
+
+    def _commit(self, served: Served, prompt: Sequence[int], choice: Choice, level: int, deadline: float) -> None:
+        """Add levels 2 and 3 to a choice, from its ids alone."""
+        paused = partial(in_time, deadline)
+        ids, states = [*prompt, *choice.ids], [bytes.fromhex(one) for one in choice.states]
+        choice.commitments = commitments.told(served.tracing(), ids, len(prompt), states, level, paused)
 
     def _drafts(self, count: int, served: Served) -> Sequence[Sequence[int]]:
         """Return the ids that somebody claims for each choice of a request that is made again: they are tried first."""

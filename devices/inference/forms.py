@@ -92,6 +92,8 @@ class Forms:
         }
         if self._asked.level:
             made["states"] = [one.states for one in choices]
+        if self._asked.level > 1:
+            made["commitments"] = [one.commitments for one in choices]
         return made
 
     # -- streamed -----------------------------------------------------------------------------

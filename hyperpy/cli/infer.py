@@ -40,6 +40,7 @@ def infer(
     receipt: Annotated[
         Path | None, typer.Option("--receipt", help="Write a receipt, for `hyperpy verify --replay`.")
     ] = None,
+    level: Annotated[int, typer.Option(min=0, max=3, help="Commitments to tell: 1 states, 2 layers, 3 ops.")] = 1,
     models: Folder = DEFAULT,
     json: Json = False,
 ) -> None:
@@ -59,6 +60,7 @@ def infer(
         "top_k": top_k,
         "seed": seed,
         "stream": True,
+        **({} if level == 1 else {"level": level}),
     }
     with _node(models, limit) as node:
         card = node.models.which(model)
@@ -74,6 +76,7 @@ def infer(
         choice = answer["choices"][0]
         found = {"text": choice["message"]["content"], "ids": choice["token_ids"]}
         found |= {"prompt-ids": answer["hyperpy"]["prompt_token_ids"], "state": state, "engine": engine}
+        found |= {name: answer["hyperpy"][name][0] for name in ("states", "commitments") if name in answer["hyperpy"]}
         show({**found, "tokens-per-second": round(rate, 1), "receipt-id": made.text("id")}, True)
         return
     typer.echo()

@@ -38,9 +38,10 @@ class Engine(reference.Engine):
         self._table = np.array(tables.exp2())
         self._none = np.empty((0, 0), np.int64)
         self._parts = {name: _parts(w) for name, w in model.weights.items() if isinstance(w, Matrix)}
+        self._known = {id(w): self._parts[name] for name, w in model.weights.items() if isinstance(w, Matrix)}
 
     def forward(self, ids: Sequence[int], cache: Cache, every: bool = False, trace: Trace | None = None) -> Ints:
-        """Do what the reference does (which see); traces are the reference's only."""
+        """Do what the reference does (which see). Where a trace is asked for, matrices alone run in compiled loops."""
         if trace is not None:
             return super().forward(ids, cache, every, trace)
         if not len(ids) or min(ids) < 0 or max(ids) >= self.config.vocabulary:
@@ -55,6 +56,13 @@ class Engine(reference.Engine):
             return whole
         last: Ints = self._logits(made[-1][-1:])[0]
         return last
+
+    def linear(self, digits: Ints, shift: Ints, matrix: Matrix, fin: int, fout: int) -> Ints:
+        """Do what the reference does (which see)."""
+        small, (q, d, m, rm, re) = np.ascontiguousarray(digits, np.int16), self._known[id(matrix)]
+        words = small, shift, q, d, m, rm, re, fin - fout, self._none, False
+        made: Ints = _LOOPS.submit(kernels.linear, *words).result()
+        return made
 
     def forward_many(self, ids: Sequence[int], caches: Sequence[Cache]) -> Ints:
         """Read one token of each of several sessions together; return the logits, [session][vocabulary].

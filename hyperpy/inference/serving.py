@@ -15,10 +15,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import astuple, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hyperpy.errors import Busy, MessageNotFound, NotFound, ParameterError
+from hyperpy.errors import Busy, DeviceTimeout, MessageNotFound, NotFound, ParameterError
 
 if TYPE_CHECKING:
     from hyperpy.config.schema import Inference
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from hyperpy.inference.generation import Backend
     from hyperpy.inference.library import Entry
     from hyperpy.inference.model import Model
+    from hyperpy.inference.reference import Engine
     from hyperpy.inference.tokenizer import Tokenizer
 
 log = logging.getLogger("hyperpy.inference")
@@ -50,11 +52,16 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A model in memory: its card, tokenizer, and what makes its tokens."""
+    """A model in memory: its card, tokenizer, and what makes its tokens.
+
+    Attributes:
+        tracing: returns an engine of it that shows what it computes.
+    """
 
     card: Card
     tokenizer: Tokenizer
     batcher: Batcher
+    tracing: Callable[[], Engine]
 
 
 class Layout(NamedTuple):
@@ -228,13 +235,14 @@ class Models:
 
     def _load(self, ref: str) -> Served:
         from hyperpy.inference.batching import Batcher
+        from hyperpy.inference.commitments import tracing
         from hyperpy.inference.library import Library
 
         entry, card = self._entry(ref)
         model, tokenizer = Library(self._folder()).load(entry.ident)
-        config = self._config
-        batcher = Batcher(self._engine(model), most=config.sessions, waiting=config.queue, reuse=config.reuse)
-        return Served(card, tokenizer, batcher)
+        config, engine = self._config, self._engine(model)
+        batcher = Batcher(engine, most=config.sessions, waiting=config.queue, reuse=config.reuse)
+        return Served(card, tokenizer, batcher, lru_cache(maxsize=1)(lambda: tracing(engine)))
 
     def _engine(self, model: Model) -> Backend:
         from hyperpy.inference.engines import build, choose
@@ -258,6 +266,14 @@ class Models:
 
     def _folder(self) -> Path:
         return Path(self._config.models or os.environ.get("HYPERPY_MODELS") or DEFAULT)
+
+
+def in_time(deadline: float) -> None:
+    """Raise DeviceTimeout if a deadline (monotonic seconds) has passed."""
+    if time.monotonic() >= deadline:
+        raise DeviceTimeout(
+            "time ran out while the commitments were made", hint="Ask for fewer tokens, or for a lower level."
+        )
 
 
 def _log(card: Card, loading: Future[Served]) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hyperpy.errors import CodecError
-from hyperpy.inference import blocks
+from hyperpy.inference import blocks, trees
 from hyperpy.inference.gguf import Tensor
 from hyperpy.inference.tables import FQ
 
@@ -212,15 +212,5 @@ def model_id(weights: dict[str, Weight]) -> bytes:
 
 def weight_root(weights: dict[str, Weight]) -> bytes:
     """Return the root over the trees of all tensors, in ascending order of names; a leaf is one row (13)."""
-    roots = [merkle(weights[name].leaves()) for name in sorted(weights, key=str.encode)]
-    return merkle([hashlib.sha256(b"\0" + root).digest() for root in roots])
-
-
-def merkle(nodes: list[bytes]) -> bytes:
-    """Return the root over leaf digests: SHA-256(0x01 || left || right), an odd node promoted unchanged (12)."""
-    while len(nodes) > 1:
-        paired = [
-            hashlib.sha256(b"\1" + left + right).digest() for left, right in zip(nodes[::2], nodes[1::2], strict=False)
-        ]
-        nodes = paired + nodes[len(nodes) & ~1 :]
-    return nodes[0]
+    roots = [trees.root(weights[name].leaves()) for name in sorted(weights, key=str.encode)]
+    return trees.over(roots)

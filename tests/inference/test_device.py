@@ -22,6 +22,8 @@ from hyperpy.inference.tokenizer import Tokenizer, fields_of
 from hyperpy.testing import TestNode, node
 from tests.devices.mailing import Mailer, send, spawn
 from tests.devices.parts import place
+from tests.inference import independent_commitments as second
+from tests.inference.test_commitments import session_of
 
 CHAT = "/~inference@1.0/v1/chat/completions"
 TEXT = "/~inference@1.0/v1/completions"
@@ -95,6 +97,34 @@ def test_the_state_is_that_of_the_specification(n: TestNode) -> None:
     logits = engine.forward(before, engine.cache())
     assert told["states"][0][-1] == told["state"][0] == state_hash(toy_model().ident, before, logits).hex()
     assert len(told["states"][0]) == len(ids)
+
+
+def test_levels_commit_more_and_more_finely(n: TestNode) -> None:
+    found = {level: ask(n, CHAT, {"model": "toy", **HELLO, "seed": 1, "level": level})[1] for level in range(4)}
+    told = {level: one["hyperpy"] for level, one in found.items()}
+    ids = found[0]["choices"][0]["token_ids"]
+    assert [("states" in one, "commitments" in one) for one in told.values()] == [
+        (False, False),
+        (True, False),
+        (True, True),
+        (True, True),
+    ]
+    _, default = ask(n, CHAT, {"model": "toy", **HELLO, "seed": 1})
+    assert default["hyperpy"] == told[1], "the state of every token is the default"
+    prompt = told[3]["prompt_token_ids"]
+    other = session_of(toy_model(), len(prompt) + len(ids))
+    for at, ident in enumerate([*prompt, *ids[:-1]]):
+        x = other.read(ident)
+        if at >= len(prompt) - 1:
+            number = at - len(prompt) + 1
+            wanted = second.commitments(other, x, toy_model().ident, ids[number])
+            assert told[3]["states"][0][number] == wanted.pop("state")
+            assert told[3]["commitments"][0][number] == wanted
+            del wanted["ops"]
+            assert told[2]["commitments"][0][number] == wanted
+    status, refused = ask(n, CHAT, {"model": "toy", **HELLO, "level": 3, "max_tokens": 300})
+    assert (status, "at most 256 tokens" in refused["error"]["message"]) == (413, True)
+    assert ask(n, CHAT, {"model": "toy", **HELLO, "level": 4})[0] == 400
 
 
 def test_seeds_and_choices(n: TestNode) -> None:

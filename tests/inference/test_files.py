@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyperpy.errors import CodecError, MessageError
-from hyperpy.inference import blocks, gguf, toy, weights
+from hyperpy.inference import blocks, gguf, toy, trees, weights
 from hyperpy.inference.gguf import Tensor
 from hyperpy.inference.model import check_shapes, config_of
 from hyperpy.inference.weights import Matrix, Norm
@@ -250,5 +250,5 @@ def test_identifiers_by_hand() -> None:
 def test_an_odd_node_is_promoted_unchanged() -> None:
     a, b, c = (bytes([n]) * 32 for n in range(3))
     ab = hashlib.sha256(b"\1" + a + b).digest()
-    assert weights.merkle([a, b, c]) == hashlib.sha256(b"\1" + ab + c).digest()
-    assert weights.merkle([a]) == a
+    assert trees.root([a, b, c]) == hashlib.sha256(b"\1" + ab + c).digest()
+    assert trees.root([a]) == a
