@@ -19,12 +19,13 @@ from typing import Any, Final
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from hyperpy import attested, commitments
+from hyperpy.attest import merkle, sealing
 from hyperpy.attest import nvidia as gpu_reports
-from hyperpy.attest import sealing
 from hyperpy.attest import statement as statements
 from hyperpy.attest.bundle import MAX_MANIFESTS, Evidence
 from hyperpy.attest.codes import refusal, require
 from hyperpy.attest.statement import Statement
+from hyperpy.attestation_batch import Together, Turn
 from hyperpy.attester import Attester, base, detect
 from hyperpy.attester import nvidia as gpus_here
 from hyperpy.attester.software import SoftwareAttester
@@ -72,6 +73,7 @@ class Attestation:
         self._secret: X25519PrivateKey | None = secret
         self.kem = sealing.KEM_X25519 + secret.public_key().public_bytes_raw()
         self.secrets = config.tee.secrets
+        self._together = Together(self._for_results, config.tee.batch, _PATIENCE_S)
         self._epoch = b"start:" + secrets.token_bytes(32)
         self._identity: tuple[bytes, Evidence] | None = None
         self._gpus: gpus_here.Nvidia | None = None
@@ -238,7 +240,8 @@ class Attestation:
             name, record, result = b"", None, ids[0]
         fields = {**_of_record(record, ask), "hashpath": (made.hashpath or "").encode(), "result": result}
         if ask.level == attested.RESULT:
-            found = attested.Attestation(self.evidence("result", nonce=ask.nonce, fields=fields, gpus=True))
+            self.statement("result", nonce=ask.nonce, fields=fields)  # what is malformed spoils no other's
+            found = self._together.attested(Turn(ask.nonce, fields))
         else:
             own = self.identity()
             previous = attested.attestation_id(statements.decode(own.statement))
@@ -247,6 +250,18 @@ class Attestation:
         if name and chain.batch is not None:
             chain.batch.put("attested", name, found.encode())
         return found
+
+    def _for_results(self, turns: Sequence[Turn]) -> Sequence[attested.Attestation]:
+        """Return the hardware's word on results: on one alone, or on the root of all their statements."""
+        if len(turns) == 1:
+            (one,) = turns
+            return [attested.Attestation(self.evidence("result", nonce=one.nonce, fields=one.fields, gpus=True))]
+        said = [self.statement("result", nonce=one.nonce, fields=one.fields).encode() for one in turns]
+        leaves = [merkle.leaf(one) for one in said]
+        fields = {**attested.batch_fields(len(said)), "result": merkle.root(leaves)}
+        evidence = self.evidence("result", fields=fields, gpus=True)
+        places = [attested.Place(at, len(said), merkle.proof(leaves, at)) for at in range(len(said))]
+        return [attested.Attestation(evidence, one, place) for one, place in zip(said, places, strict=True)]
 
 
 class Ask:

@@ -7,7 +7,9 @@ A reply that was asked for with ``attest`` carries two more keys under the node'
 
 Nobody need believe the first: :func:`check` finds the status again from the second. At level ``identity`` the
 evidence is that of the node's key, made once since it started, and a *statement* about this result stands under the
-reply's signature by that key. At level ``result`` the evidence itself is bound to the result.
+reply's signature by that key. At level ``result`` the evidence itself is bound to the result. At level ``batch`` it is
+bound to the root of a Merkle tree (:mod:`hyperpy.attest.merkle`) of such statements, of which each reply has its own,
+and what proves that it is a leaf: one report for all that waited for the hardware at once.
 """
 
 from __future__ import annotations
@@ -16,10 +18,10 @@ import hmac
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from hyperpy import commitments
-from hyperpy.attest import bundle, verifier
+from hyperpy.attest import bundle, merkle, verifier
 from hyperpy.attest import statement as statements
 from hyperpy.attest.bundle import Evidence
 from hyperpy.attest.codes import refusal, require
@@ -40,21 +42,39 @@ KEYS: Final = frozenset({KEY, STATUS, CODE})
 STATUSES: Final = ("hardware", "software", "failed", "none")
 IDENTITY: Final = "identity"
 RESULT: Final = "result"
+BATCH: Final = "batch"
 MAX_BYTES: Final = 4 << 20
-_NAMES: Final = frozenset({"v", "level", "evidence", "statement"})
+_NAMES: Final = frozenset({"v", "level", "evidence", "statement", "index", "count", "proof"})
 _RSA: Final = b"\x01"
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """A leaf's place in a batch: its number from 0, how many there are, and the digests that lead to the root."""
+
+    index: int
+    count: int
+    proof: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Attestation:
-    """Evidence, and at level ``identity`` a statement about a result under the key that the evidence is bound to."""
+    """Evidence, and a statement about a result, unless the evidence is bound to that itself.
+
+    Attributes:
+        statement: at level ``identity`` under the key that the evidence is bound to, at level ``batch`` a leaf.
+        place: where the leaf is; None at other levels.
+    """
 
     evidence: Evidence
     statement: bytes = b""
+    place: Place | None = None
 
     @property
     def level(self) -> str:
-        """Return ``identity`` or ``result``."""
+        """Return ``identity``, ``result`` or ``batch``."""
+        if self.place is not None:
+            return BATCH
         return IDENTITY if self.statement else RESULT
 
     def said(self) -> Statement:
@@ -63,8 +83,12 @@ class Attestation:
 
     def encode(self) -> bytes:
         """Return the canonical bytes."""
-        made = {"v": 1, "level": self.level, "evidence": self.evidence.message()}
-        return canonical.encode(Message(made | ({"statement": self.statement} if self.statement else {})))
+        made: dict[str, Any] = {"v": 1, "level": self.level, "evidence": self.evidence.message()}
+        if self.statement:
+            made["statement"] = self.statement
+        if self.place is not None:
+            made |= {"index": self.place.index, "count": self.place.count, "proof": b"".join(self.place.proof)}
+        return canonical.encode(Message(made))
 
     def text(self) -> bytes:
         """Return what stands in a reply."""
@@ -83,15 +107,23 @@ def decode(data: bytes) -> Attestation:
     except (HyperpyError, ValueError, RecursionError):
         raise refusal("evidence/malformed", "an attestation is canonical bytes") from None
     if not isinstance(found, Message) or not set(found) <= _NAMES:
-        raise refusal("evidence/malformed", "an attestation holds v, level, evidence and statement")
+        raise refusal("evidence/malformed", "an attestation holds v, level, evidence, statement and its place")
     require(found.raw("v") == 1, "evidence/unsupported-version", "an attestation of another version")
     evidence, said = found.raw("evidence"), found.raw("statement") or b""
     if not isinstance(evidence, Message) or not isinstance(said, bytes):
         raise refusal("evidence/malformed", "an attestation holds evidence")
-    made = Attestation(bundle.read(evidence), said)
+    made = Attestation(bundle.read(evidence), said, _place(found) if "proof" in found else None)
+    require(bool(said) or made.place is None, "evidence/malformed", "a leaf is a statement")
     require(found.raw("level") == made.level.encode(), "evidence/malformed", "the attestation's level is wrong")
     require(made.encode() == data, "evidence/malformed", "the attestation is not in its one form")
     return made
+
+
+def _place(found: Message) -> Place:
+    index, count, proof = (found.raw(name) for name in ("index", "count", "proof"))
+    if type(index) is not int or type(count) is not int or not isinstance(proof, bytes) or len(proof) % 32:
+        raise refusal("evidence/malformed", "a leaf's place is a number, a count and digests")
+    return Place(index, count, tuple(proof[at : at + 32] for at in range(0, len(proof), 32)))
 
 
 def of_text(text: bytes) -> Attestation:
@@ -116,7 +148,7 @@ class Found:
         status: ``hardware``, ``software``, ``failed`` or ``none``: found from the evidence, not believed.
         codes: why it failed, the first failure first.
         result: the verifier's result; None where there was nothing to verify.
-        level: ``identity`` or ``result``; empty where there is no evidence.
+        level: ``identity``, ``result`` or ``batch``; empty where there is no evidence.
         said: the statement about the result, once everything holds.
         asked: whether the statement's hashpath is that of the path that was asked for; None where it was not
             compared, or the path alone does not tell (see :func:`hyperpy.http.asked.fits`).
@@ -157,16 +189,16 @@ def appraise(
     Args:
         now, insecure_software: as in :func:`hyperpy.attest.verifier.verify`.
     """
-    identity = found.level == IDENTITY
-    purpose = b"node-identity" if identity else b"result"
-    expected = verifier.Expected(nonce=None if identity else wanted.nonce, fields={"purpose": purpose})
+    level = found.level
+    fields = {"purpose": b"node-identity" if level == IDENTITY else b"result", **_root(found)}
+    expected = verifier.Expected(nonce=wanted.nonce if level == RESULT else None, fields=fields)
     result = verifier.verify(found.evidence, policy, now=now, expected=expected, insecure_software=insecure_software)
     codes = list(result.codes)
     said = None
     try:
         said = found.said()
-        if identity:
-            _check_identity(said, statements.decode(found.evidence.statement))
+        if level != RESULT:
+            _check_bound(said, statements.decode(found.evidence.statement), level)
         said.check_time(now.timestamp())
         _check_said(said, wanted)
     except AttestationError as error:
@@ -177,12 +209,28 @@ def appraise(
     return Found(status, tuple(dict.fromkeys(codes)), result, found.level, said if not codes else None)
 
 
-def _check_identity(said: Statement, identity: Statement) -> None:
+def _root(found: Attestation) -> dict[str, bytes]:
+    """Return what the evidence of a batch must say: the root that the leaf leads to, and of how many; else nothing."""
+    if found.place is None:
+        return {}
+    digest = merkle.leaf(found.statement)
+    root = merkle.climbed(digest, found.place.index, found.place.count, found.place.proof)
+    return {"result": root or b"", **batch_fields(found.place.count)}
+
+
+def batch_fields(count: int) -> dict[str, bytes]:
+    """Return what a batch's statement says beside its ``result``, the root: it is about no request of its own."""
+    return {"request": bytes(32), "hashpath": b"", "device": b"merkle-batch %d" % count}
+
+
+def _check_bound(said: Statement, identity: Statement, level: str) -> None:
     """Check that a statement is one of the key that the evidence is bound to."""
     same = said.is_software == identity.is_software and said.purpose == "result"
     require(same, "binding/purpose-mismatch", "the statement is for something else")
     for name in ("address", "key"):
         require(said.fields[name] == identity.fields[name], "binding/key-mismatch", f"another {name} than attested")
+    if level == BATCH:
+        return
     named = said.fields.get("previous", b"")
     own = hmac.compare_digest(named, attestation_id(identity))
     require(own, "binding/key-mismatch", "the statement names another attestation")

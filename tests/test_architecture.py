@@ -29,6 +29,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "accounts",
         "audit",
         "attestation",
+        "attestation_batch",
         "node",
     ),
     ("http.server", "client", "testing", "demo", "bench", "cli", "__main__"),

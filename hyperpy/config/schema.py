@@ -247,6 +247,12 @@ class Tee:
         public=False,
     )
     reports: int = _setting(120, "Reports that the hardware is asked for in a minute at most.", public=False, least=1)
+    batch: int = _setting(
+        64,
+        "Results that one report of the hardware stands for at most, where several wait for it; 1: each has its own.",
+        public=False,
+        least=1,
+    )
     certificates: list[str] = _setting(
         [],
         "Files (DER): certificate of the SEV-SNP chip, its issuer, the root; used if the host gives none.",
