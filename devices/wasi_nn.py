@@ -325,7 +325,7 @@ def _compute(call: _Call, number: int, ctx: Context) -> None:
     if graph is None or not isinstance(prompt, bytes) or not isinstance(model, bytes) or not prompt:
         raise _Refused(INVALID_ARGUMENT)
     asked = parameters(prompt, [graph.get("config"), context.get("options")])
-    asked |= {"model": model, "stream": False, **_affordable(asked, call.guest.left())}
+    asked |= {"model": model, "stream": False, "tee": False, **_affordable(asked, call.guest.left())}
     base = _MODELS | {"chat-mode": "messages" in asked}
     try:
         body = json.encode(Message.make(asked))

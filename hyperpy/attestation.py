@@ -282,6 +282,9 @@ def _marked(made: Message, status: str, text: bytes = b"", code: str = "") -> Me
     more: dict[str, Value] = {attested.STATUS: status.encode()}
     if text:
         more[attested.KEY] = text
+        kind = made.raw("content-type")
+        if isinstance(kind, bytes):
+            more[attested.BODY_TYPE] = kind
     if code:
         more[attested.CODE] = code.encode()
     return Message.make({**made.raw_items(), **more}, private=made.private)

@@ -1,9 +1,10 @@
 """Attested replies: their form, and what whoever holds one finds of it (tee-attestation 7).
 
-A reply that was asked for with ``attest`` carries two more keys under the node's signature:
+A reply that was asked for with ``attest`` carries more keys under the node's signature:
 
     ``attestation-status``  what the node says of its own evidence: ``hardware``, ``software``, ``failed`` or ``none``
     ``attestation``         base64url of the canonical bytes of an :class:`Attestation`
+    ``attestation-body-type``  the ``content-type`` of a result that has one: as a header it is the whole reply's
 
 Nobody need believe the first: :func:`check` finds the status again from the second. At level ``identity`` the
 evidence is that of the node's key, made once since it started, and a *statement* about this result stands under the
@@ -36,7 +37,8 @@ from hyperpy.message import Message, committed_list
 KEY: Final = "attestation"
 STATUS: Final = "attestation-status"
 CODE: Final = "attestation-code"
-KEYS: Final = frozenset({KEY, STATUS, CODE})
+BODY_TYPE: Final = "attestation-body-type"
+KEYS: Final = frozenset({KEY, STATUS, CODE, BODY_TYPE})
 """What an attested reply has beside its result."""
 
 STATUSES: Final = ("hardware", "software", "failed", "none")
@@ -303,7 +305,11 @@ def _signed_by(reply: Message, address: str) -> str | None:
 
 def bare(reply: Message) -> Message:
     """Return a reply without its attestation and without commitments: what is attested."""
-    return Message.make({key: item for key, item in reply.raw_items().items() if key not in KEYS})
+    made = {key: item for key, item in reply.raw_items().items() if key not in KEYS}
+    kind = reply.raw(BODY_TYPE)
+    if kind is not None:
+        made["content-type"] = kind
+    return Message.make(made)
 
 
 def result_ids(reply: Message) -> list[bytes]:

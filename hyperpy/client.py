@@ -89,11 +89,12 @@ class Client:
         path: str,
         keys: Mapping[str, Any] | None = None,
         *,
+        method: str = "GET",
         policy: Policy = DEFAULT,
         hardware: bool = False,
         insecure_software: bool = False,
     ) -> tuple[Message, Found]:
-        """Return the reply to a GET of a path, and what is found of the attestation that was asked for with it.
+        """Return the reply to a request, and what is found of the attestation that was asked for with it.
 
         The attestation must answer a nonce made here, and be about what was asked for: where the path alone tells
         the hashpath it leads to, ``found.asked`` is True, or the status ``failed``. Where it does not (a process, a
@@ -102,6 +103,7 @@ class Client:
         ``found.status``, found from the evidence, and on nothing but ``hardware`` where secrets are at stake.
 
         Args:
+            keys: what goes along; with ``method="POST"``, the message that is posted.
             policy: what is accepted; see :mod:`hyperpy.attest.policy`. By default what a policy file without entries
                 says; which software runs is then not looked at, and the result at best a *warning*.
             hardware: ask for evidence of this very result, not of the node's key alone.
@@ -112,7 +114,7 @@ class Client:
         """
         nonce = secrets.token_bytes(32)
         asked = {"attest": "hardware" if hardware else "true", "attest-nonce": b64u(nonce)}
-        form = self._form("GET", path, {**(keys or {}), **asked})
+        form = self._form(method, path, {**(keys or {}), **asked})
         reply = self._checked(self._connection.exchange(self._origin, form))
         now = datetime.now(UTC)
         found = attested.check(reply, policy, now=now, nonce=nonce, insecure_software=insecure_software)

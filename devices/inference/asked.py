@@ -14,7 +14,7 @@ from hyperpy.inference.sampler import Sampling, sampling
 from hyperpy.inference.tokenizer import Tokenizer
 from hyperpy.message import NULL, Link, Value, as_text
 
-from .receipts import request_digest
+from .receipts import request_digest, text_of
 
 DEFAULT_TOKENS: Final = 256
 MAX_CHOICES: Final = 8
@@ -27,7 +27,7 @@ MAX_COMMITTED: Final = {2: 2048, 3: 256}
 """Tokens of all choices together for which layer roots, or op roots too, are told."""
 PARAMETERS: Final = (
     *("model", "prompt", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "n"),
-    *("stream", "stream_options", "stop", "seed", "logprobs", "top_logprobs", "level", "echo"),
+    *("stream", "stream_options", "stop", "seed", "logprobs", "top_logprobs", "level", "echo", "tee"),
 )
 """What is read of a request, beside what is refused."""
 _REFUSED: Final[dict[str, tuple[Any, ...]]] = {
@@ -44,13 +44,16 @@ _REFUSED: Final[dict[str, tuple[Any, ...]]] = {
     "suffix": (b"",),
 }
 """What would change the answer and is not part of HPI-1, with the values that change nothing."""
+_ECHOED: Final = (*PARAMETERS, *_REFUSED, "response_format", "user")
+"""What a text that evidence is about says of the request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
     """A request, understood. ``turns`` of a chat, or a ``prompt`` as text or ids; ``top`` is -1 without logprobs.
 
-    ``digest`` is the request's, as receipts hold it.
+    ``digest`` is the request's, as receipts hold it. With ``tee`` the answer holds evidence about itself and the
+    request, ``text``.
     """
 
     model: str
@@ -65,6 +68,8 @@ class Asked:
     top: int
     level: int
     digest: str
+    tee: bool = False
+    text: bytes = b"{}"
 
     @property
     def chat(self) -> bool:
@@ -96,6 +101,10 @@ class Reader:
                 if found is not None and found != NULL:
                     return tuple(map(_loaded, found)) if isinstance(found, tuple) else found
         return None
+
+    def all(self, names: Sequence[str]) -> dict[str, Value]:
+        """Return the values that are there."""
+        return {name: found for name in names if (found := self.get(name)) is not None}
 
     def text(self, name: str, default: str = "") -> str:
         found = self.get(name)
@@ -158,7 +167,11 @@ def read(base: Message, request: Message, most: int) -> Asked:
     seed = _seed(reader.get("seed"), request)
     asked = (reader.decimal("temperature", "1"), reader.decimal("top_p", "1"), reader.whole("top_k", 0, -1, 1 << 20))
     drawn = tuple(sampling(asked[0], asked[1], max(asked[2], 0), one) for one in _seeds(seed, count))
-    options = reader.get("stream_options")
+    options, stream, tee = reader.get("stream_options"), reader.flag("stream"), reader.flag("tee")
+    if stream and tee:
+        raise ParameterError(
+            "a streamed answer holds no evidence", name="tee", hint="Leave 'stream' out, or ask for ?attest=true."
+        )
     return Asked(
         model=reader.text("model"),
         turns=turns,
@@ -167,11 +180,13 @@ def read(base: Message, request: Message, most: int) -> Asked:
         samplings=drawn,
         seed=seed,
         stops=_stops(reader.get("stop")),
-        stream=reader.flag("stream"),
+        stream=stream,
         usage=isinstance(options, Message) and options.get("include_usage") is True,
         top=_top(reader, chat),
         level=_level(reader, limit * count),
-        digest=request_digest({name: found for name in PARAMETERS if (found := reader.get(name)) is not None}),
+        digest=request_digest(reader.all(PARAMETERS)),
+        tee=tee,
+        text=text_of(reader.all(_ECHOED)) if tee else b"{}",
     )
 
 

@@ -17,7 +17,7 @@ from hyperpy.inference.serving import Card, Served, ids_of, in_time
 from hyperpy.inference.tokenizer import Tokenizer
 from hyperpy.message import Value
 
-from . import browser, forms, mail
+from . import attested, browser, forms, mail
 from .asked import PARAMETERS, Asked, Reader, read, turns_of
 from .choices import Choice
 from .forms import Forms
@@ -25,6 +25,7 @@ from .forms import Forms
 _ITSELF = Message({"device": "inference@1.0"})
 _SHADERS = tuple(f"{name}.wgsl" for name in browser.SHADERS)
 _HEX = frozenset("0123456789abcdef")
+_NO_EVIDENCE = "Leave 'tee' out; ask for the process's state with ?attest=true."
 _REFERENCE = "What a name means differs from node to node; /~inference@1.0/v1/models lists references."
 
 
@@ -65,10 +66,14 @@ class Inference:
         ``top_logprobs``, ``stream`` and ``stream_options`` are understood; penalties, tools and biases are refused.
         Without ``seed`` the request's own ID is the seed. ``level`` says how finely the answer commits to what was
         computed: 0 the last state alone, 1 (the default) the state of every token, 2 layer roots, 3 op roots too.
+        ``tee: true`` adds ``attestation``, evidence of this machine about request and answer.
         """
         with _shaped():
             asked = read(base, request, self._models.most)
             body, state = self._answered(asked, ctx)
+            if asked.tee:
+                plain = _json(body) | {"state": state}
+                body = attested.body(asked.text, body, attested.ao_core(base, request, plain), ctx)
         if request.get("type") == b"Message":
             return Message({"data": body, "action": "Inference-Response"})
         return _json(body) | {"state": state}
@@ -101,6 +106,11 @@ class Inference:
                 "source-sha256": card.source,
             }
         )
+
+    @key(deterministic=False)
+    def stamp(self, ctx: Context) -> Message:
+        """Return the time (milliseconds) and 32 random bytes (hex), for an answer with evidence."""
+        return Message({"timestamp": int(ctx.now() * 1000), "nonce": ctx.random(32).hex()})
 
     @key
     def page(self) -> Message:
@@ -151,6 +161,8 @@ class Inference:
             return base
         try:
             asked = read(Message({"chat-mode": found.chat}), found.parameters, self._models.most)
+            if asked.tee:
+                raise ParameterError("what processes are answered holds no evidence", name="tee", hint=_NO_EVIDENCE)
             if not _is_reference(asked.model):
                 raise ParameterError("a process names its model by reference", name="model", hint=_REFERENCE)
             answer = mail.response(self._answered(replace(asked, stream=False), ctx)[0])

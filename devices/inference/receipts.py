@@ -7,31 +7,29 @@ the signed reply around it, and with all that is needed to make the answer again
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
-from hyperpy import Message
-from hyperpy.codecs import json
 from hyperpy.encoding import b64u
 from hyperpy.inference.sampler import Sampling
 from hyperpy.inference.serving import Card
 from hyperpy.inference.shaders import source
-from hyperpy.message import Value
+from hyperpy.message import NULL, Atom, Link, Value, as_text
 
 TYPE: Final = "apus-inference-receipt"
 VERSION: Final = "1.0"
 PROFILE: Final = "hpi-1"
 PROVENANCE: Final = "receipt-observed"
 """What the field says of who saw it: the node that answers, and no hardware."""
-_NOT_DIGESTED: Final = ("stream", "stream_options")
+_NOT_DIGESTED: Final = ("stream", "stream_options", "tee")
 """What says how an answer is sent, and not which."""
 
 
 def request_digest(parameters: Mapping[str, Value]) -> str:
     """Return the digest (base64url SHA-256) of a request: of its parameters as JSON, keys sorted, without spaces."""
-    kept = {name: found for name, found in parameters.items() if name not in _NOT_DIGESTED}
-    return _digest(json.encode(Message.make(kept)))
+    return _digest(text_of({name: found for name, found in parameters.items() if name not in _NOT_DIGESTED}))
 
 
 @lru_cache(maxsize=1)
@@ -70,7 +68,26 @@ def of_answer(
         "state": list(states),
         "provenance-class": PROVENANCE,
     }
-    return {"receipt-id": _digest(json.encode(Message(made))), **made}
+    return {"receipt-id": _digest(text_of(made)), **made}
+
+
+def text_of(document: Mapping[str, Any]) -> bytes:
+    """Return messages and what else JSON knows as JSON text: keys sorted, no spaces."""
+    return json.dumps(plain(document), sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode(
+        "utf-8", "surrogateescape"
+    )
+
+
+def plain(item: Any) -> Any:
+    """Return a value as JSON has it: text as text, lists as lists."""
+    item = item.load() if isinstance(item, Link) else item
+    if isinstance(item, bytes):
+        return as_text(item)
+    if isinstance(item, Atom):
+        return None if item == NULL else str(item)
+    if isinstance(item, Mapping):
+        return {name: plain(one) for name, one in item.items()}
+    return [plain(one) for one in item] if isinstance(item, (list, tuple)) else item
 
 
 def _digest(data: bytes) -> str:

@@ -222,7 +222,8 @@ def digest(document: Any) -> str:
 
 def test_a_receipt_is_in_the_answer(n: TestNode) -> None:
     """The fields of inference_receipt@1.0 (devices/08), each from where it comes: request, model, WGSL, answer."""
-    document = {"model": "toy", **HELLO, "temperature": 0.7, "seed": 5, "stop": ["q"], "messages": [
+    document = {"model": "toy", **HELLO, "temperature": 0.7, "seed": 5, "stop": ["q"], "logprobs": True,
+                "messages": [
         {"role": "user", "content": "grüße"}]}  # fmt: skip
     _, found = ask(n, CHAT, document)
     receipt = found.pop("receipt")
