@@ -25,7 +25,7 @@ from typing import Any, Final
 
 from hyperpy.errors import Busy, DeviceTimeout, HyperpyError, SizeError
 from hyperpy.inference.arith import Ints
-from hyperpy.inference.generation import Backend, Together, Token, check_prompt, state_hash
+from hyperpy.inference.generation import Ahead, Backend, Together, Token, check_prompt, state_hash
 from hyperpy.inference.sampler import Sampling
 
 PIECE: Final = 64
@@ -372,10 +372,25 @@ class Batcher:
             state.cache.truncate(state.fed)
 
     def _write(self, state: _State) -> None:
-        """Make one token of a session."""
+        """Make one token of a session; more, if it is alone and the engine can choose them."""
+        count = min(AHEAD - state.made + state.taken, state.last - len(state.ids))
+        if isinstance(self._engine, Ahead) and len(self._running) == 1 and count > 1 and state.sampling.whole:
+            self._write_ahead(state, self._engine, count)
+            return
         row = self._engine.forward([state.ids[-1]], state.cache)
         state.fed += 1
         self._chosen(state, row)
+
+    def _write_ahead(self, state: _State, engine: Ahead, count: int) -> None:
+        """Make tokens that the engine chooses, as far as they are those chosen here."""
+        rows, chosen = engine.forward_ahead(state.ids[-1], state.cache, state.sampling, len(state.ids), count)
+        for row, ident in zip(rows, (*chosen, None), strict=True):
+            state.fed += 1
+            self._chosen(state, row)
+            if state.cache is None or state.ids[-1] != ident:
+                break
+        if state.cache is not None:
+            state.cache.truncate(state.fed)
 
     def _written_together(self, states: list[_State]) -> bool:
         """Make one token of each session in one pass; False, and nothing done, where the engine cannot or fails."""

@@ -16,8 +16,9 @@ import numpy as np
 
 from hyperpy.errors import Busy, ConfigError, Corrupt, NotFound
 from hyperpy.inference import gguf, reference, toy, weights
-from hyperpy.inference.generation import Backend, Together
+from hyperpy.inference.generation import Ahead, Backend, Together
 from hyperpy.inference.model import Model, config_of
+from hyperpy.inference.sampler import Sampling
 from hyperpy.inference.weights import Matrix
 
 NAMES = ("reference", "cpu", "webgpu")
@@ -127,6 +128,13 @@ def self_test(engine: Backend) -> None:
     for first, last in ((0, 40), (40, 44), (44, 45)):
         got = engine.forward(ids[first:last], cache, every=True)
         _compare(engine, got, judge.forward(ids[first:last], kept, every=True))
+    if isinstance(engine, Ahead):
+        for sampling in (Sampling(), Sampling(t16=30 * 65536)):
+            ahead, alone = engine.cache(), judge.cache()
+            rows, chosen = engine.forward_ahead(ids[0], ahead, sampling, 1, 4)
+            right = judge.forward([ids[0], *chosen], alone, every=True)
+            _compare(engine, rows, right)
+            _compare(engine, chosen, [sampling.choose(row, 1 + n) for n, row in enumerate(right[:-1])])
     if isinstance(engine, Together):
         caches, sessions = [cache, engine.cache(), engine.cache()], [kept, judge.cache(), judge.cache()]
         engine.forward(ids[:3], caches[1])

@@ -37,6 +37,20 @@ class Together(Protocol):
     def forward_many(self, ids: Sequence[int], caches: Sequence[Any]) -> Ints: ...
 
 
+@runtime_checkable
+class Ahead(Protocol):
+    """What an engine offers that chooses tokens itself, so that nobody waits for each."""
+
+    def forward_ahead(
+        self, ident: int, cache: Any, sampling: Sampling, position: int, count: int
+    ) -> tuple[Ints, list[int]]:
+        """Read a token, and ``count`` - 1 more that the engine chooses, the first of them for ``position``.
+
+        ``sampling`` looks at the whole vocabulary. Returns the logits after each token read, and those chosen: a
+        caller chooses too, and drops what was read behind the first token that is another.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Token:
     """A chosen token: its id, its position, the logits it was chosen from, and the state after those before it."""

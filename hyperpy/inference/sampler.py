@@ -29,6 +29,21 @@ class Sampling:
     p16: int = 65536
     seed: bytes = bytes(32)
 
+    @property
+    def whole(self) -> bool:
+        """Whether the whole vocabulary is looked at."""
+        return not self.top_k and self.p16 == 65536
+
+    @property
+    def inverse(self) -> int:
+        """The inverse of the temperature, invT; 0 where it is greedy."""
+        return (LOG2E * 65536 + self.t16 // 2) // self.t16 if self.t16 else 0
+
+    def drawn(self, position: int) -> int:
+        """Return the random number of a position, 64 bits."""
+        digest = hashlib.sha256(b"hpi1-sample" + self.seed + position.to_bytes(8, "big")).digest()
+        return int.from_bytes(digest[:8], "big")
+
     def choose(self, logits: Ints, position: int) -> int:
         """Return the id of the next token, which will stand at ``position`` of the whole sequence."""
         if self.t16 == 0:
@@ -36,17 +51,15 @@ class Sampling:
         logits = np.asarray(logits, np.int64)
         order = np.argsort(-logits, kind="stable")
         order = order[: self.top_k] if self.top_k else order
-        inverse = (LOG2E * 65536 + self.t16 // 2) // self.t16
         z = np.minimum(logits[order[0]] - logits[order], 40 * self.t16)
-        weights = exp2n(np.minimum((z * inverse) >> 31, 31 * 65536))
+        weights = exp2n(np.minimum((z * self.inverse) >> 31, 31 * 65536))
         sums = np.cumsum(weights)
         enough = -(-self.p16 * int(sums[-1]) // 65536)
         kept = int(np.searchsorted(sums, enough)) + 1
         ids = order[:kept]
         by_id = np.argsort(ids)
         running = np.cumsum(weights[:kept][by_id])
-        drawn = hashlib.sha256(b"hpi1-sample" + self.seed + position.to_bytes(8, "big")).digest()
-        target = int.from_bytes(drawn[:8], "big") * int(running[-1]) >> 64
+        target = self.drawn(position) * int(running[-1]) >> 64
         return int(ids[by_id][np.searchsorted(running, target, side="right")])
 
 

@@ -23,6 +23,7 @@ from hyperpy import errors
 from hyperpy.errors import Busy, ConfigError, HyperpyError
 from hyperpy.inference.arith import Ints
 from hyperpy.inference.model import Model
+from hyperpy.inference.sampler import Sampling
 from hyperpy.inference.webgpu_child import packed, read, write
 
 PATIENCE_S: Final = 120.0
@@ -177,6 +178,21 @@ class Engine:
             for cache in caches:
                 cache.length += 1
         return np.frombuffer(data, "<i4").astype(np.int64).reshape(len(ids), -1)
+
+    def forward_ahead(
+        self, ident: int, cache: Cache, sampling: Sampling, position: int, count: int
+    ) -> tuple[Ints, list[int]]:
+        """Read a token, and those that the adapter chooses; see :class:`hyperpy.inference.generation.Ahead`.
+
+        Raises:
+            Busy: as :meth:`forward`.
+        """
+        told = [sampling.t16, sampling.top_k, sampling.p16, sampling.seed]
+        with self._lock:
+            request = cache.number, cache.length, int(ident), told, position, count
+            data, chosen = self._ask(cache.child, "forward_ahead", *request)
+            cache.length += len(chosen) + 1
+        return np.frombuffer(data, "<i4").astype(np.int64).reshape(len(chosen) + 1, -1), chosen
 
     def prefix(self, cache: Cache, positions: int) -> Cache:
         """Return a cache that begins with the same ``positions``."""

@@ -33,6 +33,7 @@ _BINDINGS: Final = {
     "spread": ("linear.wgsl", (4, 5, 6)),
     "embed_nibbles": ("linear.wgsl", (0, 1, 2, 5, 6, 7)),
     "embed_bytes": ("linear.wgsl", (0, 1, 2, 5, 6, 7)),
+    "choose": ("choose.wgsl", (0, 1, 2, 3)),
     "turn": ("attention.wgsl", (0, 1, 2, 3, 6)),
     "look": ("attention.wgsl", (0, 1, 2, 3, 4, 5, 6)),
 }

@@ -15,6 +15,7 @@ import numpy as np
 
 from hyperpy.errors import HyperpyError
 from hyperpy.inference.model import Config, Model
+from hyperpy.inference.sampler import Sampling
 from hyperpy.inference.weights import Matrix, Norm, Weight
 
 MAX_FRAME: Final = 1 << 30
@@ -111,6 +112,14 @@ class Served:
     def forward_many(self, ids: list[int], sessions: list[list[int]]) -> Any:
         """Read one token of each session; return the logits as i32 LE."""
         return self._forward.forward_many(ids, [self._session(*one) for one in sessions]).astype("<i4").tobytes()
+
+    def forward_ahead(
+        self, number: int, length: int, ident: int, sampling: list[Any], position: int, count: int
+    ) -> Any:
+        """Read a token and those chosen after it; return the logits as i32 LE, and the tokens."""
+        cache = self._session(number, length)
+        rows, chosen = self._forward.forward_ahead(ident, cache, Sampling(*sampling), position, count)
+        return [rows.astype("<i4").tobytes(), chosen]
 
     def _session(self, number: int, length: int) -> Any:
         """Return a session cut to what the other side knows of it: a pass that failed may have left more."""

@@ -13,6 +13,7 @@ import numpy as np
 from hyperpy.errors import ConfigError, ParameterError
 from hyperpy.inference import tables
 from hyperpy.inference.model import LAYER_NORMS, Model
+from hyperpy.inference.sampler import Sampling
 from hyperpy.inference.tables import FA, FG, FH, FL, FN, FQ
 from hyperpy.inference.webgpu_adapter import LANES, PLAIN, Form, Gpu, Tiles
 
@@ -26,6 +27,10 @@ HEAD: Final = 256
 """Widest head whose sums stay in i32."""
 POSITIONS: Final = 256
 """Positions that a new session has room for; it doubles."""
+AHEAD: Final = 8
+"""Most tokens of one submission that the adapter chooses itself."""
+_STEP: Final = 12
+"""Bytes that change from one of them to the next: position, random number."""
 _MATRICES: Final = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 
 
@@ -146,6 +151,8 @@ class Forward:
         self._seen, self._gates = gpu.storage(CHUNK * qo * 4), gpu.storage(CHUNK * 2 * c.hidden * 4)
         self._scores, self._score_room = gpu.storage(4), 0
         self._logits, self._logit_rows = gpu.storage(c.vocabulary * 4), 1
+        self._choice, self._steps = gpu.uniform(*[0] * 8), gpu.storage(AHEAD * _STEP)
+        self._chosen, self._ahead = gpu.storage(AHEAD * 4), gpu.storage(AHEAD * c.vocabulary * 4)
         self._static: dict[Any, Any] = {}
         self._made = 0
 
@@ -189,14 +196,7 @@ class Forward:
             gpu.write(cache.heads, (self._score_room, row), 24)
             row += tokens
         encoder = gpu.device.create_command_encoder()
-        run = encoder.begin_compute_pass()
-        self._embed(run, count)
-        for layer in range(c.layers):
-            self._layer(run, layer, count, spans)
-        if rows:
-            self._norm(run, "last", self._last, self.model.norm("output_norm").eg, rows, count - rows)
-            self._linear(run, "head", self._head, FN - FL, self._logits, rows, c.vocabulary)
-        run.end()
+        self._encode(encoder, spans, count, rows)
         gpu.device.queue.submit([encoder.finish()])
         for cache, tokens in spans:
             cache.length += tokens
@@ -204,6 +204,48 @@ class Forward:
             return np.empty((0, c.vocabulary), np.int32)
         data = gpu.device.queue.read_buffer(self._logits, 0, rows * c.vocabulary * 4)
         return np.frombuffer(data, np.int32).reshape(rows, c.vocabulary)
+
+    def _encode(self, encoder: Any, spans: Spans, count: int, rows: int) -> None:
+        run = encoder.begin_compute_pass()
+        self._embed(run, count)
+        for layer in range(self.config.layers):
+            self._layer(run, layer, count, spans)
+        if rows:
+            self._norm(run, "last", self._last, self.model.norm("output_norm").eg, rows, count - rows)
+            self._linear(run, "head", self._head, FN - FL, self._logits, rows, self.config.vocabulary)
+        run.end()
+
+    def forward_ahead(
+        self, ident: int, cache: Cache, sampling: Sampling, position: int, count: int
+    ) -> tuple[Any, list[int]]:
+        """Read a token and at most ``count`` - 1 more, chosen here; see :class:`hyperpy.inference.generation.Ahead`."""
+        self._known([ident])
+        c, gpu, count = self.config, self.gpu, min(count, AHEAD)
+        cache.reserve(cache.length + count)
+        self._prepare(cache.length + count, 1)
+        gpu.write(self._ids, (ident,))
+        gpu.write(cache.heads, (self._score_room, 0), 24)
+        gpu.write(self._choice, (c.vocabulary, 40 * sampling.t16, sampling.inverse, sampling.inverse >> 32))
+        draws = [sampling.drawn(position + number) for number in range(count)]
+        steps = [part for n, drawn in enumerate(draws) for part in (cache.length + n, drawn, drawn >> 32)]
+        gpu.write(self._steps, steps)
+        encoder = gpu.device.create_command_encoder()
+        for number in range(count):
+            encoder.copy_buffer_to_buffer(self._steps, number * _STEP, cache.heads, 12, 4)
+            self._encode(encoder, [(cache, 1)], 1, 1)
+            row = c.vocabulary * 4
+            encoder.copy_buffer_to_buffer(self._logits, 0, self._ahead, number * row, row)
+            if number + 1 < count:
+                encoder.copy_buffer_to_buffer(self._steps, number * _STEP + 4, self._choice, 16, 8)
+                run = encoder.begin_compute_pass()
+                self._step(run, "choose", "choose", (self._logits, self._ids, self._exp2, self._choice), 1, 1)
+                run.end()
+                encoder.copy_buffer_to_buffer(self._ids, 0, self._chosen, number * 4, 4)
+        gpu.device.queue.submit([encoder.finish()])
+        cache.length += count
+        rows = np.frombuffer(gpu.device.queue.read_buffer(self._ahead, 0, count * row), np.int32)
+        chosen = np.frombuffer(gpu.device.queue.read_buffer(self._chosen), np.uint32)[: count - 1]
+        return rows.reshape(count, -1).astype(np.int64), chosen.tolist()
 
     def _prepare(self, positions: int, rows: int) -> None:
         """Make room for a pass: rotations, scores, logits."""
