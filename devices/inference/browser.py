@@ -15,6 +15,7 @@ from hyperpy.inference.shaders import source
 MODULES: Final = ("tables", "model", "forward", "page")
 """Each needs only those before it."""
 SHADERS: Final = ("integers", "norm", "linear", "attention")
+"""Those that the page needs: it chooses no tokens."""
 
 _FOLDER: Final = Path(__file__).parent / "page"
 _IMPORT: Final = re.compile(r'^import \{[^}]*\} from "\./[a-z0-9]+\.mjs";\n', re.MULTILINE)

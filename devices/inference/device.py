@@ -14,6 +14,7 @@ from hyperpy.capabilities import Models
 from hyperpy.errors import HyperpyError, ParameterError, SizeError
 from hyperpy.inference import commitments
 from hyperpy.inference.serving import Card, Served, ids_of, in_time
+from hyperpy.inference.shaders import NAMES
 from hyperpy.inference.tokenizer import Tokenizer
 from hyperpy.message import Value
 
@@ -23,7 +24,7 @@ from .choices import Choice
 from .forms import Forms
 
 _ITSELF = Message({"device": "inference@1.0"})
-_SHADERS = tuple(f"{name}.wgsl" for name in browser.SHADERS)
+_SHADERS = tuple(f"{name}.wgsl" for name in NAMES)
 _HEX = frozenset("0123456789abcdef")
 _NO_EVIDENCE = "Leave 'tee' out; ask for the process's state with ?attest=true."
 _REFERENCE = "What a name means differs from node to node; /~inference@1.0/v1/models lists references."

@@ -8,8 +8,9 @@ from typing import Any, Final
 
 from hyperpy.errors import HyperpyError, ParameterError
 from hyperpy.inference.serving import PART, Card, Layout
+from hyperpy.inference.shaders import NAMES
 
-from . import browser, receipts
+from . import receipts
 from .asked import Asked
 from .choices import Choice
 
@@ -46,7 +47,7 @@ class Forms:
             "hyperpy": self._checkable(choices),
         }
         told = document["hyperpy"]["state"]
-        drawn, kernels = self._asked.samplings[0], receipts.shaders(browser.SHADERS)
+        drawn, kernels = self._asked.samplings[0], receipts.shaders(NAMES)
         made = receipts.of_answer(self._asked.digest, self._card, drawn, told, kernels, text_of(document))
         return text_of({**document, "receipt": made})
 

@@ -8,6 +8,10 @@ from pathlib import Path
 from hyperpy.errors import ConfigError
 
 
+NAMES = ("integers", "norm", "linear", "attention", "choose")
+"""All that engines compute with."""
+
+
 @lru_cache(maxsize=8)
 def source(name: str) -> str:
     """Return a shader's text: of the installed package, or of the checkout."""
