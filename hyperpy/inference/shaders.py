@@ -7,7 +7,6 @@ from pathlib import Path
 
 from hyperpy.errors import ConfigError
 
-
 NAMES = ("integers", "norm", "linear", "attention", "choose")
 """All that engines compute with."""
 
