@@ -29,6 +29,7 @@ from hyperpy.attestation_batch import Together, Turn
 from hyperpy.attester import Attester, base, detect
 from hyperpy.attester import nvidia as gpus_here
 from hyperpy.attester.software import SoftwareAttester
+from hyperpy.capabilities import Sink
 from hyperpy.config import Config
 from hyperpy.context import Chain
 from hyperpy.encoding import b64u, b64u_decode, sha256
@@ -77,7 +78,7 @@ class Attestation:
         self._epoch = b"start:" + secrets.token_bytes(32)
         self._identity: tuple[bytes, Evidence] | None = None
         self._gpus: gpus_here.Nvidia | None = None
-        self.run: Callable[[Message, float, Message | None], Result] | None = None
+        self.run: Callable[..., Result] | None = None
         found = attester if attester is not None else detect()
         if found is None and config.tee.software:
             found = SoftwareAttester(runtime_digest())
@@ -202,11 +203,11 @@ class Attestation:
         """Let go of the key for secrets: the node stops, and what is sealed to it opens nowhere any more."""
         self._secret = None
 
-    def privately(self, request: Message, deadline: float, base: Message | None = None) -> Result:
+    def privately(self, request: Message, deadline: float, base: Message | None = None, sink: Sink = None) -> Result:
         """See :meth:`hyperpy.capabilities.Attester.privately`."""
         if self.run is None:
             raise ConfigError("there is no node to resolve sealed requests")
-        return self.run(request, deadline, base)
+        return self.run(request, deadline, base, sink)
 
     # -- attested replies ----------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
+Sink = Callable[[bytes], None] | None
 
 
 class NodeControl(Protocol):
@@ -437,14 +438,11 @@ class Attester(Protocol):
     def accepts_software(self) -> bool:
         """Say whether this process was started to believe software evidence, where a policy does too."""
 
-    def privately(self, request: Message, deadline: float, base: Message | None = None) -> Result:
+    def privately(self, request: Message, deadline: float, base: Message | None = None, sink: Sink = None) -> Result:
         """Resolve a request that came sealed: as a stranger's, by deterministic keys alone, and recorded nowhere.
 
-        Args:
-            deadline: monotonic seconds; ``base``: what the request is one step on, None resolves its path.
-
-        Raises:
-            HyperpyError: whatever the resolution raised.
+        It is one step on a base, or else its path is resolved, until the deadline (monotonic seconds). A sink takes
+        pieces of the answer ahead of the whole. Raises HyperpyError as the resolution does.
         """
 
     def unseal(self, sealed: bytes, info: bytes) -> bytes:

@@ -351,10 +351,10 @@ class Node:
             if batch is not None:
                 batch.commit(self.store)
 
-    def _run_sealed(self, request: Message, deadline: float, base: Message | None = None) -> Result:
+    def _run_sealed(self, request: Message, deadline: float, base: Message | None, sink: Any) -> Result:
         """Resolve what came sealed: a stranger's, by deterministic keys alone; nothing of it is kept or logged."""
         chain = self._own_chain(None)
-        chain.deadline, chain.strict, chain.sealed = deadline, True, True
+        chain.deadline, chain.strict, chain.sealed, chain.sink = deadline, True, True, sink
         members = (base, request) if base is not None else path.parse(request, limits=self._limits)
         return self.resolver.top(members, chain)
 

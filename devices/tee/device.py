@@ -103,7 +103,8 @@ class Tee:
 
         ``sealed`` (base64url) holds the canonical bytes of a message: ``path``, whatever else the request has, and
         ``reply-key``. ``attestation``, ``policy`` and ``request-id`` are what it was sealed for. The path is resolved
-        as a stranger's, by deterministic keys alone, and nothing of it is recorded, stored or logged.
+        as a stranger's, by deterministic keys alone, and nothing of it is recorded, stored or logged. With
+        ``stream`` beside it and ``stream-secret`` (32 bytes, base64url) inside, pieces of the answer come first.
         """
         return sealing.opened(request, self._attester, b64u_decode(self._node.address), ctx)
 

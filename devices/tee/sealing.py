@@ -7,6 +7,7 @@ a sealed reply. It is resolved as a stranger's, by deterministic keys alone, and
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,7 +43,9 @@ def opened(request: Message, attester: Attester, address: bytes, ctx: Context) -
     inner = _inner(attester.unseal(sealed, info))
     reply_key = asked.raw(inner.get("reply-key", b""), "reply-key")
     sealing.seal(b"", reply_key, b"")  # an answer that nobody could be given is not worked out
-    answer = _answered(attester, inner.without("reply-key"), ctx)
+    pieces = _Pieces(inner, sealed, ctx)
+    answer = _answered(attester, inner.without("reply-key", "stream-secret"), ctx, pieces)
+    pieces.end()
     made = sealing.seal(answer, reply_key, sealing.reply_context(sealed))
     return Message(
         {
@@ -64,10 +67,44 @@ def _inner(plain: bytes) -> Message:
     return Message.make(dict(found.raw_items()))
 
 
-def _answered(attester: Attester, inner: Message, ctx: Context) -> bytes:
+class _Pieces:
+    """Seals pieces of an answer that come ahead of the whole, for whoever knows the request's ``stream-secret``.
+
+    The first event has a salt of this answer alone: the same request, sent again by somebody, has other keys.
+    """
+
+    def __init__(self, inner: Message, sealed: bytes, ctx: Context) -> None:
+        self._stream: sealing.Stream | None = None
+        self._ctx = ctx
+        if "stream-secret" not in inner:
+            return
+        secret, salt = asked.raw(inner.get("stream-secret", b""), "stream-secret"), ctx.random(32)
+        self._stream = sealing.Stream(secret, sealing.stream_context(sealed, salt))
+        self._send(salt)
+
+    @property
+    def sink(self) -> Callable[[bytes], None] | None:
+        """What takes pieces; None where nobody asked for them."""
+        return self.take if self._stream is not None else None
+
+    def take(self, piece: bytes) -> None:
+        """Send a piece, sealed."""
+        if self._stream is not None:
+            self._send(self._stream.seal(piece))
+
+    def end(self) -> None:
+        """Send the last piece, which is empty and says that nothing was cut off."""
+        if self._stream is not None:
+            self._send(self._stream.seal(b"", last=True))
+
+    def _send(self, data: bytes) -> None:
+        self._ctx.emit(b"data: " + b64u(data).encode() + b"\n\n")
+
+
+def _answered(attester: Attester, inner: Message, ctx: Context, pieces: _Pieces) -> bytes:
     """Return the canonical bytes of the answer, that of its error included: nobody else may read either."""
     try:
-        result = attester.privately(inner, ctx.deadline)
+        result = attester.privately(inner, ctx.deadline, sink=pieces.sink)
         made = {"outcome": result.status, "result": _bare(result.value)}
         return canonical.encode(Message(made))
     except HyperpyError as error:

@@ -28,6 +28,7 @@ MAX_BYTES: Final = 4 << 20
 _DOMAIN: Final = b"hyperpy/tee/seal/v1\0"
 _REPLY: Final = b"hyperpy/tee/reply/v1\0"
 _STREAM: Final = b"hyperpy/tee/stream/v1\0"
+_PIECES: Final = b"hyperpy/tee/pieces/v1\0"
 _DERIVED: Final = b"hyperpy/tee/derived/v1\0"
 _LAST: Final = 1 << 95
 
@@ -55,6 +56,11 @@ def context(attestation: bytes, policy: str, address: bytes, request: bytes) -> 
 def reply_context(sealed: bytes) -> bytes:
     """Return ``info`` of the answer to a sealed request."""
     return _REPLY + hashlib.sha256(sealed).digest()
+
+
+def stream_context(sealed: bytes, salt: bytes) -> bytes:
+    """Return ``info`` of the pieces of an answer to a sealed request; the salt is another for each answer."""
+    return _PIECES + hashlib.sha256(sealed).digest() + salt
 
 
 def seal(plain: bytes, kem: bytes, info: bytes) -> bytes:

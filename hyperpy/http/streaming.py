@@ -28,7 +28,8 @@ _ROOM: Final = 64 << 20
 
 def may_stream(raw: RawRequest) -> bool:
     """Say whether a request could ask for a stream; whether it does is known when it is decoded."""
-    return raw.method == "POST" and (b"stream" in raw.body or b"stream" in raw.target)
+    named = b"stream" in raw.body or b"stream" in raw.target or any(name == b"stream" for name, _ in raw.headers)
+    return raw.method == "POST" and named
 
 
 class Pipe:
