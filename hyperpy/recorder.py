@@ -52,7 +52,7 @@ class Recorder:
             origin=origin,
             base=self._cache.reference(step.base, batch),
             request=self._cache.reference(step.request, batch),
-            result=commitments.unsigned_id(step.result),
+            result=commitments.content_id(step.result),
             status=step.status,
             device=device.spec.name,
             key=step.found.name,
@@ -76,7 +76,7 @@ class Recorder:
             device=step.found.device.spec.name,
             key=step.found.name,
             request=self._cache.reference(step.request, batch),
-            result=commitments.unsigned_id(step.result),
+            result=commitments.content_id(step.result),
             status=step.status,
         )
 

@@ -53,6 +53,8 @@ from hyperpy.sdk import Result
 from hyperpy.trail import Record, Trail
 from hyperpy.watchdog import Interrupted, Watchdog
 
+UNREPEATABLE = "an answer that cannot be made again"
+"""What a chain may have met; see :class:`hyperpy.context.Chain`."""
 _PASSING = (Busy, DeviceTimeout, SealedElsewhere)
 _ALIKE = "Send the value to the process in a message instead."
 _PLAIN = (str, bytes, int, float, tuple, list, dict, Message)
@@ -118,7 +120,10 @@ class Resolver:
             raise PathError("the path is empty", hint="Name a device and a key: /~message@1.0&a=1/a")
         if len(members) == 1:
             return self._alone(members[0], frame)
-        result = Result("ok", members[0])
+        root = members[0]
+        if type(root) is Message and normalise.has_control(root):
+            root = normalise.without_control(self, root, frame)
+        result = Result("ok", root)
         order = frame.chain.order if frame.depth == 0 else None
         for member in members[1:]:
             base = result.value
@@ -244,7 +249,7 @@ class Resolver:
             if chain.strict and (chain.given is None or now.frame.depth > 0):
                 name = f"{now.found.device.spec.name}/{now.found.name}"
                 if chain.given is not None:  # no slot: there the refusal is an outcome, here it is this chain's alone
-                    chain.met = chain.met or "an answer that cannot be made again"
+                    chain.met = chain.met or UNREPEATABLE
                 refused = NotDeterministic(f"{name} is not deterministic, and a process's state must be", hint=_ALIKE)
                 if now.frame.depth == 0:  # the slot itself; parts that failed leave their word in it
                     self._fail(now, refused)
@@ -449,6 +454,7 @@ class Resolver:
         given, name = now.frame.chain.given, now.found.device.spec.name
         assert given is not None
         if now.frame.depth == 0:
+            now.frame.chain.met = now.frame.chain.met or UNREPEATABLE
             raise MessageNotFound(f"{name}/{now.found.name} cannot be made again: it is not deterministic")
         answer = given.next(name, now.found.name, lambda: self.cache.reference(now.request, Batch()))
         kept = self.cache.read(answer.result, exact=True)

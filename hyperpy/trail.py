@@ -78,7 +78,7 @@ class Record:
         parent: record ID of the enclosing step; empty at top level.
         origin: SHA-256 of the raw request as cleaned at ingress.
         base, request: ID of the message: signed if it is signed, else unsigned.
-        result: unsigned ID; literals are wrapped as ``{ao-result: body, body: X}``.
+        result: ID of all its keys, whoever signed which; literals are wrapped as ``{ao-result: body, body: X}``.
         status: word of the outcome: ``ok``, an error's, or ``cancelled`` (then without result).
         implementation: digest of the device's code.
         cached_from: record that the result was taken from.

@@ -110,7 +110,7 @@ def unsigned(evidence: Evidence, ref: str) -> str:
     """Return the unsigned ID of what an ID names; empty if it cannot be read."""
     try:
         item: Value = evidence.cache.read(ref, exact=True)
-        return commitments.unsigned_id(item) if isinstance(item, (Message, tuple)) else ref
+        return commitments.content_id(item) if isinstance(item, (Message, tuple)) else ref
     except HyperpyError:
         return ""
 
@@ -282,21 +282,27 @@ class _Collector:
         record = step.record
         if "/" not in record.hashpath_before:
             return [(name, "input") for name in self._made(record, step.name)]
-        first: bytes | None = None
+        best: tuple[int, bytes] | None = None
         for number, (_, name) in enumerate(
             self.evidence.store.scan("by-hashpath", hashpath_key(record.hashpath_before))
         ):
+            if number > _ALIKE * _ALIKE:
+                break
             before = self._read(name)
-            if before is None or before.hashpath_after != record.hashpath_before or number > _ALIKE * _ALIKE:
+            if before is None or before.hashpath_after != record.hashpath_before:
                 continue
-            if linked(self.evidence, record, before):
-                return [(name, "next")]
-            first = first or name
-        if first is not None:
-            return [(first, "next")]
+            own = not before.parent and before.origin == record.origin  # of the same request rather than an equal one
+            rank = 2 * linked(self.evidence, record, before) + own
+            if best is None or rank > best[0]:
+                best = rank, name
+            if rank == 3:
+                break
+        if best is not None:
+            return [(best[1], "next")]
         if step.name not in self.inside:
             text = f"the step that led to {record.hashpath_before} is not recorded"
-            step.gaps.append(Finding("record", text, where=(self.evidence.where,)))
+            step.unled = Finding("record", text, where=(self.evidence.where,))
+            step.gaps.append(step.unled)
         return []
 
     def _made(self, record: Record, own: bytes) -> list[bytes]:

@@ -25,10 +25,16 @@ _RULES: Final = (Rules(), Rules(host_with_port=True))
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A node's signed answer, and the messages of the path it answers."""
+    """A node's signed answer, and the messages of the path it answers.
+
+    Attributes:
+        members: as the node most likely saw them.
+        readings: all ways in which a node may have seen them, by its settings.
+    """
 
     reply: Message
     members: tuple[Value, ...]
+    readings: tuple[tuple[Value, ...], ...] = ()
 
     @property
     def claim(self) -> Claim:
@@ -78,13 +84,13 @@ class Peer:
         """
         form = request_form(Message({"path": self._prefix + where, "method": "GET"}))
         reply = self._connection.exchange(self._origin, form)
+        readings = tuple(seen(self._connection, self._origin, form, rules).parts for rules in _RULES)
         found: tuple[Value, ...] = ()
-        for rules in _RULES:
-            found = seen(self._connection, self._origin, form, rules).parts
+        for found in readings:
             claim = Asked(reply, found).claim
             if claim.base is None or claim.request is None or _named(claim) == reply.hashpath:
                 break
-        return Asked(reply, found)
+        return Asked(reply, found, readings)
 
     def account(self, of: str) -> Claim:
         """Return the node's account, by the query of ``fault@1.0/account``.

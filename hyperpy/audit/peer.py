@@ -18,22 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from hyperpy import commitments, hashpath, reply
+from hyperpy import commitments, hashpath
+from hyperpy.audit.answers import claim_of, other_code, said
 from hyperpy.audit.bisect import first_difference
-from hyperpy.audit.fault import Asked, Peer, assignment_of, last_slot, signer_of, state_of, with_account
-from hyperpy.audit.replay import Options
-from hyperpy.audit.verified import is_about, replayed
+from hyperpy.audit.fault import Peer, assignment_of, last_slot, signer_of, state_of
 from hyperpy.cache import Batch
 from hyperpy.codecs import canonical
 from hyperpy.context import Frame
-from hyperpy.encoding import b64u, b64u_decode, native, sha256
+from hyperpy.encoding import b64u_decode, native
 from hyperpy.errors import (
     CommitmentError,
-    DeviceNotFound,
     HyperpyError,
-    InvalidSignature,
     MessageNotFound,
-    NotDeterministic,
     UpstreamError,
 )
 from hyperpy.fault_proof import account_of
@@ -42,7 +38,7 @@ from hyperpy.node import Node
 from hyperpy.schedule_rules import Mark, check_assignment, schedulers_of, slot_of
 from hyperpy.store.schedule import slot_bytes, write_assignment
 from hyperpy.trail import Record
-from hyperpy.verdicts import Finding, Report, StepReport, Verdict, worst
+from hyperpy.verdicts import Finding, Report, StepReport, Verdict
 
 PROBES: Final = (
     "/~message@1.0&a=1&b=2/set&c=3/c",
@@ -55,7 +51,6 @@ PROBES: Final = (
 
 _PAGE: Final = 100
 _MOST_SLOTS: Final = 1_000_000
-_ECHOED: Final = frozenset({"date", "server", "content-digest", "content-length", "transfer-encoding", "connection"})
 
 Heard = Callable[[str], None]
 """Called with what is being looked at."""
@@ -88,7 +83,7 @@ def audit_peer(peer: Peer, node: Node, wanted: Wanted, heard: Heard = lambda wha
     signers: list[str] = []
     for path in paths:
         heard(path)
-        report.steps.append(step := _path(peer, node, path, report, wanted.devices if keeps else None))
+        report.steps.append(step := claim_of(peer, node, path, report, wanted.devices if keeps else None))
         signers += step.attested_by
     for process in wanted.processes:
         heard(process)
@@ -100,141 +95,6 @@ def audit_peer(peer: Peer, node: Node, wanted: Wanted, heard: Heard = lambda wha
     return report
 
 
-# -- an answer --------------------------------------------------------------------------------
-
-
-def _path(peer: Peer, node: Node, path: str, report: Report, devices: Sequence[str | Path | type] | None) -> StepReport:
-    """Compare one answer; with ``devices``, which a peer that keeps a trail is asked with, the steps behind it too."""
-    keeps = devices is not None
-    try:
-        asked = peer.ask(path)
-    except InvalidSignature as error:
-        return _said(path, Verdict.INVALID, [Finding("signature", error.message)])
-    answer = asked.reply
-    try:
-        signer = signer_of(answer)
-    except InvalidSignature:
-        signer = next(iter(commitments.committers(answer)), "")
-        if not signer:
-            where = (peer.url,)
-            text = "nobody signed the reply: it claims nothing"
-            return _said(path, Verdict.MISSING, [Finding("signature", text, where=where)])
-    verdict, findings = _compared(node, asked, signer, keeps)
-    if verdict is Verdict.DIVERGED and keeps and (other := _other_code(node, lambda: _account(peer, answer, signer))):
-        verdict, findings = Verdict.DIFFERS, [*findings, other]
-    made = _said(path, verdict, findings, answer)
-    made.attested_by = (signer,)
-    if verdict is Verdict.REPRODUCED and devices is not None and answer.hashpath:
-        _with_receipt(peer, answer.hashpath, made, report, Options(devices=devices))
-    return made
-
-
-def _account(peer: Peer, answer: Message, signer: str) -> Record:
-    return account_of(with_account(peer, answer, signer)[1], signer).record
-
-
-def _other_code(node: Node, account: Callable[[], Record]) -> Finding | None:
-    """Return that other code made a result than this machine's, by the signer's own account; None if not."""
-    try:
-        record = account()
-    except HyperpyError:
-        return None
-    try:
-        own = node.registry.lookup(record.device).implementation
-    except DeviceNotFound:
-        own = ""
-    if own == record.implementation:
-        return None
-    return Finding("implementation", f"{record.device} is another version there", own, record.implementation)
-
-
-def _compared(node: Node, asked: Asked, signer: str, keeps: bool) -> tuple[Verdict, list[Finding]]:
-    """Resolve the path here and compare what the signature covers."""
-    answer = asked.reply
-    chain = node.chain(None)
-    chain.strict, chain.linked, chain.may_sign = True, True, False
-    try:
-        own = reply.of_result(node.resolver.top(asked.members, chain))
-    except NotDeterministic:
-        return Verdict.ATTESTED, []
-    except DeviceNotFound as error:
-        return Verdict.MISSING, [Finding("implementation", f"this machine lacks a device: {error.message}")]
-    except HyperpyError as error:
-        own = reply.of_error(error)
-    findings = []
-    covered = set(commitments.committed(answer, committers=(signer,))) - _ECHOED
-    theirs, ours = (_only(item, covered) for item in (answer, own))
-    if theirs != ours:
-        text = "computed here, the path gives something else"
-        findings.append(Finding("result", text, commitments.content_id(ours), commitments.content_id(theirs)))
-    if findings:
-        return Verdict.DIVERGED, findings
-    bare = set(own.raw_items()) - covered - _ECHOED
-    if any(answer.get(name) != own.get(name) for name in bare):
-        text = f"the reply's signature leaves out {', '.join(sorted(bare))[:200]}, and what is served there is another"
-        return Verdict.DIVERGED, [Finding("signature", text)]
-    if bare:
-        text = f"the reply's signature leaves out {', '.join(sorted(bare))[:200]}: that is nobody's claim"
-        return Verdict.MISSING, [Finding("signature", text, where=("the signature",))]
-    tagged = any("tag" in fields for fields in answer.commitments.values())
-    if not tagged or own.hashpath is None or answer.hashpath == own.hashpath:
-        return Verdict.REPRODUCED, []
-    text = "the path leads to another hashpath"
-    if keeps:
-        return Verdict.DIVERGED, [Finding("hashpath", text, own.hashpath, answer.hashpath or "")]
-    text += ", as far as it is known what the node made of the request"
-    return Verdict.ATTESTED, [Finding("hashpath", text, own.hashpath, answer.hashpath or "")]
-
-
-def _only(item: Message, names: set[str]) -> Message:
-    return Message.make({name: one for name, one in item.raw_items().items() if name in names})
-
-
-def _with_receipt(peer: Peer, ref: str, made: StepReport, report: Report, options: Options) -> None:
-    """Ask for the recorded steps behind a reply, and make them again too."""
-    data = _receipt(peer, ref)
-    if data is None:
-        text = "no receipt of this answer: the steps behind it are not shown"
-        report.findings.append(Finding("not-supplied", text, where=(peer.url,)))
-        return
-    if not is_about(data, ref):
-        text = "the node gave a receipt of something else"
-        made.verdict, made.findings = Verdict.INVALID, (*made.findings, Finding("receipt", text, ref))
-        return
-    found = replayed(data, options)
-    made.given += found.given
-    if found.verdict is Verdict.REPRODUCED:
-        return
-    made.verdict = worst((made.verdict, found.verdict))
-    fault = found.first_fault
-    made.findings += tuple(fault.findings if fault is not None else found.findings)[:5]
-    report.findings += [one for one in found.findings if one not in report.findings][:5]
-
-
-def _receipt(peer: Peer, ref: str) -> bytes | None:
-    answer = peer.ask(f"/~audit@1.0/receipt?ref={ref}").reply
-    body = answer.get("body")
-    return body if answer.get("status") == 200 and isinstance(body, bytes) else None
-
-
-def _said(path: str, verdict: Verdict, findings: Sequence[Finding], answer: Message | None = None) -> StepReport:
-    after = answer.hashpath if answer is not None and answer.hashpath is not None else ""
-    result = commitments.content_id(answer) if answer is not None else ""
-    return StepReport(
-        record=b64u(sha256(path.encode())),
-        device=path,
-        key="",
-        status=str(answer.get("status", "")) if answer is not None else "",
-        base="",
-        request="",
-        result=result,
-        before="",
-        after=after,
-        verdict=verdict,
-        findings=tuple(findings),
-    )
-
-
 # -- a process --------------------------------------------------------------------------------
 
 
@@ -244,9 +104,9 @@ def _process(peer: Peer, node: Node, process: str, heard: Heard, keeps: bool) ->
         last = last_slot(peer, process)
         findings = _scheduled(peer, node, process, last, heard)
     except (UpstreamError, MessageNotFound, CommitmentError) as error:
-        yield _said(process, Verdict.MISSING, [Finding("schedule", error.message, where=(peer.url,))])
+        yield said(process, Verdict.MISSING, [Finding("schedule", error.message, where=(peer.url,))])
         return
-    made = _said(f"schedule of {process}", Verdict.INVALID if findings else Verdict.REPRODUCED, findings)
+    made = said(f"schedule of {process}", Verdict.INVALID if findings else Verdict.REPRODUCED, findings)
     made.attested_by = _schedulers(node, process)
     yield made
     if findings:
@@ -261,15 +121,15 @@ def _process(peer: Peer, node: Node, process: str, heard: Heard, keeps: bool) ->
     try:
         found = first_difference(same, last)
     except HyperpyError as error:
-        yield _said(f"states of {process}", Verdict.MISSING, [Finding("missing", error.message, where=(peer.url,))])
+        yield said(f"states of {process}", Verdict.MISSING, [Finding("missing", error.message, where=(peer.url,))])
         return
     slot = last if found.slot is None else found.slot
     difference = compared[slot][1]
     title = f"state of {process} after slot {slot}, {found.comparisons} compared"
-    step = _said(title, Verdict.REPRODUCED if found.slot is None else Verdict.DIVERGED, [])
+    step = said(title, Verdict.REPRODUCED if found.slot is None else Verdict.DIVERGED, [])
     step.slot = (process, slot)
     step.findings = () if difference is None else (difference,)
-    if found.slot is not None and (other := _other_code(node, lambda: _slot_account(peer, process, slot))):
+    if found.slot is not None and (other := other_code(node, lambda: _slot_account(peer, process, slot))):
         step.verdict, step.findings = Verdict.DIFFERS, (*step.findings, other)
     yield step
 

@@ -376,9 +376,9 @@ class Teller:
     def _asked(self, step: Planned) -> str:
         """Return the ID of what a step had to answer about the live state."""
         if step.record.device == PROCESS:
-            return commitments.unsigned_id(_shown(self.line.state))
+            return commitments.content_id(_shown(self.line.state))
         try:
-            return commitments.unsigned_id(self.line.snapshot())
+            return commitments.content_id(self.line.snapshot())
         except HyperpyError as error:
             return error.message
 

@@ -259,6 +259,7 @@ class Run:
                     for step in unit.steps:
                         yield self._plain(step, checker)
                     checker.live.clear()
+                    checker.signed.clear()
 
     def _plain(self, step: Planned, checker: Checker) -> StepReport:
         """Return the report of a step; evidence that nothing was expected to hold is no reason to stop."""
@@ -347,9 +348,19 @@ def _neighbours(plan: Plan, known: dict[bytes, Record]) -> dict[str, tuple[Neigh
             cached[edge.target] = edge.source
         elif edge.kind == "part":
             parts.setdefault(edge.target, []).append(by_name[edge.source][1])
+    places: dict[str, tuple[int, str]] = {}
+    for step in plan.steps:  # each after those that led to it
+        own, led = b64u(step.name), before.get(b64u(step.name), "")
+        record = step.record
+        same = led in places and bool(record.origin) and by_name[led][1].origin == record.origin
+        follows = same and not record.parent and not by_name[led][1].parent
+        places[own] = (places[led][0] + 1, places[led][1]) if follows else (0, own)
     made = {}
     for target in {*before, *cached, *parts}:
-        name, record = by_name.get(before.get(target, ""), (b"", None))
+        name, led_by = by_name.get(before.get(target, ""), (b"", None))
         source = by_name.get(cached.get(target, ""), (b"", None))[1]
-        made[target] = (Neighbours(record, source, parts.get(target, ())), name)
+        place, first = places[target]
+        begun = parts.get(first, ())
+        around = Neighbours(led_by, source, parts.get(target, ()), place, by_name[first][1], begun)
+        made[target] = (around, name)
     return made

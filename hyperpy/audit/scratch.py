@@ -19,10 +19,10 @@ from hyperpy.cache import Batch, Cache
 from hyperpy.capabilities import Attester
 from hyperpy.config import Config
 from hyperpy.context import Chain, Frame, Services, Step, device_error
-from hyperpy.errors import Forbidden, HyperpyError
+from hyperpy.errors import Forbidden, HyperpyError, MessageNotFound
 from hyperpy.inference.serving import Models
 from hyperpy.jobs import Workers
-from hyperpy.message import Message
+from hyperpy.message import Message, Value
 from hyperpy.recorder import Recorder
 from hyperpy.registry import Registry
 from hyperpy.resolver import Resolver
@@ -35,6 +35,7 @@ from hyperpy.watchdog import Watchdog
 
 DEADLINE_S = 30.0
 """Seconds that one step may take."""
+_NOTED = 100
 
 
 class Scratch:
@@ -59,7 +60,7 @@ class Scratch:
         config = config or Config()
         self.seconds = seconds
         self.store: Store = Layered(evidence.store)
-        self.cache = Cache(self.store)
+        self.cache = Missing(self.store)
         self.actors = ActorSystem()
         self.watchdog = Watchdog()
         settings = dict(config.as_message().raw_items())
@@ -139,6 +140,27 @@ class Scratch:
             start(**{need: self._lend.get(need) or Absent() for need in spec.needs})
 
 
+class Missing(Cache):
+    """A cache that notes what was looked for in vain.
+
+    Attributes:
+        missed: IDs, in the order in which they were asked for; to be cleared by who looks at it.
+    """
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.missed: list[str] = []
+
+    def read(self, ref: str, batch: Batch | None = None, *, exact: bool = False) -> Value:
+        """See :meth:`hyperpy.cache.Cache.read`."""
+        try:
+            return super().read(ref, batch, exact=exact)
+        except MessageNotFound:
+            if len(self.missed) < _NOTED:
+                self.missed.append(ref[:100])
+            raise
+
+
 class Seen(Recorder):
     """Makes records without writing anything; keeps the last one that computed a slot."""
 
@@ -153,7 +175,7 @@ class Seen(Recorder):
             self.last = Record(
                 base=self._named(step.base),
                 request=self._named(step.request),
-                result=commitments.unsigned_id(step.result),
+                result=commitments.content_id(step.result),
                 status=step.status,
                 device=device.spec.name,
                 key=step.found.name,

@@ -56,6 +56,7 @@ class Planned:
         name: the record's ID (32 bytes).
         slot: the process and slot that the step computed, if it did.
         gaps: what is missing or wrong around it, seen without making anything again.
+        unled: the gap of a base that no recorded step led to; a sub-path may have.
         inside: it was reached as a part of another step that is looked at; what its record says of that is no proof.
     """
 
@@ -63,6 +64,7 @@ class Planned:
     record: Record
     slot: tuple[str, int] | None = None
     gaps: list[Finding] = field(default_factory=list)
+    unled: Finding | None = None
     inside: bool = False
 
 

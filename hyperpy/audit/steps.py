@@ -29,10 +29,11 @@ from typing import Final, NamedTuple
 from hyperpy import commitments, hashpath, normalise
 from hyperpy.audit import subpaths
 from hyperpy.audit.collect import unsigned
+from hyperpy.audit.kept import FromPath, Kept
 from hyperpy.audit.pushes import pushed
 from hyperpy.audit.scratch import NotLent, Scratch
 from hyperpy.audit.source import Evidence, Planned
-from hyperpy.commitments.combined import combined_id
+from hyperpy.commitments.combined import combined_id, derivable
 from hyperpy.context import Given
 from hyperpy.dispatch import find
 from hyperpy.encoding import b64u, key_bytes
@@ -46,17 +47,23 @@ from hyperpy.verdicts import Finding, StepReport, Verdict
 MISSING: Final = frozenset({"record", "missing", "origin-gone", "time"})
 """Rules that say what is not at hand; the text says what."""
 DIVERGED: Final = frozenset({"result", "status", "oracle", "base", "sub-path"})
-_NESTS: Final = re.compile(rb"\(|%28|\+resolve", re.IGNORECASE)
-"""What a request holds that has a sub-path."""
-_INCIDENT: Final = re.compile(rb"; incident [0-9a-f]{8}")
+INCIDENT: Final = re.compile(rb"; incident [0-9a-f]{8}")
+"""The number under which a node's own log has a failure."""
 
 
 class Neighbours(NamedTuple):
-    """The records around a step: that which made its base, that it was taken from, and its sub-steps."""
+    """The records around a step: that which made its base, that it was taken from, and its sub-steps.
+
+    Attributes:
+        place: how many steps of the same request led to it, ``first`` being the first of them, ``begun`` its sub-steps.
+    """
 
     before: Record | None = None
     cached: Record | None = None
     parts: Sequence[Record] = ()
+    place: int = 0
+    first: Record | None = None
+    begun: Sequence[Record] = ()
 
 
 def report_of(step: Planned, verdict: Verdict, findings: Sequence[Finding] = (), given: int = 0) -> StepReport:
@@ -111,6 +118,9 @@ class Checker:
         self.evidence, self.scratch = evidence, scratch
         self.live: dict[bytes, Value] = {}
         """Results that hold more than a store keeps, by record."""
+        self.signed: dict[bytes, frozenset[str]] = {}
+        """Signatures on results that were made again, by record."""
+        self._kept = Kept(scratch)
         self._sound: set[str] = set()
         """IDs of nested messages whose signatures were found to hold."""
 
@@ -125,12 +135,14 @@ class Checker:
         given = 0
         if base is not None and request is not None:
             found += _hashpaths(record, base, request)
+            paths = self._paths(record, base, request, around)
+            found = [one for one in found if one is not step.unled or not paths.led]
             if around.before is not None:
-                finding, given = self._link(step, around.before, base)
+                finding, given = self._link(step, around.before, base, paths)
                 found += finding
-        if record.origin and not any(one.rule == "origin" for one in found):
-            differs, used = self._origin(record, base, request, around.parts)
-            found, given = found + differs, given + used
+            if not any(one.rule == "origin" for one in found):
+                known = {one.rule for one in found} & {"base-link"}
+                found, given = [*found, *(one for one in paths.found if one.rule not in known)], given + paths.unknown
         if around.cached is not None:
             found += _cached(record, around.cached)
         found += pushed(self.evidence, record, around.parts)
@@ -216,11 +228,15 @@ class Checker:
         row = self.evidence.store.get("commitments", commitments.content_key(item) + key_bytes(name))
         return row is not None and row[:1] == b"\x01"
 
-    def _link(self, step: Planned, before: Record, base: Message) -> tuple[list[Finding], int]:
+    def _link(self, step: Planned, before: Record, base: Message, paths: FromPath) -> tuple[list[Finding], int]:
         """Compare a base with the result of the step before."""
         record = step.record
-        if before.status == "ok" and before.result in (record.base, commitments.unsigned_id(base)):
-            return [], 0
+        if before.status == "ok" and before.result in (record.base, commitments.content_id(base)):
+            made_signed = self.signed.get(before.id, told_signed := _signed(base))
+            if made_signed == told_signed or step.inside:
+                return [], 0
+            text = "the base bears other signatures than the result of the step before"
+            return [Finding("base-link", text, ", ".join(sorted(made_signed)), ", ".join(sorted(told_signed)))], 0
         wrong = Finding(
             "base-link",
             f"the base is not the result of the step that led to {record.hashpath_before}",
@@ -243,38 +259,26 @@ class Checker:
         if not record.origin:
             text = "no request is kept that says what was put on the base"
             return [Finding("origin", text, before.result, record.base, where=(self.evidence.where,))], 0
-        return self._by_origin(record, base, changed, wrong), 0
+        if paths.puts is None:  # what is wrong with the request is said there, once
+            return ([] if paths.found else [self._unkept(record)]), 0
+        return ([] if changed <= paths.puts else [wrong]), 0
 
-    def _by_origin(self, record: Record, base: Message, changed: frozenset[str], wrong: Finding) -> list[Finding]:
-        """Allow what a ``~device&key=value`` part of the request put on the base."""
+    def _unkept(self, record: Record) -> Finding:
+        text = f"the request {b64u(record.origin)}, as it came, is needed to compare the base"
+        return Finding("origin", text, where=(self.evidence.where,))
+
+    def _paths(self, record: Record, base: Message, request: Message, around: Neighbours) -> FromPath:
+        """Compare a step with the request as it came: what its path put on the base, and its sub-paths."""
+        if not record.origin:
+            return FromPath(frozenset())
         try:
             data = self.evidence.trail.origin(record.origin)
         except Corrupt as error:
-            return [Finding("origin", error.message, error.expected, error.got)]
+            return FromPath(None, (Finding("origin", error.message, error.expected, error.got),))
         if data is None:
-            text = f"the request {b64u(record.origin)}, as it came, is needed to compare the base"
-            return [Finding("origin", text, where=(self.evidence.where,))]
-        try:
-            lacking = subpaths.not_put_on(subpaths.members_of(data), base, changed)
-        except (HyperpyError, ValueError, TypeError, KeyError):
-            return [wrong]
-        return [wrong] if lacking else []
-
-    def _origin(
-        self, record: Record, base: Message | None, request: Message | None, parts: Sequence[Record]
-    ) -> tuple[list[Finding], int]:
-        """Check a kept request: that it is what its digest promises, and what its sub-paths give."""
-        try:
-            data = self.evidence.trail.origin(record.origin)
-        except Corrupt as error:
-            return [Finding("origin", error.message, error.expected, error.got)], 0
-        if data is None or base is None or request is None or record.parent or not _NESTS.search(data):
-            return [], 0
-        try:
-            members = subpaths.members_of(data)
-            return subpaths.checked(members, record, base, request, parts, self.scratch)
-        except (HyperpyError, ValueError, TypeError, KeyError):
-            return [], 0
+            return FromPath(None)
+        told = subpaths.Told(record, base, request, around.parts)
+        return self._kept.compare(data, told, around.place, around.first, around.begun)
 
     def _parts(self, record: Record, parts: Sequence[Record]) -> list[Finding]:
         """Compare the listed answers with the recorded sub-steps that gave them."""
@@ -344,6 +348,7 @@ class Checker:
         record = step.record
         strict = step.slot is not None
         self.scratch.claimed = lambda: self._claimed(record)
+        self.scratch.cache.missed.clear()
         try:
             result = self.scratch.resolver.rerun(record, self.scratch.deadline(), base=base, given=given, strict=strict)
         except (DeviceTimeout, Busy) as error:
@@ -359,8 +364,13 @@ class Checker:
             where = () if expected or given.used or record.oracles else (self.evidence.where,)
             return [Finding(rule, text, expected, got, where)]
         found = self._compared(record, result)
-        if not found and isinstance(result.value, Message) and set(result.value.private) - {"hashpath"}:
-            self.live[step.name] = result.value
+        if found and self.scratch.cache.missed:  # whoever goes on without it may come to another result
+            text = f"the step looks for {self.scratch.cache.missed[0]}, which is not at hand"
+            return [Finding("message", text, where=(self.evidence.where,))]
+        if not found and isinstance(result.value, Message):
+            self.signed[step.name] = _signed(result.value)
+            if set(result.value.private) - {"hashpath"}:
+                self.live[step.name] = result.value
         return found
 
     def _claimed(self, record: Record) -> Message | None:
@@ -383,7 +393,7 @@ class Checker:
 
     def _compared(self, record: Record, result: Result) -> list[Finding]:
         got = wrap(result.value)
-        ident = commitments.unsigned_id(got)
+        ident = commitments.content_id(got)
         found = []
         if ident != record.result and not self.same_failure(record, got):
             found.append(Finding("result", "made again, the step gives another result", record.result, ident))
@@ -399,7 +409,7 @@ class Checker:
         if got is None:
             return False
         body = got.raw("body")
-        if not isinstance(body, bytes) or not _INCIDENT.search(body):
+        if not isinstance(body, bytes) or not INCIDENT.search(body):
             return False
         try:
             known = self.scratch.cache.read(record.result, exact=True)
@@ -410,8 +420,13 @@ class Checker:
         return _without_incident(known) == _without_incident(got)
 
 
+def _signed(item: Message) -> frozenset[str]:
+    """Return the names of a message's signatures; what everybody can compute is none."""
+    return frozenset(name for name, fields in item.commitments.items() if not derivable(fields))
+
+
 def _without_incident(item: Message) -> dict[str, Value]:
-    return {name: _INCIDENT.sub(b"", one) if isinstance(one, bytes) else one for name, one in item.raw_items().items()}
+    return {name: INCIDENT.sub(b"", one) if isinstance(one, bytes) else one for name, one in item.raw_items().items()}
 
 
 def _hashpaths(record: Record, base: Message, request: Message) -> list[Finding]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from hyperpy.audit.collect import collect
 from hyperpy.audit.replay import Options, replay
-from hyperpy.audit.source import Evidence
+from hyperpy.audit.source import Evidence, Plan
 from hyperpy.errors import HyperpyError
 from hyperpy.receipt import Receipt, ReceiptError, decode
 from hyperpy.receipt.loading import load
@@ -26,10 +26,14 @@ def replayed(
     policy: Mapping[str, Any] | None = None,
     *,
     progress: Callable[[int, int], None] | None = None,
+    also: Callable[[Report, Plan, Evidence], None] = lambda report, plan, evidence: None,
 ) -> Report:
     """Return the report on a receipt's file: checked as :func:`hyperpy.verify.verify` does, then made again.
 
     What does not hold is not made again. Nobody needs to have signed what was made again.
+
+    Args:
+        also: adds to the report what else is to be said of the steps.
 
     Raises:
         ConfigError: the policy names something unknown, or of another type.
@@ -45,12 +49,14 @@ def replayed(
     try:
         evidence = Evidence.of_store(load(receipt), "the receipt", roots=receipt.roots, attested_by=receipt.signers)
         made = _ranged(receipt, options or Options())
-        report = replay(evidence, collect(evidence, slots=made.slots), made, progress=progress)
+        plan = collect(evidence, slots=made.slots)
+        report = replay(evidence, plan, made, progress=progress)
     except HyperpyError as error:
         return bad_file("form", f"the receipt cannot be read: {error.message}")
     report.ref, report.attested_by = checked.ref, checked.attested_by
     report.attestation, report.attestations = checked.attestation, checked.attestations
     join(report, checked, whole=not report.sample and not (options is not None and options.first))
+    also(report, plan, evidence)
     return report
 
 

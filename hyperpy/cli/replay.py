@@ -6,7 +6,7 @@ import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -70,9 +70,9 @@ def replay(
         config=made,
     )
     try:
-        source, named, asked = _source(ref, Path(made.store.dir), url)
+        source, named, answer = _source(ref, Path(made.store.dir), url)
         with only_ours():
-            report = _audited(source, named, asked, options, jobs, html, quiet=json)
+            report = _audited(source, named, answer, options, jobs, html, quiet=json)
         report.ref = ref
         if against is not None:
             compared(report, against, named)
@@ -101,7 +101,14 @@ def slot_range(text: str) -> tuple[int, int] | None:
     return int(found[1]), int(found[2] or found[1])
 
 
-def _source(ref: str, folder: Path, url: str | None) -> tuple[Source, str, Asked | None]:
+class Answer(NamedTuple):
+    """What a node answered to a URL, and where the node is."""
+
+    asked: Asked
+    node: str
+
+
+def _source(ref: str, folder: Path, url: str | None) -> tuple[Source, str, Answer | None]:
     """Return where a reference is to be looked for, the reference there, and what was asked, if it is a URL.
 
     The reference of a file or URL is empty: all that is in the receipt is meant.
@@ -109,15 +116,15 @@ def _source(ref: str, folder: Path, url: str | None) -> tuple[Source, str, Asked
     from hyperpy.audit.pool import Source
 
     if url is not None or is_url(ref):
-        data, asked = fetched(ref, url)
-        return Source(data=data, where=f"the receipt of {url or ref}"), "", asked
+        data, answer = fetched(ref, url)
+        return Source(data=data, where=f"the receipt of {url or ref}"), "", answer
     file = Path(ref)
     if file.is_file():
         return Source(data=file.read_bytes() or b"\0", where=str(file)), "", None
     return Source(folder=str(folder)), ref, None
 
 
-def fetched(ref: str, url: str | None = None) -> tuple[bytes, Asked | None]:
+def fetched(ref: str, url: str | None = None) -> tuple[bytes, Answer | None]:
     """Return a node's receipt for a reference, or for what it answers to a GET of a URL, and that answer.
 
     Raises:
@@ -125,14 +132,15 @@ def fetched(ref: str, url: str | None = None) -> tuple[bytes, Asked | None]:
     """
     from hyperpy.audit.verified import is_about
 
-    asked = None
+    answer = None
     if url is None:
         url, asked = named_by(ref)
+        answer = Answer(asked, url)
         ref = asked.reply.hashpath or ""
     data, _ = receipt_of(url, ref)
     if not is_about(data, ref):
         raise UpstreamError(f"{url} gave a receipt of something else than {ref[:200]}", hint="Do not rely on it.")
-    return data, asked
+    return data, answer
 
 
 def compared(report: Report, url: str, ref: str) -> None:
@@ -169,7 +177,7 @@ def compared(report: Report, url: str, ref: str) -> None:
 def _audited(
     source: Source,
     ref: str,
-    asked: Asked | None,
+    answer: Answer | None,
     options: Options,
     jobs: int | None,
     html: Path | None,
@@ -190,8 +198,8 @@ def _audited(
         if checked is not None:
             report.attested_by = checked.attested_by
             join(report, checked, whole=not (report.sample or options.first or options.slots))
-        if asked is not None:
-            _answers(report, asked, plan, evidence)
+        if answer is not None:
+            _answers(report, answer, plan, evidence, options)
         if html is not None:
             from hyperpy.audit.html import render
 
@@ -200,15 +208,13 @@ def _audited(
         return report
 
 
-def _answers(report: Report, asked: Asked, plan: Plan, evidence: Evidence) -> None:
-    """Add to a report where the steps are not those of the path that was asked for."""
-    from hyperpy.audit.asked import differences
+def _answers(report: Report, answer: Answer, plan: Plan, evidence: Evidence, options: Options) -> None:
+    """Add to a report where the answer is not that of the path that was asked for."""
+    from hyperpy.audit.asked import add, answered
+    from hyperpy.audit.fault import Peer
 
-    found = differences(asked.members, asked.reply.hashpath or "", plan, evidence)
-    report.findings += found
-    if found:
-        worse = Verdict.MISSING if all(one.where for one in found) else Verdict.DIVERGED
-        report.base_verdict = worst([worse, *([report.base_verdict] if report.base_verdict else [])])
+    with Peer(answer.node) as peer:
+        add(report, answered(answer.asked, plan, evidence, options, peer))
 
 
 @contextlib.contextmanager

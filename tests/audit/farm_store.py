@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from typing import Any
+from unittest import mock
 
-from hyperpy import Message, hashpath
+from hyperpy import Message, hashpath, normalise
 from hyperpy.cache import Batch
 from hyperpy.codecs import canonical
 from hyperpy.commitments import commit, unsigned_id
@@ -74,6 +75,55 @@ def false_sub_path_of_root() -> Caught:
         reply = here.get("/~message@1.0&x=(/~calculator@1.0&a=1/add&b=2)/set&y=3")
         assert reply["x"] == 4
         return caught(here, newest(here, reply))
+
+
+@lie("sub-paths of two steps change places", RUNNING, REPLAY, "sub-path", "the first of the two", Verdict.DIVERGED)
+def sub_paths_exchanged() -> Caught:
+    """Each value is what a sub-path of the request gives, but not the one of its own step."""
+    with told("/~message@1.0/id") as (here, _):
+        corrupt(here.node, "calculator@1.0", "add", lambda true, _: {3: 10, 10: 3}[true])
+        one, other = (f"x=(/~calculator@1.0&a={a}/add&b={b})" for a, b in ((1, 2), (5, 5)))
+        reply = here.get(f"/~message@1.0&a=1/set&{one}/set&{other}")
+        assert reply["x"] == 3
+        return caught(here, steps(here, reply)[0], reply.hashpath or "")
+
+
+@lie("a sub-path of a later `~device&key=(path)` answered falsely", RUNNING, REPLAY, "sub-path", "the step after it",
+     Verdict.DIVERGED)  # fmt: skip
+def false_sub_path_put_on() -> Caught:
+    with told("/~message@1.0/id") as (here, _):
+        corrupt(here.node, "calculator@1.0", "add", lambda true, _: true + 1)
+        reply = here.get("/~message@1.0&a=1/set&b=2/~message@1.0&x=(/~calculator@1.0&a=1/add&b=2)/set&c=3")
+        assert reply["x"] == 4
+        return caught(here, steps(here, reply)[1], reply.hashpath or "")
+
+
+@lie("a later `~device&key=value` left out", RUNNING, REPLAY, "base-link", "the step after it")
+def put_on_nothing() -> Caught:
+    honest = normalise._as_request
+    with told("/~message@1.0/id") as (here, _):
+        with mock.patch.object(
+            normalise, "_as_request", lambda resolver, own, *rest: (own, honest(resolver, own, *rest)[1])
+        ):
+            reply = here.get("/~message@1.0&a=1/set&b=2/~message@1.0&a=5/set&c=3")
+        assert reply["a"] == b"1"
+        return caught(here, steps(here, reply)[1], reply.hashpath or "")
+
+
+@lie("a later `~device&key=value` put on an earlier base", RUNNING, REPLAY, "base-link", "the step before it")
+def put_on_too_early() -> Caught:
+    """Each value stands in the request, but it was put on the base of another step."""
+    honest, ahead = normalise._as_request, iter((b"6", b"5"))
+
+    def lying(*given: Any) -> Any:
+        base, made = honest(*given)
+        return (base | {"a": next(ahead)} if made is None else base), made
+
+    with told("/~message@1.0/id") as (here, _):
+        with mock.patch.object(normalise, "_as_request", lying):
+            reply = here.get("/~message@1.0/set&b=2/~message@1.0&a=5/set&c=3/~message@1.0&a=6/set&d=4")
+        assert reply["a"] == b"5"
+        return caught(here, steps(here, reply)[1], reply.hashpath or "")
 
 
 @lie("one result in ten is false", RUNNING, REPLAY, "result", "the step with `b=50`", Verdict.DIVERGED)

@@ -66,6 +66,10 @@ class Tally:
             return b"the clock stands"
 
     @key
+    def broken(self) -> Any:
+        raise ValueError("on purpose")
+
+    @key
     def another(self, ctx: Context, n: int) -> Any:
         return ctx.resolve({"device": "helper@1.0", "n": n}, "next")
 

@@ -16,7 +16,9 @@ import pytest
 from hyperpy import Message, config
 from hyperpy.audit.fault import Peer
 from hyperpy.audit.peer import Wanted, audit_peer
+from hyperpy.cache import Batch
 from hyperpy.client import Client
+from hyperpy.commitments import commit
 from hyperpy.node import Node
 from hyperpy.store.memory import MemoryStore
 from hyperpy.testing import wallet
@@ -92,6 +94,80 @@ def test_the_slot_that_lies_is_found(here: Node) -> None:
         assert [step.verdict for step in report.steps] == [Verdict.REPRODUCED, Verdict.DIVERGED]
         assert report.steps[1].slot == (made, 5)
         assert report.steps[1].findings[0].rule == "result"
+
+
+@pytest.mark.parametrize(
+    ("path", "wanted"),
+    [
+        ("/ID", Verdict.REPRODUCED),
+        ("/SIGNED", Verdict.REPRODUCED),
+        ("/ID/pair", Verdict.REPRODUCED),
+        ("/SIGNED/pair/first", Verdict.REPRODUCED),
+        ("/ID~message@1.0/set&y=3", Verdict.REPRODUCED),
+        ("/~message@1.0&m=(/SIGNED)/m/committers", Verdict.REPRODUCED),
+        ("/~tally@1.0&at=ID/looked-up", Verdict.MISSING),
+        ("/PROCESS/now/total", Verdict.REPRODUCED),
+        ("/PROCESS/compute=2", Verdict.REPRODUCED),
+        ("/PROCESS/schedule", Verdict.ATTESTED),
+        ("/PROCESS/now/~message@1.0&z=1/set&y=2", Verdict.REPRODUCED),
+        ("/~tally@1.0/careful", Verdict.REPRODUCED),
+        ("/~tally@1.0/in-slot", Verdict.REPRODUCED),
+        ("/~tally@1.0/broken", Verdict.REPRODUCED),
+        ("/~tally@1.0&n=3/listed/3", Verdict.REPRODUCED),
+        ("/~tally@1.0&n=3/pair?cache-control=only-if-cached", Verdict.ATTESTED),
+        ("/~tally@1.0&n=3/pair?attest=true", Verdict.REPRODUCED),
+        ("/~message@1.0&a=1/set&b=2/~message@1.0&c=5", Verdict.REPRODUCED),
+        ("/set?x+resolve=/~tally@1.0%26n=4/double", Verdict.REPRODUCED),
+    ],
+)
+@pytest.mark.parametrize("port", [False, True])
+def test_honest_answers_raise_no_alarm(here: Node, path: str, wanted: Verdict, port: bool) -> None:
+    """Neither what only that node has, nor how it reads requests, is a lie."""
+    with served("honest", flags={"http.host-with-port": port}) as at:
+        batch = Batch()
+        item = Message({"device": "tally@1.0", "n": 4, "word": "known"})
+        names = {"ID": at.node.cache.put(item, batch)}
+        names["SIGNED"] = at.node.cache.reference(commit(item | {"n": 5}, wallet("author")), batch)
+        batch.commit(at.node.store)
+        if "PROCESS" in path:
+            names["PROCESS"] = spawned(at, 1, 2)
+        for name, ident in names.items():
+            path = path.replace(name, ident)
+        report = audited(at, here, path)
+        assert (report.verdict, report.steps[0].findings[1:]) == (wanted, ()), report.as_json()
+
+
+@pytest.mark.parametrize("path", ["/ID/double", "/~message@1.0&m=(/ID)/m/double", "/PROCESS/now/total"])
+def test_a_lie_about_what_only_that_node_has(here: Node, path: str) -> None:
+    """This machine has not the message that the path names; the node's own receipt convicts it."""
+    with served("liar") as at:
+        corrupt(at.node, "tally@1.0", "double", lambda honest, given: honest + 1)
+        corrupt(at.node, "tally@1.0", "compute", lambda honest, given: honest | {"total": 1000})
+        batch = Batch()
+        name = at.node.cache.put(Message({"device": "tally@1.0", "n": 4}), batch)
+        batch.commit(at.node.store)
+        with Client(at.url, wallet("owner")) as client:
+            made = client.send("/~scheduler@1.0/schedule", process(at)).text("process")
+        report = audited(at, here, path.replace("ID", name).replace("PROCESS", made))
+        assert (report.verdict, report.exit_code()) == (Verdict.DIVERGED, 1)
+
+
+def test_another_answer_than_its_steps_gave(here: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trail is true; the answer is not what it says, and this machine cannot know it alone."""
+    with served("liar") as at:
+        batch = Batch()
+        name = at.node.cache.put(Message({"device": "tally@1.0", "n": 4}), batch)
+        batch.commit(at.node.store)
+        honest = at.node._resolved
+
+        def lying(members: Any, chain: Any) -> Message:
+            made = honest(members, chain)
+            return made | {"body": 9} if made.get("body") == 8 else made
+
+        monkeypatch.setattr(at.node, "_resolved", lying)
+        report = audited(at, here, f"/{name}/double")
+        assert report.verdict is Verdict.DIVERGED
+        assert "result" in {one.rule for one in report.steps[0].findings}
 
 
 def test_other_code_is_no_lie(here: Node, tmp_path: Path) -> None:
