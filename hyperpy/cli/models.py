@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -75,7 +76,18 @@ def _add(library: Library, file: Path, name: str, json: bool) -> None:
     columns = TextColumn("{task.description:12}"), BarColumn(), TextColumn("{task.percentage:3.0f} %")
     with Progress(*columns, TimeElapsedColumn(), console=err) as bar:
         entry = library.add(file, name, _watch(bar))
+    _compile(library, entry)
     show_entry(entry, json)
+
+
+def _compile(library: Library, entry: Entry) -> None:
+    """Compile the CPU engine's loops now, where people expect to wait, instead of before the first answer."""
+    from hyperpy.errors import ConfigError
+    from hyperpy.inference import engines
+
+    model, _ = library.load(entry.ident)
+    with err.status("compiling for this processor, once"), suppress(ConfigError):  # no numba: there are other engines
+        engines.trusted("cpu", engines.kind(model))
 
 
 def _watch(bar: Any) -> Progress:
