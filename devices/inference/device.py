@@ -211,6 +211,7 @@ class Inference:
                         break
                 if asked.level > 1:
                     self._commit(served, prompt, choice, asked.level, ctx.deadline)
+        served.check()
         if asked.stream:
             ctx.emit((documents.usage(made) if asked.usage else b"") + forms.DONE)
         return documents.whole(made), made[0].states[-1]

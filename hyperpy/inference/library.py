@@ -64,6 +64,19 @@ class Library:
         found = [_entry(path) for path in self.folder.glob("*/manifest.json") if len(path.parent.name) == 64]
         return sorted(found, key=lambda entry: (entry.name, entry.ident))
 
+    def sound(self) -> tuple[list[Entry], list[Corrupt]]:
+        """Return the models, by name, and what is wrong with those whose manifest is damaged."""
+        found: list[Entry] = []
+        damaged: list[Corrupt] = []
+        for path in sorted(self.folder.glob("*/manifest.json")):
+            if len(path.parent.name) != 64:
+                continue
+            try:
+                found.append(_entry(path))
+            except Corrupt as error:
+                damaged.append(error)
+        return sorted(found, key=lambda entry: (entry.name, entry.ident)), damaged
+
     def find(self, name: str) -> Entry:
         """Return the model of a name, a model-id, or a model-id's beginning of at least eight characters.
 

@@ -19,7 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hyperpy.errors import Busy, DeviceTimeout, MessageNotFound, NotFound, ParameterError
+from hyperpy.errors import Busy, Corrupt, DeviceTimeout, MessageNotFound, NotFound, ParameterError
 
 if TYPE_CHECKING:
     from hyperpy.config.schema import Inference
@@ -50,18 +50,49 @@ class Card:
     context: int
 
 
+class Files:
+    """The files of a model as they were when they were read: weights stay mapped, so whoever writes them is noticed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._were = self._signature()
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether they are the same, as far as the file system tells: which file, how long, when written."""
+        return self._signature() == self._were
+
+    def _signature(self) -> tuple[int, ...]:
+        try:
+            found = (self._folder / "weights").stat()
+        except OSError:
+            return ()
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 @dataclass(frozen=True, slots=True)
 class Served:
     """A model in memory: its card, tokenizer, and what makes its tokens.
 
     Attributes:
         tracing: returns an engine of it that shows what it computes.
+        files: what was read to make it.
     """
 
     card: Card
     tokenizer: Tokenizer
     batcher: Batcher
     tracing: Callable[[], Engine]
+    files: Files
+
+    def check(self) -> None:
+        """Compare the model's files with what they were when they were read.
+
+        Raises:
+            Busy: they are others; nothing that was made of them since may be believed.
+        """
+        if not self.files.unchanged:
+            raise Busy("the model's files changed on the disk", hint="Ask again: they are read and checked anew.")
 
 
 class Layout(NamedTuple):
@@ -117,18 +148,23 @@ class Models:
         return self._config.tokens
 
     def cards(self) -> list[Card]:
-        """Return what is kept in the folder, by name."""
+        """Return what is kept in the folder, by name; what is damaged is left out."""
+        return [card_of(entry) for entry in self._sound()[0]]
+
+    def _sound(self) -> tuple[list[Entry], list[Corrupt]]:
         from hyperpy.inference.library import Library
 
-        return [card_of(entry) for entry in Library(self._folder()).entries()]
+        return Library(self._folder()).sound()
 
     def which(self, name: str) -> Card:
         """Return the card of a name, a reference, a model-id or its beginning; of the default, if ``name`` is empty.
 
         Raises:
             NotFound: there is none.
+            Corrupt: there is none, and it may be one whose manifest is damaged.
         """
-        cards = self.cards()
+        entries, damaged = self._sound()
+        cards = [card_of(entry) for entry in entries]
         wanted = name or self._config.default
         for card in cards:
             if not wanted or wanted in (card.name, card.reference):
@@ -136,6 +172,8 @@ class Models:
         for card in cards:
             if len(wanted) >= 8 and card.model_id.startswith(wanted):
                 return card
+        if damaged:
+            raise damaged[0]
         known = ", ".join(card.name for card in cards)
         hint = f"Known: {known}." if known else "Get one: hyperpy models pull smollm2-135m"
         raise NotFound(f"the model '{wanted[:80]}' is not on this node" if wanted else "no model is here", hint=hint)
@@ -166,12 +204,13 @@ class Models:
         return data
 
     def _entry(self, ref: str) -> tuple[Entry, Card]:
-        from hyperpy.inference.library import Library
-
-        for entry in Library(self._folder()).entries():
+        entries, damaged = self._sound()
+        for entry in entries:
             card = card_of(entry)
             if card.reference == ref:
                 return entry, card
+        if damaged:
+            raise damaged[0]
         raise MessageNotFound(
             f"the model {ref} is not at hand",
             hint="Its model-id stands in the answer; get the same model: hyperpy models pull, or import.",
@@ -198,15 +237,22 @@ class Models:
             Corrupt: its files are damaged.
             Busy: it is still being loaded, or as many models as may be in memory are answering.
         """
-        loading = self._asked(ref)
-        try:
+        while True:
+            loading = self._asked(ref)
             while not loading.done() and time.monotonic() < deadline:
                 wait((loading,), timeout=0.2)
-            return loading.result(timeout=0)
-        except TimeoutError:
-            error = Busy("the model is being loaded", hint="Try again in some seconds; loading goes on.")
-            error.retry_after = 5.0
-            raise error from None
+            if not loading.done():
+                break
+            served = loading.result()
+            if served.files.unchanged:
+                return served
+            with self._lock:
+                if self._open.get(ref) is loading:
+                    del self._open[ref]
+            served.batcher.close()
+        error = Busy("the model is being loaded", hint="Try again in some seconds; loading goes on.")
+        error.retry_after = 5.0
+        raise error
 
     def _asked(self, ref: str) -> Future[Served]:
         """Return what will be the model of a reference; one that could not be loaded is tried again."""
@@ -239,10 +285,11 @@ class Models:
         from hyperpy.inference.library import Library
 
         entry, card = self._entry(ref)
+        files = Files(entry.folder)
         model, tokenizer = Library(self._folder()).load(entry.ident)
         config, engine = self._config, self._engine(model)
         batcher = Batcher(engine, most=config.sessions, waiting=config.queue, reuse=config.reuse)
-        return Served(card, tokenizer, batcher, lru_cache(maxsize=1)(lambda: tracing(engine)))
+        return Served(card, tokenizer, batcher, lru_cache(maxsize=1)(lambda: tracing(engine)), files)
 
     def _engine(self, model: Model) -> Backend:
         from hyperpy.inference.engines import build, choose
