@@ -30,6 +30,7 @@ from hyperpy.jobs import Jobs, Workers
 from hyperpy.keys import RsaKey
 from hyperpy.message import Message, Value
 from hyperpy.metrics import Metrics
+from hyperpy.privacy import reachable
 from hyperpy.recorder import Recorder
 from hyperpy.registry import Registry
 from hyperpy.resolver import Resolver
@@ -224,6 +225,7 @@ class Node:
             private["order"] = request
         request = request.with_private(**private)
         chain = self.chain(batch, deadline, ingress, request)
+        request = reachable(request, lambda ref: self.resolver.read(ref, Frame(self.resolver, chain, 0, None)))
         ask = None
         try:
             asked = results.with_slots(path.parse(request, limits=self._limits))
@@ -235,7 +237,7 @@ class Node:
                 made = results.with_raw(made, members)
             made = self._carried_out(made, chain, ingress)
             made = without_body_type(self._hooked_response(request, made, chain), ingress.wants)
-        except _Halted as halted:
+        except reply.Halted as halted:
             made = halted.reply
         except HyperpyError as error:
             made = reply.of_error(error)
@@ -453,7 +455,7 @@ class Node:
             }
             result = self.resolver.resolve(handler, call, Frame(self.resolver, quiet, 0, None))
             if result.status != "ok":
-                raise _Halted(reply.of_result(result))
+                raise reply.Halted(reply.of_result(result))
             if isinstance(result.value, Message) and handler.get("hook") is None:
                 request = result.value
         return request
@@ -471,14 +473,6 @@ class Node:
         start = hook_of(instance, "start")
         if start is not None:
             start(**{need: self._lend[need] for need in spec.needs})
-
-
-class _Halted(HyperpyError):
-    """A request hook ended the request with an answer of its own."""
-
-    def __init__(self, made: Message) -> None:
-        super().__init__("a hook ended the request")
-        self.reply = made
 
 
 def open_node(config: Config, *, readonly: bool = False) -> Node:

@@ -90,6 +90,30 @@ def _gated(item: Value, read: Callable[[str], Value]) -> Value:
     return Message.make(items, item.commitments, item.private)
 
 
+def loading(item: Value, read: Callable[[str], Value]) -> Value:
+    """Return a value whose links, and those inside it, load by ``read`` where nothing loads them yet."""
+    if isinstance(item, Link):
+        return item if item.loader is not None else Link(item.id, read)
+    if isinstance(item, tuple):
+        listed = tuple([loading(one, read) for one in item])
+        return item if all(one is other for one, other in zip(item, listed, strict=True)) else listed
+    if type(item) is not Message:
+        return item
+    items = item.raw_items()
+    if not any(type(one) is Link or type(one) is Message or type(one) is tuple for one in items.values()):
+        return item
+    made = {name: loading(one, read) for name, one in items.items()}
+    if all(made[name] is one for name, one in items.items()):
+        return item
+    return Message.make(made, item.commitments, item.private)
+
+
+def reachable(request: Message, read: Callable[[str], Value]) -> Message:
+    """Return a request whose links lead to what ``read`` returns: a client sends no more than their IDs."""
+    found = loading(request, read)
+    return found if isinstance(found, Message) else request
+
+
 def _refused() -> Forbidden:
     return Forbidden(
         "this node shows results only to the operator and to those who signed the request",

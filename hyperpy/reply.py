@@ -107,3 +107,11 @@ def unsigned(message: Message) -> Message:
     if len(kept) < len(message.commitments):
         message = message.with_commitments(kept)
     return message if commitments.committers(message) else message.with_commitments({})
+
+
+class Halted(HyperpyError):
+    """A request hook ended the request with an answer of its own."""
+
+    def __init__(self, made: Message) -> None:
+        super().__init__("a hook ended the request")
+        self.reply = made

@@ -60,7 +60,7 @@ class Scratch:
         config = config or Config()
         self.seconds = seconds
         self.store: Store = Layered(evidence.store)
-        self.cache = Missing(self.store)
+        self.cache = Noting(self.store)
         self.actors = ActorSystem()
         self.watchdog = Watchdog()
         settings = dict(config.as_message().raw_items())
@@ -140,25 +140,33 @@ class Scratch:
             start(**{need: self._lend.get(need) or Absent() for need in spec.needs})
 
 
-class Missing(Cache):
-    """A cache that notes what was looked for in vain.
+class Noting(Cache):
+    """A cache that notes what is looked up, and may be told to hide it.
 
     Attributes:
-        missed: IDs, in the order in which they were asked for; to be cleared by who looks at it.
+        met, missed: IDs that were found and not found, in the order in which they were asked for; to be cleared.
+        hidden: IDs that are not to be found.
     """
 
     def __init__(self, store: Store) -> None:
         super().__init__(store)
+        self.met: list[str] = []
         self.missed: list[str] = []
+        self.hidden: frozenset[str] = frozenset()
 
     def read(self, ref: str, batch: Batch | None = None, *, exact: bool = False) -> Value:
         """See :meth:`hyperpy.cache.Cache.read`."""
         try:
-            return super().read(ref, batch, exact=exact)
+            if ref in self.hidden:
+                raise MessageNotFound(f"this node holds no message {ref}")
+            found = super().read(ref, batch, exact=exact)
         except MessageNotFound:
             if len(self.missed) < _NOTED:
                 self.missed.append(ref[:100])
             raise
+        if len(self.met) < _NOTED:
+            self.met.append(ref)
+        return found
 
 
 class Seen(Recorder):

@@ -342,13 +342,30 @@ class Checker:
             found = self._once(step, base, given)
             if not found:
                 return [], given.used
-        return found, 0
+        return self._absent_then(step, base, found), 0
+
+    def _absent_then(self, step: Planned, base: Value | None, found: list[Finding]) -> list[Finding]:
+        """Return what differs, or that nothing does if the step did not find what was stored since, perhaps."""
+        cache, record = self.scratch.cache, step.record
+        met = frozenset(cache.met) - {record.base, record.request, *(one.result for one in record.oracles)}
+        if not met or not any(one.rule in ("result", "status") for one in found):
+            return found
+        cache.hidden = met
+        try:
+            differs = self._once(step, base, Given(record.oracles))
+        finally:
+            cache.hidden = frozenset()
+        if differs:
+            return found
+        text = f"the step comes out as recorded if {min(met)} was not at hand then"
+        return [Finding("message", text, where=(self.evidence.where,))]
 
     def _once(self, step: Planned, base: Value | None, given: Given) -> list[Finding]:
         record = step.record
         strict = step.slot is not None
         self.scratch.claimed = lambda: self._claimed(record)
         self.scratch.cache.missed.clear()
+        self.scratch.cache.met.clear()
         try:
             result = self.scratch.resolver.rerun(record, self.scratch.deadline(), base=base, given=given, strict=strict)
         except (DeviceTimeout, Busy) as error:
@@ -364,7 +381,9 @@ class Checker:
             where = () if expected or given.used or record.oracles else (self.evidence.where,)
             return [Finding(rule, text, expected, got, where)]
         found = self._compared(record, result)
-        if found and self.scratch.cache.missed:  # whoever goes on without it may come to another result
+        if (
+            found and self.scratch.cache.missed and not self.scratch.cache.hidden
+        ):  # whoever goes on without it may come to another result
             text = f"the step looks for {self.scratch.cache.missed[0]}, which is not at hand"
             return [Finding("message", text, where=(self.evidence.where,))]
         if not found and isinstance(result.value, Message):

@@ -9,19 +9,21 @@ from typing import Any
 import pytest
 
 from hyperpy import Message, normalise
-from hyperpy.audit.replay import odds
+from hyperpy.audit.replay import Options, odds
+from hyperpy.audit.verified import replayed
 from hyperpy.cache import Batch, Cache
 from hyperpy.codecs import canonical
 from hyperpy.commitments import commit, signed_id, unsigned_id
 from hyperpy.context import Frame
 from hyperpy.encoding import native
 from hyperpy.message import Resolve
+from hyperpy.receipt import decode
 from hyperpy.store.base import Store
 from hyperpy.testing import TestNode, node, wallet
 from hyperpy.trail import Trail
 from hyperpy.verdicts import Verdict
 from hyperpy.verify import verify
-from tests.audit.liars import corrupt
+from tests.audit.liars import Tally, corrupt
 from tests.audit.lies import DEVICES, audit, damage, everything, forge, keep, last, of, rules
 
 CHAIN = "/~message@1.0&a=1/set&b=2/set&c=3/set&d=4"
@@ -161,6 +163,49 @@ def test_a_signature_lost_in_a_sub_path(here: TestNode, store: Store, monkeypatc
         reply = here.get(path)
     report = audit(store, reply.hashpath or "")
     assert (report.verdict, rules(report.steps[0])) == (Verdict.DIVERGED, {"sub-path"})
+
+
+def test_what_a_step_did_not_find_and_was_stored_since(store: Store) -> None:
+    """A step that goes on without a message is no lie because the message came later; another result still is."""
+    with node(Tally) as here:
+        name = unsigned_id(Message({"word": "known"}))
+        path = f"/~tally@1.0&at={name}/looked-up"
+        reply = here.get(path)
+        assert reply["body"] == b"absent"
+        at = last(here.node.store, reply.hashpath or "")
+        assert audit(here.node.store, reply.hashpath or "", devices=(Tally,)).verdict is Verdict.REPRODUCED
+        keep(here.node.store, Message({"word": "known"}))
+        report = audit(here.node.store, reply.hashpath or "", devices=(Tally,))
+        assert (report.verdict, rules(report.steps[0])) == (Verdict.MISSING, {"message"})
+        forge(here.node.store, at, result=keep(here.node.store, Message({"ao-result": "body", "body": "other"})))
+        report = audit(here.node.store, reply.hashpath or "", devices=(Tally,))
+        assert (report.verdict, rules(report.steps[0])) == (Verdict.DIVERGED, {"result"})
+
+
+def test_what_a_step_looks_for_may_not_be_at_hand() -> None:
+    with node(Tally) as here:
+        path = f"/~tally@1.0&at={keep(here.node.store, Message({'word': 'known'}))}/looked-up"
+        reply = here.get(path)
+        assert reply["body"] == b"known"
+        data = here.get("/~audit@1.0/receipt", {"ref": reply.hashpath})["body"]
+        assert isinstance(data, bytes)
+        report = replayed(data, Options(devices=(Tally,)))
+        assert (report.verdict, rules(report.steps[0])) == (Verdict.MISSING, {"message"})
+
+
+def test_a_link_in_a_request_leads_to_what_the_node_has(here: TestNode, store: Store) -> None:
+    """Found when it is replayed, it must have been found when it was asked for; and a receipt takes it along."""
+    name = keep(store, Message({"x": "deep", "y": {"z": 1}}))
+    for path in ("/~message@1.0/set&z=1/held/y/z", "/~message@1.0/set&z=1/held/x"):
+        reply = here.get(path, {"held+link": name})
+        assert reply["body"] == (1 if path.endswith("z") else b"deep")
+        data = here.get("/~audit@1.0/receipt", {"ref": reply.hashpath})["body"]
+        assert isinstance(data, bytes)
+        receipt = decode(data)
+        assert (native(name) in receipt.names.values(), receipt.absent) == (True, ())
+        assert replayed(data).verdict is Verdict.REPRODUCED
+    assert here.get("/~message@1.0/set&z=1/held/x", {"held+link": "A" * 43})["status"] == 404
+    assert not [one for step in audit(store, roots=everything(store)).steps for one in step.findings]
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,19 @@ def test_a_link_is_no_way_around(n: TestNode) -> None:
         assert get(n, path, mallory())["status"] in (403, 404), path
 
 
+@pytest.mark.parametrize("bundle", ["true", "false"])
+def test_nor_is_a_link_in_the_request_itself(n: TestNode, bundle: str) -> None:
+    """It leads to what the node has, as far as its sender may read that."""
+    ref, _ = computed(n, alice())
+    for path in ("/~message@1.0/set&z=1/peek/body", "/~message@1.0/set&z=1/peek", "/~message@1.0/set&z=1"):
+        reply = n.http("GET", path, {"peek+link": ref, "accept-bundle": bundle})
+        assert b"for alice alone" not in reply.body + repr(reply.headers).encode()
+        assert reply.status == (403 if "peek" in path or bundle == "true" else 200), (path, reply)
+    shown = n.get("/~message@1.0&open=5/set&z=1")
+    name = content_id(shown.without("status"))
+    assert n.http("GET", "/~message@1.0/set&z=1/peek/open", {"peek+link": name}).status == 403, "a result of nobody's"
+
+
 def test_signed_messages_stay_public(n: TestNode) -> None:
     statement = sign({"type": "Process", "x": "1"}, alice())
     send(n, statement, "/~message@1.0/x")
