@@ -14,6 +14,11 @@ the forward pass, in NumPy, written to be read.
     sampler     greedy and seeded choice of the next token (9)
     tokenizer   text to ids and back; chats without injected special tokens (10)
     generation  prompt in, tokens out, a state hash for every token (12)
+    trees       Merkle trees, their paths, mountain ranges (12)
+    commitments roots of every op, layer, token and cache (12)
+    statements  what is signed of a computation; evidence: one value of it, opened (13)
+    judging     one value computed again, from evidence alone (13)
+    traces      a computation that answers questions; disputes: from ids to one value; openings: parts of evidence
     library     models on disk: import, verify, list, remove
     toy         a seeded little model for tests and self-tests
 """

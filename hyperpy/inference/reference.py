@@ -31,7 +31,7 @@ def product(a: Any, b: Any) -> Ints:
     return made
 
 
-def _norm(x: Ints, weight: Norm, eps: int, cn: int, kn: int, fout: int) -> Ints:
+def normed(x: Ints, weight: Norm, eps: int, cn: int, kn: int, fout: int) -> Ints:
     """Return rows over their root mean square, times the norm's weights, with ``fout`` fraction bits (5.2)."""
     a = np.maximum(bit_length(np.abs(x).max(axis=1)) - 15, 0)
     s = np.square(rsr(x, a[:, None])).sum(axis=1) + (eps >> np.minimum(2 * a, 62))
@@ -165,12 +165,12 @@ class Engine:
 
     def rms_norm(self, x: Ints, weight: Norm) -> Ints:
         """Return x over its root mean square, times the norm's weights, in Q.18 (5.2)."""
-        return _norm(x, weight, self._eps, self._cn, self._kn, FN)
+        return normed(x, weight, self._eps, self._cn, self._kn, FN)
 
     def head_norm(self, x: Ints, weight: Norm) -> Ints:
         """Norm each head of q or k by itself: 5.2 on a head's width, from Q.16 to Q.16."""
         heads = x.reshape(-1, self.config.head)
-        return _norm(heads, weight, *self._head, FQ).reshape(x.shape)
+        return normed(heads, weight, *self._head, FQ).reshape(x.shape)
 
     def linear(self, digits: Ints, shift: Ints, matrix: Matrix, fin: int, fout: int) -> Ints:
         """Return W times the input, rescaled from ``fin`` to ``fout`` fraction bits (5.4), [token][row]."""

@@ -44,6 +44,7 @@ def exp2() -> npt.NDArray[np.int64]:
     return table
 
 
+@lru_cache(maxsize=256)
 def c2(head: int) -> int:
     """Return round(2**30 * log2(e) / sqrt(head)), the scale of attention scores."""
     with localcontext() as context:
@@ -51,6 +52,7 @@ def c2(head: int) -> int:
         return int((Decimal(2**30) / (Decimal(2).ln() * Decimal(head).sqrt())).to_integral_value())
 
 
+@lru_cache(maxsize=256)
 def norm_constants(n: int) -> tuple[int, int]:
     """Return (CN, KN): CN = isqrt(n * 4**KN) with the least KN that makes it at least 2**31."""
     k = 0
@@ -59,6 +61,7 @@ def norm_constants(n: int) -> tuple[int, int]:
     return math.isqrt(n << (2 * k)), k
 
 
+@lru_cache(maxsize=256)
 def epsilon(n: int, eps: float, fr: int = FR) -> int:
     """Return EPS: the norm's epsilon, an f32 taken exactly, times n, in squared residual units."""
     return int(Fraction(eps) * n * 4**fr + Fraction(1, 2))  # never negative
@@ -113,6 +116,37 @@ class Rope:
             for (a, b), (s, c) in zip(self._at, self._steps, strict=True)
         ]
         return row
+
+
+@lru_cache(maxsize=4096)
+def _step(base: float, pairs: int, factor: float, pair: int) -> tuple[int, int]:
+    """Return (sin, cos) of one pair's angle times 2**160, truncated: a member of ``Rope``'s steps."""
+    with localcontext() as context:
+        context.prec = _DIGITS
+        return _sin_cos((Decimal(base).ln() * (-2 * pair) / (2 * pairs)).exp() / Decimal(factor))
+
+
+def rope_entry(base: float, pairs: int, factor: float, pair: int, position: int) -> tuple[int, int]:
+    """Return (cos, sin) in Q.30 of one pair at one position, as :class:`Rope` has them, without those before it.
+
+    The angle's power is taken with 96 more bits by squaring. ``Rope`` drops less than two units of 2**-160 at each
+    turn, so unless a rounding lies that near, both give the same; where one does, the turns are made one by one.
+    """
+    s, c = _step(base, pairs, factor, pair)
+    more, bits = 96, _BITS + 96
+    a, b, x, y, left = 1 << bits, 0, c << more, s << more, position
+    while left:
+        if left & 1:
+            a, b = (a * x - b * y) >> bits, (a * y + b * x) >> bits
+        x, y, left = (x * x - y * y) >> bits, (2 * x * y) >> bits, left >> 1
+    half, drop, margin = 1 << (bits - 31), bits - 30, (2 * position + 4) << more
+    low = tuple((part + half - margin) >> drop for part in (a, b))
+    if low == tuple((part + half + margin) >> drop for part in (a, b)):
+        return low[0], low[1]
+    a, b = 1 << _BITS, 0
+    for _ in range(position):
+        a, b = (a * c - b * s) >> _BITS, (a * s + b * c) >> _BITS
+    return (a + (1 << (_BITS - 31))) >> (_BITS - 30), (b + (1 << (_BITS - 31))) >> (_BITS - 30)
 
 
 _PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494459230781640628620899862803482534")
