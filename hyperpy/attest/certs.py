@@ -18,11 +18,13 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from hyperpy.attest import der
 from hyperpy.attest.codes import refusal, require
 from hyperpy.attest.roots import Anchor
 from hyperpy.encoding import b64, b64u_decode, sha256
 from hyperpy.errors import AttestationError, CodecError
 
+_VERSION: Final = 0xA0
 MAX_CERTIFICATE: Final = 8192
 MAX_CHAIN: Final = 8
 MAX_CRL: Final = 1 << 20
@@ -76,17 +78,29 @@ def _plain_base64(lines: Sequence[bytes]) -> bytes:
 
 
 @lru_cache(256)
-def certificate(der: bytes) -> x509.Certificate:
+def certificate(data: bytes) -> x509.Certificate:
     """Return a certificate; raise EndorsementError ``endorsement/chain-invalid`` if the bytes are none."""
-    require(len(der) <= MAX_CERTIFICATE, "evidence/too-large", "a certificate is too long")
+    require(len(data) <= MAX_CERTIFICATE, "evidence/too-large", "a certificate is too long")
     try:
-        found = x509.load_der_x509_certificate(der)
-        if found.public_bytes(Encoding.DER) != der or not der.endswith(b"\0" + found.signature):
+        found = x509.load_der_x509_certificate(data)
+        if found.public_bytes(Encoding.DER) != data or not data.endswith(b"\0" + found.signature):
             raise ValueError  # the bit string of the signature has no unused bits, which no signature covers
+        if not _one_algorithm(data):
+            raise ValueError
         _ = found.extensions, found.subject, found.issuer, found.public_key()
     except _ERRORS:
         raise _chain("a certificate is malformed") from None
     return found
+
+
+def _one_algorithm(data: bytes) -> bool:
+    """Say whether a certificate names the same signature algorithm inside what is signed and outside."""
+    whole = der.Reader(der.Reader(data).take(der.SEQUENCE))
+    signed = der.Reader(whole.take(der.SEQUENCE))
+    if signed.peek() == _VERSION:
+        signed.take()
+    signed.take(der.INTEGER)
+    return signed.whole(der.SEQUENCE) == whole.whole(der.SEQUENCE)
 
 
 def chain(
@@ -105,7 +119,7 @@ def chain(
     given = list(dict.fromkeys(certificates))
     require(len(given) <= MAX_CHAIN, "endorsement/chain-invalid", "the chain is too long")
     others = [certificate(one) for one in given]
-    root = next((one for one, der in zip(others, given, strict=True) if _is_root(one, der, anchor)), None)
+    root = next((one for one, raw in zip(others, given, strict=True) if _is_root(one, raw, anchor)), None)
     if root is None:
         selfmade = any(one.issuer == one.subject for one in others)
         raise refusal(
@@ -134,8 +148,8 @@ def chain(
     return path
 
 
-def _is_root(one: x509.Certificate, der: bytes, anchor: Anchor) -> bool:
-    if sha256(der) == anchor.pin:
+def _is_root(one: x509.Certificate, data: bytes, anchor: Anchor) -> bool:
+    if sha256(data) == anchor.pin:
         return True
     if not anchor.point or one.issuer != one.subject:
         return False
@@ -151,7 +165,13 @@ def _check_issued(one: x509.Certificate, issuer: x509.Certificate) -> None:
         usage = issuer.extensions.get_extension_for_class(x509.KeyUsage).value
         if not constraints.ca or not usage.key_cert_sign:
             raise ValueError
-        one.verify_directly_issued_by(issuer)
+        key, how = issuer.public_key(), one.signature_algorithm_parameters
+        if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(how, ec.ECDSA):
+            if one.issuer != issuer.subject:
+                raise ValueError
+            key.verify(one.signature, one.tbs_certificate_bytes, how)  # with the key as it was read once
+        else:
+            one.verify_directly_issued_by(issuer)
     except (InvalidSignature, x509.ExtensionNotFound, *_ERRORS):
         raise _chain("a certificate is not signed by its issuer, or that one may not sign") from None
 
@@ -177,11 +197,11 @@ def ec_key(one: x509.Certificate, curve: type[ec.EllipticCurve]) -> ec.EllipticC
     return key
 
 
-def revocations(der: bytes) -> x509.CertificateRevocationList:
+def revocations(data: bytes) -> x509.CertificateRevocationList:
     """Return a revocation list; raise ``collateral/signature`` if the bytes are none."""
-    require(len(der) <= MAX_CRL, "evidence/too-large", "a revocation list is too long")
+    require(len(data) <= MAX_CRL, "evidence/too-large", "a revocation list is too long")
     try:
-        found = x509.load_der_x509_crl(der)
+        found = x509.load_der_x509_crl(data)
         _ = found.extensions, found.issuer, found.signature_algorithm_oid
     except _ERRORS:
         raise refusal("collateral/signature", "a revocation list is malformed") from None

@@ -7,9 +7,11 @@ texts inside it, byte for byte.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final
 
 from cryptography import x509
@@ -28,6 +30,7 @@ _FIELDS: Final = frozenset(
         "tcb_info_signature", "qe_identity_issuer_chain", "qe_identity", "qe_identity_signature",
     }
 )  # fmt: skip
+_DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _SIGNER: Final = "Intel SGX TCB Signing"
 
 
@@ -71,7 +74,7 @@ class Genuine:
     not_after: datetime
 
 
-def verified(given: Collateral, path: list[x509.Certificate], now: datetime, tee: str) -> Genuine:
+def verified(given: Collateral, path: Sequence[x509.Certificate], now: datetime, tee: str) -> Genuine:
     """Return collateral that is genuine, valid at ``now`` and meant for this kind of quote.
 
     Args:
@@ -96,7 +99,17 @@ def verified(given: Collateral, path: list[x509.Certificate], now: datetime, tee
 
 
 def _signed(text: str, signature: str, chain: str, now: datetime) -> Mapping[str, Any]:
-    """Return what a text says that Intel signed."""
+    """Return what a text says that Intel signed, by a key that is valid now."""
+    found = _said(text, signature, chain)
+    for one in _path(chain):
+        require(one.not_valid_before_utc <= now, "collateral/not-yet-valid", "a signer is not valid yet")
+        require(now <= one.not_valid_after_utc, "collateral/expired", "a signer's certificate has expired")
+    return found
+
+
+@lru_cache(32)
+def _said(text: str, signature: str, chain: str) -> Mapping[str, Any]:
+    """Return what a text says that Intel signed, whatever the time. It is shared: nobody may change it."""
     path = _path(chain)
     key = certs.ec_key(path[0], ec.SECP256R1)
     name = path[0].subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
@@ -113,15 +126,13 @@ def _signed(text: str, signature: str, chain: str, now: datetime) -> Mapping[str
         found = None
     if not isinstance(found, dict):
         raise refusal("collateral/signature", "signed collateral is no JSON object")
-    for one in path:
-        require(one.not_valid_before_utc <= now, "collateral/not-yet-valid", "a signer is not valid yet")
-        require(now <= one.not_valid_after_utc, "collateral/expired", "a signer's certificate has expired")
     return found
 
 
-def _path(text: str) -> list[x509.Certificate]:
+@lru_cache(32)
+def _path(text: str) -> tuple[x509.Certificate, ...]:
     try:
-        return certs.chain(certs.from_pem(text.encode()), roots.INTEL)
+        return tuple(certs.chain(certs.from_pem(text.encode()), roots.INTEL))
     except AttestationError as error:
         raise refusal("collateral/signature", f"a chain of the collateral: {error.message}") from None
 
@@ -135,13 +146,15 @@ def _valid(found: Mapping[str, Any], now: datetime) -> datetime:
 
 def _moment(text: object) -> datetime:
     try:
-        return datetime.strptime(str(text), "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+        if not isinstance(text, str) or not _DATE.fullmatch(text):
+            raise ValueError
+        return datetime.fromisoformat(text[:-1]).replace(tzinfo=UTC)
     except ValueError:
         raise refusal("collateral/signature", "a date of the collateral is malformed") from None
 
 
 def _check_revocations(
-    fields: Mapping[str, str], path: list[x509.Certificate], signers: list[x509.Certificate], now: datetime
+    fields: Mapping[str, str], path: Sequence[x509.Certificate], signers: list[x509.Certificate], now: datetime
 ) -> list[datetime]:
     """Check both lists and look the certificates of platform and collateral up in them; return when they end."""
     leaf, authority, root = path

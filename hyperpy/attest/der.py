@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final
 
 from hyperpy.attest.codes import refusal
@@ -23,7 +24,8 @@ SEQUENCE, SET, BOOLEAN, IA5_STRING = 0x30, 0x31, 0x01, 0x16
 UTC_TIME, GENERALIZED_TIME = 0x17, 0x18
 _TEXTS: Final = frozenset({0x0C, 0x13, 0x14, IA5_STRING})
 _VERSION, _EXTENSIONS = 0xA0, 0xA3
-_COMMON_NAME: Final = "2.5.4.3"
+_COMMON_NAME: Final = b"\x55\x04\x03"
+"""2.5.4.3, as it is written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,8 @@ class Reader:
     Every method raises EndorsementError ``endorsement/chain-invalid`` where the bytes are not DER.
     """
 
+    __slots__ = ("_at", "_data")
+
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._at = 0
@@ -77,20 +81,25 @@ class Reader:
 
     def take(self, tag: int | None = None) -> bytes:
         """Return the content of the next element, which must have that tag if one is given."""
-        return self._next(tag)[0]
+        start = self._next(tag)
+        return self._data[start : self._at]
 
     def whole(self, tag: int | None = None) -> bytes:
         """Return the next element with its header."""
-        return self._next(tag)[1]
+        start = self._at
+        self._next(tag)
+        return self._data[start : self._at]
 
     def finish(self) -> None:
         """Raise unless everything was taken."""
-        if not self.done:
+        if self._at != len(self._data):
             raise _bad("bytes follow where an element ends")
 
-    def _next(self, tag: int | None) -> tuple[bytes, bytes]:
+    def _next(self, tag: int | None) -> int:
+        """Go behind the next element; return where its content begins."""
         data, start = self._data, self._at
-        if start + 2 > len(data):
+        length = len(data)
+        if start + 2 > length:
             raise _bad("it is cut off")
         if tag is not None and data[start] != tag:
             raise _bad(f"an element has the tag {data[start]:#x} where {tag:#x} must be")
@@ -99,16 +108,16 @@ class Reader:
         size, at = data[start + 1], start + 2
         if size >= 0x80:
             count = size & 0x7F
-            if not 1 <= count <= 3 or at + count > len(data):
+            if not 1 <= count <= 3 or at + count > length:
                 raise _bad("a length is indefinite, too long or cut off")
             size = int.from_bytes(data[at : at + count], "big")
             at += count
             if size < 0x80 or size < 1 << 8 * (count - 1):
                 raise _bad("a length is not in its shortest form")
-        if at + size > len(data):
+        if at + size > length:
             raise _bad("an element is longer than what holds it")
         self._at = at + size
-        return data[at : self._at], data[start : self._at]
+        return at
 
 
 def certificate(data: bytes) -> Certificate:
@@ -155,6 +164,7 @@ def integer(content: bytes) -> int:
     return int.from_bytes(content, "big", signed=True)
 
 
+@lru_cache(512)
 def oid(content: bytes) -> str:
     """Return an object identifier's content as dotted text."""
     if not content or content[-1] & 0x80 or len(content) > 64:
@@ -198,6 +208,7 @@ def _moment(digits: bytes) -> datetime:
     return datetime(*parts, tzinfo=UTC)  # type: ignore[misc,arg-type]
 
 
+@lru_cache(64)
 def _common_name(name: bytes) -> str:
     parts = Reader(Reader(name).take(SEQUENCE))
     found = ""
@@ -205,10 +216,11 @@ def _common_name(name: bytes) -> str:
         members = Reader(parts.take(SET))
         while not members.done:
             pair = Reader(members.take(SEQUENCE))
-            kind, tag = oid(pair.take(OID)), pair.peek()
+            kind, tag = pair.take(OID), pair.peek()
             content = pair.take()
             pair.finish()
             if kind != _COMMON_NAME:
+                oid(kind)
                 continue
             if found or tag not in _TEXTS:
                 raise _bad("a name has two common names, or one that is no text")

@@ -17,6 +17,7 @@ Whether a certificate was revoked, only NVIDIA's servers know: the result says `
 from __future__ import annotations
 
 import hmac
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -38,6 +39,8 @@ _DICE: Final = ("2.23.133.5.4.1", "2.23.133.5.4.1.1")
 _SHA384: Final = bytes.fromhex("06096086480165030402020430")
 """DER of the algorithm's name and of the beginning of a digest of 48 bytes."""
 _DRIVER, _VBIOS, _FIRMWARE, _FORMAT, _FLAG = 3, 6, 20, 34, 36
+_BLOCK: Final = struct.Struct("<BBHBH")
+"""Index, kind and size of a measurement; type and size of its value, which follows."""
 _SWITCH: Final = "LS_10"
 _SERIAL: Final = x509.NameOID.SERIAL_NUMBER
 
@@ -207,15 +210,15 @@ class _Cut:
 
 
 def _blocks(record: bytes) -> dict[int, bytes]:
-    cut, found = _Cut(record), {}
-    while not cut.done:
-        index, kind, size = cut.number(1), cut.number(1), cut.number(2)
-        block = _Cut(cut.take(size))
-        block.take(1)
-        value = block.take(block.number(2))
-        fits = kind == 1 and block.done and len(value) == _DIGEST and index not in found and index > 0
+    found: dict[int, bytes] = {}
+    at, end = 0, len(record)
+    while at < end:
+        require(end - at >= _BLOCK.size + _DIGEST, "evidence/malformed", "the report is cut off")
+        index, kind, size, _, inner = _BLOCK.unpack_from(record, at)
+        fits = kind == 1 and size == _DIGEST + 3 and inner == _DIGEST and index not in found and index > 0
         require(fits, "evidence/malformed", "a measurement is malformed")
-        found[index] = value
+        at += _BLOCK.size + _DIGEST
+        found[index] = record[at - _DIGEST : at]
     require(bool(found), "evidence/malformed", "the report holds no measurements")
     return found
 

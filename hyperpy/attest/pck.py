@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 from cryptography import x509
@@ -37,6 +38,7 @@ class Pck:
         }
 
 
+@lru_cache(64)
 def read(leaf: x509.Certificate) -> Pck:
     """Return what the platform's certificate says.
 

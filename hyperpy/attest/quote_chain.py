@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Final
 
 from cryptography import x509
@@ -93,8 +94,10 @@ def verify(raw: bytes, given: bytes | None, now: datetime) -> Genuine:
     return Genuine(found, platform, status, True, min(end, known.not_after), "checked")
 
 
-def _platform_path(text: bytes) -> list[x509.Certificate]:
-    path = certs.chain(certs.from_pem(text, padded=True), roots.INTEL)
+@lru_cache(64)
+def _platform_path(text: bytes) -> tuple[x509.Certificate, ...]:
+    """Return a platform's certificates, whose chain holds whatever the time."""
+    path = tuple(certs.chain(certs.from_pem(text, padded=True), roots.INTEL))
     require(len(path) == 3, "endorsement/chain-invalid", "the platform's chain must have three certificates")
     names = [one.value for one in path[1].subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)]
     require(len(names) == 1 and names[0] in _AUTHORITIES, "endorsement/chain-invalid", "not an authority for platforms")

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Final
 
 from cryptography.hazmat.primitives import hashes
@@ -77,13 +77,29 @@ class Genuine:
         return {**self.report.claims(self.product), "csp_id": self.csp}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Vek:
-    """A chip's certificate whose chain holds."""
+    """A chip's certificate whose chain holds; what its extensions say is read when it is first looked at."""
 
     product: str
     key: bytes
     certificates: tuple[der.Certificate, ...]
+
+    @cached_property
+    def said(self) -> str:
+        """The product that it names."""
+        return _ia5(self.certificates[0], "2").partition("-")[0]
+
+    @cached_property
+    def levels(self) -> Mapping[str, int]:
+        """The TCB components that it names."""
+        names = snp.tcb_parts(bytes(8), self.product)
+        return {name: _level(self.certificates[0], _SPL[name]) for name in names}
+
+    @cached_property
+    def not_after(self) -> datetime:
+        """When the first of the certificates ends."""
+        return min(one.not_after for one in self.certificates)
 
 
 def verify(raw: bytes, endorsement: Endorsement | None, now: datetime) -> Genuine:
@@ -107,15 +123,15 @@ def verify(raw: bytes, endorsement: Endorsement | None, now: datetime) -> Genuin
             raise refusal("endorsement/expired", f"{one.subject_name} has expired")
     revocation = _revocation(endorsement.crl, vek, now)  # 6
     leaf = vek.certificates[0]
-    _check_product(report, leaf, vek.product)  # 7
+    _check_product(report, vek)  # 7
     if kind == "vcek":
         _check_chip(report, leaf, vek.product)  # 8
-    _check_tcb(report, leaf, vek.product)  # 9
+    _check_tcb(report, vek)  # 9
     in_range = 0 < report.r < ORDER_P384 and 0 < report.s < ORDER_P384  # 10
     genuine = in_range and ecdsa(public_key(vek.key), report.r, report.s, raw[: snp.SIGNED], hashes.SHA384())
     require(genuine, "signature/invalid", "the report's signature does not verify")
     csp = _ia5(leaf, "5") if kind == "vlek" else None
-    return Genuine(report, vek.product, csp, min(one.not_after for one in vek.certificates), revocation)
+    return Genuine(report, vek.product, csp, vek.not_after, revocation)
 
 
 @lru_cache(64)
@@ -128,13 +144,20 @@ def _chained(vek: bytes, chain: Sequence[bytes], kind: str) -> _Vek:
     product = roots.amd_product(chain[1])
     if product is None:
         raise refusal("endorsement/untrusted-root", "the chain ends in no root key of AMD's")
-    issuer, root = der.certificate(chain[0]), der.certificate(chain[1])
-    _check_signed(root, root)
+    issuer, root = der.certificate(chain[0]), _root(chain[1])
     require(issuer.subject_name == issuer_name.format(product), "endorsement/chain-invalid", "another issuer's chain")
     _check_signed(issuer, root)
     _check_signed(leaf, issuer)
     require(is_curve(public_key(leaf.key), ec.SECP384R1), "endorsement/chain-invalid", "the chip's key is not P-384")
     return _Vek(product, leaf.key, (leaf, issuer, root))
+
+
+@lru_cache(4)
+def _root(data: bytes) -> der.Certificate:
+    """Return a root whose bytes are pinned, and which signed itself."""
+    root = der.certificate(data)
+    _check_signed(root, root)
+    return root
 
 
 def _check_signed(one: der.Certificate, issuer: der.Certificate) -> None:
@@ -165,8 +188,8 @@ def _pss(parameters: object) -> bool:
     return isinstance(parameters, padding.PSS) and isinstance(parameters.mgf, padding.MGF1)
 
 
-def _check_product(report: snp.Report, leaf: der.Certificate, product: str) -> None:
-    said = _ia5(leaf, "2").partition("-")[0]
+def _check_product(report: snp.Report, vek: _Vek) -> None:
+    said, product = vek.said, vek.product
     require(said == product, "endorsement/product-mismatch", f"a certificate of {said} under the root of {product}")
     expected = report.product
     if expected is None:  # version 2 does not say; a chip ID of 8 bytes is Turin's
@@ -188,14 +211,15 @@ def _check_chip(report: snp.Report, leaf: der.Certificate, product: str) -> None
     require(same, "endorsement/hwid-mismatch", "the certificate is another chip's")
 
 
-def _check_tcb(report: snp.Report, leaf: der.Certificate, product: str) -> None:
+def _check_tcb(report: snp.Report, vek: _Vek) -> None:
+    product = vek.product
     require(
         not snp.tcb_reserved(report.reported_tcb, product),
         "evidence/reserved-nonzero",
         "a byte of the reported TCB has no meaning",
     )
     for name, level in snp.tcb_parts(report.reported_tcb, product).items():
-        known = _level(leaf, _SPL[name])
+        known = vek.levels[name]
         if known != level:
             text = f"{name} is {level} in the report, {known} in the key"
             raise refusal("endorsement/tcb-mismatch", text)

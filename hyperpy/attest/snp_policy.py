@@ -77,23 +77,24 @@ def _guest(report: snp.Report, policy: SnpPolicy) -> Iterator[str]:
         yield "policy/debug-enabled"
     if report.migration and not policy.allow_migration:
         yield "policy/migration-agent"
-    if not _in(report.measurement, policy.measurements):
+    if policy.measurements is not None and report.measurement not in policy.measurements:
         yield "policy/measurement-not-allowed"
-    if not _in(report.host_data, policy.host_data):
+    if policy.host_data is not None and report.host_data not in policy.host_data:
         yield "policy/host-data"
     if policy.vmpls is not None and report.vmpl not in policy.vmpls:
         yield "policy/vmpl"
-    if not _key(report.id_key_digest, policy.id_keys):
+    if policy.id_keys is not None and not _key(report.id_key_digest, policy.id_keys):
         yield "policy/id-key"
-    if not _key(report.author_key_digest, policy.author_keys):
+    if policy.author_keys is not None and not _key(report.author_key_digest, policy.author_keys):
         yield "policy/author-key"
     ids = (
-        (report.field(0x10, 16), policy.family_ids),
-        (report.field(0x20, 16), policy.image_ids),
-        (report.field(0x140, 32), policy.report_ids),
-        (report.field(0x160, 32), policy.migration_report_ids),
+        (0x10, 16, policy.family_ids),
+        (0x20, 16, policy.image_ids),
+        (0x140, 32, policy.report_ids),
+        (0x160, 32, policy.migration_report_ids),
     )
-    others = all(_in(value, allowed) for value, allowed in ids) and report.guest_svn >= policy.min_guest_svn
+    known = all(allowed is None or report.field(at, size) in allowed for at, size, allowed in ids)
+    others = known and report.guest_svn >= policy.min_guest_svn
     if not others or not _bits(report.policy, policy.policy_required, policy.policy_forbidden):
         yield "policy/guest-policy"
 
@@ -103,7 +104,8 @@ def _platform(found: Genuine, policy: SnpPolicy) -> Iterator[str]:
     report = found.report
     if report.signing_key not in policy.signing_keys:
         yield "endorsement/key-type-mismatch"
-    if report.chip_id in policy.denied_chips or not _in(report.chip_id, policy.chips):
+    chip = report.chip_id
+    if chip in policy.denied_chips or (policy.chips is not None and chip not in policy.chips):
         yield "policy/chip-denied"
     if found.csp is not None and policy.csp_ids is not None and found.csp not in policy.csp_ids:
         yield "policy/chip-denied"
@@ -115,7 +117,7 @@ def _platform(found: Genuine, policy: SnpPolicy) -> Iterator[str]:
     if not _bits(report.platform_info, policy.platform_required, policy.platform_forbidden):
         yield "policy/platform-info"
     floors = ((report.reported_tcb, policy.min_tcb), (report.launch_tcb, policy.min_launch_tcb))
-    enough = all(_at_least(snp.tcb_parts(raw, found.product), least) for raw, least in floors)
+    enough = all(_at_least(snp.tcb_parts(raw, found.product), least) for raw, least in floors if least)
     major, minor, build = report.current_firmware
     least = (policy.min_firmware.get("major", 0), policy.min_firmware.get("minor", 0))
     if not enough or (major, minor) < least or build < policy.min_build:
@@ -125,12 +127,8 @@ def _platform(found: Genuine, policy: SnpPolicy) -> Iterator[str]:
         yield "policy/mitigation-vector"
 
 
-def _in(value: bytes, allowed: frozenset[bytes] | None) -> bool:
-    return allowed is None or value in allowed
-
-
-def _key(digest: bytes, allowed: frozenset[bytes] | None) -> bool:
-    return allowed is None or (digest != _ZERO48 and digest in allowed)
+def _key(digest: bytes, allowed: frozenset[bytes]) -> bool:
+    return digest != _ZERO48 and digest in allowed
 
 
 def _bits(value: int, required: frozenset[int], forbidden: frozenset[int]) -> bool:

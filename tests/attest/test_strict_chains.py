@@ -52,6 +52,41 @@ def test_a_chain_is_no_longer_than_its_issuers_allow(length: int | None, good: b
     assert caught.value.code == "endorsement/chain-invalid"
 
 
+def refused(leaf: bytes, root: x509.Certificate) -> str:
+    anchor = Anchor(sha256(root.public_bytes(Encoding.DER)))
+    with pytest.raises(AttestationError) as caught:
+        certs.chain([leaf, root.public_bytes(Encoding.DER)], anchor)
+    return caught.value.code
+
+
+def test_whose_key_signed_and_whose_name_is_given() -> None:
+    root = certificate("root", "root", None)
+    leaf = certificate("leaf", "root", None, ca=False)
+    (good,), anchor = der(leaf), Anchor(sha256(root.public_bytes(Encoding.DER)))
+    assert len(certs.chain([good, *der(root)], anchor)) == 2
+    KEYS["mallory"] = ec.generate_private_key(ec.SECP256R1())
+    forged = x509.CertificateBuilder().subject_name(name("leaf")).issuer_name(name("root")).serial_number(1)
+    forged = forged.public_key(KEYS["leaf"].public_key()).not_valid_before(NOW).not_valid_after(NOW)
+    (other,) = der(forged.sign(KEYS["mallory"], SHA256()))
+    assert refused(other, root) == "endorsement/chain-invalid"
+    for at in range(len(good)):
+        changed = good[:at] + bytes((good[at] ^ 1 << at % 8,)) + good[at + 1 :]
+        assert refused(changed, root).partition("/")[0] == "endorsement", at
+
+
+def test_one_signature_algorithm_inside_and_outside() -> None:
+    """What is not signed may not say otherwise than what is (RFC 5280, 4.1.1.2)."""
+    root = certificate("root", "root", None)
+    (good,) = der(certificate("leaf", "root", None, ca=False))
+    algorithm = bytes.fromhex("06082a8648ce3d040302")  # ecdsa-with-SHA256
+    assert good.count(algorithm) == 2
+    at = good.rindex(algorithm) + len(algorithm) - 1
+    changed = good[:at] + b"\x03" + good[at + 1 :]
+    assert refused(changed, root) == "endorsement/chain-invalid"
+    with pytest.raises(AttestationError, match="malformed"):
+        certs.certificate(changed)
+
+
 def listed(issuer: str, *serials: int, extension: Any = None) -> str:
     made = x509.CertificateRevocationListBuilder().issuer_name(name(issuer))
     made = made.last_update(NOW - timedelta(hours=1)).next_update(NOW + timedelta(hours=1))
