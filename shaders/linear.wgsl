@@ -1,5 +1,8 @@
 // Linear (5.4), its biases, and the embedding (5.1).
 //
+// Two ways of dividing the work, of which hosts take the faster: nibble_rows and byte_rows have 64 lanes with four rows
+// each, split_rows has 256 lanes, four to a row.
+//
 // Rows lie in tiles of 64, one row a lane. For each group of 32 columns a lane has its q: one vec4<u32> of unsigned
 // nibbles, or two of signed bytes, the first element lowest; and D | M << 16. Where groups are of 16 columns (Q6_K),
 // two make one, and the second's D stands in the place of M, which they do not have. Inside a group (of 32 nibbles, or 8
@@ -27,6 +30,7 @@ struct Matrix {
 
 const TOKENS = 1u;  // tokens of a workgroup, 1 or 4: hosts write the number here
 const GROUP = 32u;  // columns that have a scale of their own, 32 or 16: this too
+const WIDTH = 1u;   // vec4<u32> of a group and row in split_rows: 1 of nibbles, 2 of bytes; this too
 
 // A lane has four rows, one in each of four tiles, and a sum for each: top * 2^26 + high * 2^10 + low.
 struct Sum {
@@ -240,6 +244,93 @@ fn byte_rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_
     finish(tile, first + 2u, lane, s2);
     finish(tile, first + 3u, lane, s3);
   }
+}
+
+const SLICES = 4u;
+var<workgroup> parts: array<Sum, 256>;
+
+// The products of one vec4<u32> of a row with a token's digits that begin at x: whole numbers, exact.
+fn nibble_products(q: vec4<u32>, x: u32) -> i32 {
+  let a = dot(nibbles(q.x), digits[x]) + dot(nibbles(q.x >> 16u), digits[x + 1u]);
+  let b = dot(nibbles(q.y), digits[x + 2u]) + dot(nibbles(q.y >> 16u), digits[x + 3u]);
+  let c = dot(nibbles(q.z), digits[x + 4u]) + dot(nibbles(q.z >> 16u), digits[x + 5u]);
+  let d = dot(nibbles(q.w), digits[x + 6u]) + dot(nibbles(q.w >> 16u), digits[x + 7u]);
+  return i32(a + b + c + d);
+}
+
+fn byte_products(q: vec4<u32>, x: u32) -> i32 {
+  return i32(dot(bytes(q.x), digits[x]) + dot(bytes(q.y), digits[x + 1u]))
+    + i32(dot(bytes(q.z), digits[x + 2u]) + dot(bytes(q.w), digits[x + 3u]));
+}
+
+// The two halves of a group with a token's digits; nibbles lie in one vec4<u32>.
+fn halves(q: vec4<u32>, r: vec4<u32>, token: u32, g: u32) -> vec2<i32> {
+  let x = (known(token) * matrix.groups + g) * 8u;
+  if (WIDTH == 1u) { return vec2<i32>(nibble_products(q, x), 0); }
+  return vec2<i32>(byte_products(q, x), byte_products(r, x + 4u));
+}
+
+fn sum_of(token: u32, g: u32) -> i32 {
+  return sums[known(token) * (matrix.groups + 1u) + g];
+}
+
+// Add the products a of up to four tokens with one row, and their digits' sums s, scaled.
+fn add_row(sum: ptr<function, Sum>, d: i32, m: i32, a: vec4<i32>, s: vec4<i32>) {
+  (*sum).high += d * (a >> vec4<u32>(10u)) + m * (s >> vec4<u32>(10u));
+  (*sum).low += d * (a & vec4<i32>(1023)) + m * (s & vec4<i32>(1023));
+}
+
+@compute @workgroup_size(256)
+fn split_rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+  let first = group.y * TOKENS;
+  let row = lane & 63u;
+  var sum = Sum();
+  var since = 0u;
+  for (var g = lane >> 6u; g < matrix.groups; g += SLICES) {
+    let at = (group.x * matrix.groups + g) * 64u + row;
+    let d = bitcast<i32>(scales[at] << 16u) >> 16u;
+    let m = bitcast<i32>(scales[at]) >> 16u;
+    let q = weights[WIDTH * at];
+    let r = weights[WIDTH * at + WIDTH - 1u];
+    let a = halves(q, r, first, g);
+    var left = vec4<i32>(a.x, 0, 0, 0);
+    var right = vec4<i32>(a.y, 0, 0, 0);
+    var s = vec4<i32>(sum_of(first, g), 0, 0, 0);
+    if (TOKENS > 1u) {
+      let b = halves(q, r, first + 1u, g);
+      let c = halves(q, r, first + 2u, g);
+      let e = halves(q, r, first + 3u, g);
+      left = vec4<i32>(a.x, b.x, c.x, e.x);
+      right = vec4<i32>(a.y, b.y, c.y, e.y);
+      s = vec4<i32>(s.x, sum_of(first + 1u, g), sum_of(first + 2u, g), sum_of(first + 3u, g));
+    }
+    if (GROUP == 16u) {
+      add_row(&sum, d, 0, left, s);
+      add_row(&sum, m, 0, right, s);
+    } else {
+      add_row(&sum, d, m, left + right, s);
+    }
+    since += 1u;
+    if (since == 4u) {
+      since = 0u;
+      carry(&sum);
+    }
+  }
+  carry(&sum);
+  parts[lane] = sum;
+  workgroupBarrier();
+  let slot = lane >> 6u;
+  let token = first + slot;
+  if (slot >= TOKENS || token >= matrix.count) { return; }
+  var whole = Sum();
+  for (var slice = 0u; slice < SLICES; slice++) {
+    let part = parts[slice * 64u + row];
+    whole.top += part.top;
+    whole.high += part.high;
+    whole.low += part.low;
+  }
+  let shift = sums[token * (matrix.groups + 1u) + matrix.groups];
+  finish_row(group.x * 64u + row, token, shift, whole.top[slot], whole.high[slot], whole.low[slot]);
 }
 
 // A bias (in sums) for each token, to which its matrix then adds.

@@ -30,6 +30,7 @@ _BINDINGS: Final = {
     "swiglu": ("norm.wgsl", (0, 1, 2, 3, 4, 5)),
     "nibble_rows": ("linear.wgsl", (0, 1, 2, 3, 4, 5, 6)),
     "byte_rows": ("linear.wgsl", (0, 1, 2, 3, 4, 5, 6)),
+    "split_rows": ("linear.wgsl", (0, 1, 2, 3, 4, 5, 6)),
     "spread": ("linear.wgsl", (4, 5, 6)),
     "embed_nibbles": ("linear.wgsl", (0, 1, 2, 5, 6, 7)),
     "embed_bytes": ("linear.wgsl", (0, 1, 2, 5, 6, 7)),
@@ -41,16 +42,26 @@ _BINDINGS: Final = {
 
 
 class Form(NamedTuple):
-    """How linear.wgsl is told to read a matrix: entry points, columns of a scale, tokens of a workgroup."""
+    """How linear.wgsl is told to read a matrix.
+
+    ``nibbles``, or else bytes; columns of a scale; tokens of a workgroup; ``split``: whether four lanes share a row,
+    instead of a lane having four rows.
+    """
 
     nibbles: bool = False
     group: int = 32
     tokens: int = 1
+    split: bool = False
 
     @property
-    def rows(self) -> str:
+    def multiply(self) -> str:
         """Name of the entry point that multiplies."""
-        return "nibble_rows" if self.nibbles else "byte_rows"
+        return "split_rows" if self.split else "nibble_rows" if self.nibbles else "byte_rows"
+
+    @property
+    def rows(self) -> int:
+        """Rows of a workgroup that multiplies."""
+        return LANES if self.split else 4 * LANES
 
     @property
     def embed(self) -> str:
@@ -93,15 +104,16 @@ class Gpu:
     def __init__(self, adapter: Any) -> None:
         self.name = named(adapter)
         self.device = adapter.request_device_sync(required_limits={})
-        self._pipelines: dict[tuple[str, int, int], Any] = {}
+        self._pipelines: dict[tuple[str, Form], Any] = {}
 
     def pipeline(self, entry: str, form: Form = PLAIN) -> Any:
         """Return a compiled entry point."""
-        known = entry, form.group, form.tokens
+        known = entry, form
         found = self._pipelines.get(known)
         if found is None:
             text = source("integers.wgsl") + source(_BINDINGS[entry][0])
-            for name, usual, value in (("TOKENS", 1, form.tokens), ("GROUP", 32, form.group)):
+            told = ("TOKENS", 1, form.tokens), ("GROUP", 32, form.group), ("WIDTH", 1, 2 - form.nibbles)
+            for name, usual, value in told:
                 text = text.replace(f"const {name} = {usual}u;", f"const {name} = {value}u;")
             module = self.device.create_shader_module(code=text)
             found = self.device.create_compute_pipeline(layout="auto", compute={"module": module, "entry_point": entry})

@@ -82,7 +82,9 @@ class Served:
 
         found = webgpu_adapter.pick(adapter)
         gpu, model = webgpu_adapter.Gpu(found), Model(Config(**config), self._weights, ident)
-        engines.self_test(webgpu_device.Forward(engines.toy_model(engines.kind(model)), gpu))
+        for split in (False, True):
+            toy = engines.toy_model(engines.kind(model))
+            engines.self_test(webgpu_device.Forward(toy, gpu, (split, split)))
         self._forward = webgpu_device.Forward(model, gpu)
         self._weights = {}
         return [gpu.name, found.info["adapter_type"]]

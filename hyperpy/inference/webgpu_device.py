@@ -5,6 +5,7 @@ Runs in a process of its own; see :mod:`hyperpy.inference.webgpu`.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -21,8 +22,6 @@ TOKENS: Final = 4
 """Tokens that a workgroup of ``linear.wgsl`` does together, where there are more than one."""
 CHUNK: Final = 64
 """Tokens of one pass; longer prompts take several."""
-ROWS: Final = 4 * LANES
-"""Rows of a matrix that a workgroup does: each lane has one in each of four tiles."""
 HEAD: Final = 256
 """Widest head whose sums stay in i32."""
 POSITIONS: Final = 256
@@ -80,11 +79,14 @@ Spans = Sequence[tuple[Cache, int]]
 class Forward:
     """One model on one adapter.
 
+    Args:
+        tuning: whether four lanes share a row, for one token and for many; by default what is faster here.
+
     Raises:
         ConfigError: the model's shape is one that the shaders do not have.
     """
 
-    def __init__(self, model: Model, gpu: Gpu) -> None:
+    def __init__(self, model: Model, gpu: Gpu, tuning: tuple[bool, bool] | None = None) -> None:
         tables.check()
         c = self.config = model.config
         if c.head > HEAD:
@@ -97,6 +99,9 @@ class Forward:
         self._exp2 = gpu.storage(tables.exp2().astype(np.int32))
         self._load(model)
         self._work()
+        self.tuning = tuning or (False, False)
+        if tuning is None:
+            self._tune()
 
     def cache(self) -> Cache:
         """Return the empty cache of a new session."""
@@ -155,6 +160,32 @@ class Forward:
         self._chosen, self._ahead = gpu.storage(AHEAD * 4), gpu.storage(AHEAD * c.vocabulary * 4)
         self._static: dict[Any, Any] = {}
         self._made = 0
+
+    def _tune(self) -> None:
+        """Time a layer in both ways, for one token and for many, and take what is faster."""
+        cache = self.cache()
+        cache.reserve(CHUNK)
+        self._prepare(CHUNK, 1)
+        chosen = []
+        for count, layers in ((1, 8), (CHUNK, 1)):
+            times = []
+            for split in (False, True):
+                self.tuning = split, split
+                times.append(min([self._timed(cache, count, layers) for _ in range(3)][1:]))  # the first compiles
+            chosen.append(times[1] < times[0])
+        self.tuning = chosen[0], chosen[1]
+
+    def _timed(self, cache: Cache, count: int, layers: int) -> float:
+        """Return how many seconds the first layer takes, several times over."""
+        gpu, began = self.gpu, time.perf_counter()
+        encoder = gpu.device.create_command_encoder()
+        run = encoder.begin_compute_pass()
+        for _ in range(layers):
+            self._layer(run, 0, count, [(cache, count)])
+        run.end()
+        gpu.device.queue.submit([encoder.finish()])
+        gpu.device.queue.read_buffer(self._x, 0, 4)
+        return time.perf_counter() - began
 
     # -- a pass ----------------------------------------------------------------------------
 
@@ -344,7 +375,8 @@ class Forward:
     ) -> None:
         tokens = TOKENS if count > 1 else 1
         for part in tiles.parts:
-            key = ("linear", name, part.first, tokens)
+            split = self.tuning[tokens > 1]
+            key = ("linear", name, part.first, tokens, split)
             if key not in self._static:
                 values = (part.height, tiles.groups, scale, stride, part.first, int(add), count, 0)
                 self._static[key] = [self.gpu.uniform(*values), count]
@@ -353,8 +385,8 @@ class Forward:
                 self.gpu.write(uniform, (count,), 24)
                 self._static[key][1] = count
             buffers = (part.weights, part.scales, part.factors, self._digits, self._sums, out, uniform)
-            form = part.form._replace(tokens=tokens)
-            self._step(run, form.rows, key, buffers, -(-part.height // ROWS), -(-count // tokens), form)
+            form = part.form._replace(tokens=tokens, split=split)
+            self._step(run, form.multiply, key, buffers, -(-part.height // form.rows), -(-count // tokens), form)
 
     def _groups(self, cache: Cache) -> dict[Any, Any]:
         """Return a session's bind groups; they are made anew when a buffer they name was."""

@@ -9,6 +9,7 @@ import os
 import random
 import signal
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -81,10 +82,11 @@ def test_embedding_and_head_in_parts(gpu: adapter.Gpu, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
 @pytest.mark.parametrize("halves", [False, True])
-def test_every_kind_of_model(gpu: adapter.Gpu, architecture: str, halves: bool) -> None:
+@pytest.mark.parametrize("split", [False, True])
+def test_every_kind_of_model(gpu: adapter.Gpu, architecture: str, halves: bool, split: bool) -> None:
     """Biases (qwen2), head norms (qwen3), groups of 16 beside nibbles in one layer (Q4_K_M's Q6_K)."""
     kind = engines.Kind(architecture, halves)
-    forward = device.Forward(engines.toy_model(kind), gpu)
+    forward = device.Forward(engines.toy_model(kind), gpu, (split, not split))
     assert engines.kind(forward.model) == kind
     engines.self_test(forward)
     judge = reference.Engine(forward.model)
@@ -106,6 +108,17 @@ def test_the_self_test_sees_a_models_kind(changed: str, monkeypatch: pytest.Monk
     kind = engines.Kind("qwen2" if "sums" in changed else "qwen3")
     with pytest.raises(Corrupt):
         engines.self_test(device.Forward(engines.toy_model(kind), gpu))
+
+
+def test_the_faster_way_is_taken(gpu: adapter.Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For one token and for many by themselves, whatever the clock says; no bit depends on it."""
+    for one, many in product((False, True), repeat=2):
+
+        def timed(self: Any, cache: Any, count: int, layers: int, fast: tuple[bool, bool] = (one, many)) -> float:
+            return 1.0 if self.tuning[count > 1] == fast[count > 1] else 2.0
+
+        monkeypatch.setattr(device.Forward, "_timed", timed)
+        assert device.Forward(engines.toy_model(), gpu).tuning == (one, many)
 
 
 def test_many_sessions_at_once(engine: webgpu.Engine) -> None:

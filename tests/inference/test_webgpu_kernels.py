@@ -6,6 +6,7 @@ Needs a Vulkan adapter; software is enough (Debian: mesa-vulkan-drivers).
 from __future__ import annotations
 
 import random
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -159,27 +160,14 @@ def test_linear(gpu: adapter.Gpu, rows: int, columns: int, tokens: int, kind: st
     sums = np.concatenate([x.reshape(tokens, -1, 32).sum(axis=2), shift[:, None]], axis=1)
     tiles = adapter.Tiles(gpu, [weight])
     (part,) = tiles.parts
-    for each in {1, device.TOKENS}:
+    for each, split in product((1, device.TOKENS), (False, True)):
+        form = part.form._replace(tokens=each, split=split)
         out = gpu.storage(tokens * rows * 4)
         uniform = gpu.uniform(rows, tiles.groups, FN - FQ, rows, 0, 0, tokens, 0)
-        buffers = [
-            part.weights,
-            part.scales,
-            part.factors,
-            gpu.storage(x.astype(np.float32)),
-            gpu.storage(sums.astype(np.int32)),
-            out,
-            uniform,
-        ]
-        got = run(
-            gpu,
-            gpu.pipeline(part.form.rows, part.form._replace(tokens=each)),
-            buffers,
-            out,
-            "<i4",
-            -(-rows // device.ROWS),
-            -(-tokens // each),
-        )
+        inputs = gpu.storage(x.astype(np.float32)), gpu.storage(sums.astype(np.int32))
+        buffers = [part.weights, part.scales, part.factors, *inputs, out, uniform]
+        pipeline = gpu.pipeline(form.multiply, form)
+        got = run(gpu, pipeline, buffers, out, "<i4", -(-rows // form.rows), -(-tokens // each))
         assert np.array_equal(got.reshape(tokens, rows), wanted)
 
 
