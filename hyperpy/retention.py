@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from hyperpy.codecs import canonical
 from hyperpy.config import Config
@@ -48,22 +50,38 @@ def pin(store: Store, records: Iterable[bytes], until: float, most: int) -> bool
         StoreError: it cannot be written now.
     """
     wanted = dict.fromkeys(records)
-    known = {key: _until(value) for key, value in store.scan("pins")}
-    new = [name for name in wanted if name not in known]
-    if len(known) + len(new) > most:
-        return False
     value = canonical.encode({"until": int(until), "why": "receipt"})
-    store.write(
-        [("pins", name, value) for name in wanted if name not in known or 0 < known[name] < int(until)], durable=True
-    )
+    with _lock:
+        rows = {name: store.get("pins", name) for name in wanted}
+        known = {name: _until(row) for name, row in rows.items() if row is not None}
+        total = _count(store) + len(wanted) - len(known)
+        if total > most:
+            return False
+        later = [name for name in wanted if name not in known or 0 < known[name] < int(until)]
+        store.write([("pins", name, value) for name in later], durable=True)
+        _counts[store] = total
     return True
+
+
+_lock = threading.Lock()
+_counts: WeakKeyDictionary[Store, int] = WeakKeyDictionary()
+"""How many pins a store holds: they are counted once, and again where some expire."""
+
+
+def _count(store: Store) -> int:
+    found = _counts.get(store)
+    if found is None:
+        found = _counts[store] = sum(1 for _ in store.scan("pins"))
+    return found
 
 
 def expire(store: Store, now: float) -> int:
     """Remove pins whose time has come; return how many. Pins of other kinds stay."""
-    old: list[Delete] = [("pins", key) for key, value in store.scan("pins") if 0 < _until(value) <= now]
-    if old:
-        store.write([], old, durable=True)
+    with _lock:
+        old: list[Delete] = [("pins", key) for key, value in store.scan("pins") if 0 < _until(value) <= now]
+        if old:
+            store.write([], old, durable=True)
+        _counts.pop(store, None)
     return len(old)
 
 

@@ -46,6 +46,12 @@ from hyperpy.verdicts import Edge, Finding, Report, StepReport, Verdict
 
 __all__ = ["verify", "verify_receipt"]
 
+UNREADABLE = (
+    *(HyperpyError, ValueError, TypeError, LookupError, AttributeError),
+    *(RuntimeError, ArithmeticError, AssertionError),
+)
+"""What a receipt may raise that nobody made as one."""
+
 
 def verify(
     data: bytes,
@@ -89,7 +95,7 @@ def verify_receipt(
     accepted = rules_of(policy)
     try:
         return _verified(receipt, accepted, progress, now or datetime.now(UTC))
-    except (HyperpyError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError) as error:
+    except UNREADABLE as error:
         return bad_file("form", f"the receipt cannot be read: {error!s:.200}")
 
 

@@ -7,6 +7,7 @@ is a process's state, the slots that led to it (``slot``).
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -27,6 +28,8 @@ _ALIKE: Final = 16
 _PARTS: Final = 100_000
 _NAMED: Final = 100
 """Slots without a record that are named."""
+_NEAR: Final = 64
+"""Slots before one that are looked up one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +126,8 @@ class _Collector:
         self.slots: dict[bytes, tuple[str, int]] = {}
         self.bad: dict[bytes, Finding] = {}
         self.lacking: set[tuple[str, int]] = set()
+        self.recorded: dict[str, list[int]] = {}
+        """Slots that are recorded, of processes with long gaps."""
         self.inside: set[bytes] = set()
         """Steps that were reached as parts of others."""
 
@@ -188,11 +193,10 @@ class _Collector:
         self.plan.schedules.add(process)
         name = self.evidence.store.get("by-slot", native(process) + slot.to_bytes(8, "big"))
         if name is None:
-            if (process, slot) not in self.lacking:
+            if (process, slot) not in self.lacking and len(self.lacking) < _NAMED:
                 self.lacking.add((process, slot))
-                if len(self.lacking) <= _NAMED:
-                    text = f"slot {slot} of the process {process} has no record"
-                    self.plan.missing.append(Finding("record", text, where=(self.evidence.where,)))
+                text = f"slot {slot} of the process {process} has no record"
+                self.plan.missing.append(Finding("record", text, where=(self.evidence.where,)))
         else:
             self.slots[name] = (process, slot)
         return name
@@ -258,11 +262,25 @@ class _Collector:
         if slot > self.limits.slots:
             raise SizeError(f"{slot} slots are more than an audit looks at", hint="Name a range of slots.")
         lowest = 0 if self.range is None else self.range[0]
-        for earlier in range(slot - 1, lowest - 1, -1):
+        for earlier in range(slot - 1, max(lowest, slot - _NEAR) - 1, -1):
             name = self._slot(process, earlier)
             if name is not None:
                 return [(name, "slot")]
-        return []
+        if slot - _NEAR <= lowest:
+            return []
+        if (
+            process not in self.recorded
+        ):  # a long gap: those that are recorded are looked through, not those that are not
+            self.recorded[process] = [number for number, _ in self.evidence.trail.slots(process)]
+        known = self.recorded[process]
+        at = bisect_left(known, slot - _NEAR) - 1
+        found = known[at] if at >= 0 and known[at] >= lowest else None
+        for earlier in range(slot - _NEAR - 1, lowest - 1 if found is None else found, -1):
+            if len(self.lacking) >= _NAMED:
+                break
+            self._slot(process, earlier)
+        name = self._slot(process, found) if found is not None else None
+        return [(name, "slot")] if name is not None else []
 
     def _children(self, step: Planned) -> list[bytes]:
         found: dict[bytes, None] = {}

@@ -233,6 +233,10 @@ class Teller:
         if claimed is None or got is None:
             return []
         found = []
+        if claimed.parent or claimed.origin:
+            found.append(
+                Finding("parent", f"the record of slot {slot} says that a request, or another step, asked for it")
+            )
         for name, rule in _FIELDS:
             wanted, came = getattr(claimed, name), getattr(got, name)
             if wanted == came or (name == "result" and self.checker.same_failure(claimed, self.scratch.seen.outcome)):

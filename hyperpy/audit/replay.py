@@ -20,6 +20,7 @@ from hyperpy.errors import HyperpyError
 from hyperpy.message import Message, Value
 from hyperpy.trail import Record
 from hyperpy.verdicts import Finding, Report, StepReport, Verdict
+from hyperpy.verify import UNREADABLE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -265,7 +266,7 @@ class Run:
         """Return the report of a step; evidence that nothing was expected to hold is no reason to stop."""
         try:
             return self._checked(step, checker)
-        except (HyperpyError, ValueError, TypeError, KeyError, RecursionError) as error:
+        except UNREADABLE as error:
             found = [*step.gaps, Finding("message", f"the evidence is not of its form: {error}")]
             return report_of(step, Verdict.INVALID, found)
 
@@ -279,6 +280,9 @@ class Run:
             again, wrong = checker.answers(step.record)
         if code:  # other code may well answer a sub-path otherwise
             found = [one for one in found if one.rule != "sub-path"]
+        if again and not code and step.record.parent and not step.record.cached_from:
+            text = "it is said to be a part of another step, but what can be made again with that one leaves no record"
+            wrong.append(Finding("parent", text))
         found += code + wrong
         if not code and not wrong:
             if not again or (step.record.status == "cancelled" and not step.record.result):

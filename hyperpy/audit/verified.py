@@ -9,12 +9,11 @@ from typing import Any
 from hyperpy.audit.collect import collect
 from hyperpy.audit.replay import Options, replay
 from hyperpy.audit.source import Evidence, Plan
-from hyperpy.errors import HyperpyError
 from hyperpy.receipt import Receipt, ReceiptError, decode
 from hyperpy.receipt.loading import load
 from hyperpy.receipt.policy import rules_of
 from hyperpy.verdicts import Finding, Report, Verdict, worst
-from hyperpy.verify import bad_file, verify_receipt
+from hyperpy.verify import UNREADABLE, bad_file, verify_receipt
 
 REFUSED = frozenset({Verdict.BAD_FILE, Verdict.INVALID})
 """Verdicts after which nothing is made again."""
@@ -51,8 +50,8 @@ def replayed(
         made = _ranged(receipt, options or Options())
         plan = collect(evidence, slots=made.slots)
         report = replay(evidence, plan, made, progress=progress)
-    except HyperpyError as error:
-        return bad_file("form", f"the receipt cannot be read: {error.message}")
+    except UNREADABLE as error:
+        return bad_file("form", f"the receipt cannot be read: {error!s:.200}")
     report.ref, report.attested_by = checked.ref, checked.attested_by
     report.attestation, report.attestations = checked.attestation, checked.attestations
     join(report, checked, whole=not report.sample and not (options is not None and options.first))
@@ -78,7 +77,7 @@ def is_about(data: bytes, ref: str) -> bool:
         receipt = decode(data)
         evidence = Evidence.of_store(load(receipt), "the receipt")
         return not set(receipt.roots).isdisjoint(collect(evidence, ref).roots)
-    except HyperpyError:
+    except UNREADABLE:
         return False
 
 

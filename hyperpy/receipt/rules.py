@@ -128,6 +128,8 @@ class Look:
         parent = self.steps.get(record.parent)
         if parent is not None and parent.origin != record.origin:  # 8
             wrong.append(Finding("parent", "the step is part of one that belongs to another request"))
+        if record.id in self.slot_of and (record.parent or record.origin):
+            wrong.append(Finding("parent", "a slot is computed because it is scheduled, not as part of anything"))
         own = self.steps
         for one in record.oracles:  # 9
             if one not in self._parts[record.id] and not record.cached_from:

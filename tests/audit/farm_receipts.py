@@ -292,6 +292,14 @@ def parent() -> Caught:
     return said(made, new)
 
 
+@lie("record: a slot that another step asked for", WHO, VERIFY, "parent", "the last slot")
+def slot_of_another() -> Caught:
+    receipt = decode(sample("slots"))
+    one, other = sorted(receipt.slots)[:2]
+    made, _ = swapped(receipt, other.record, parent=one.record)
+    return said(made, other.slot)
+
+
 @lie("record: an answer that no part gave", WHO, VERIFY, "oracle", "the step that asked")
 def oracle() -> Caught:
     receipt = decode(sample("oracle"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import pytest
@@ -9,8 +10,10 @@ import pytest
 from hyperpy import Message
 from hyperpy.audit.collect import Limits, collect
 from hyperpy.audit.source import Evidence, Plan
+from hyperpy.cache import Batch
 from hyperpy.encoding import b64u, native
 from hyperpy.errors import MessageNotFound, ParameterError, SizeError
+from hyperpy.message import Link
 from hyperpy.store.base import Store
 from hyperpy.testing import TestNode, node
 from hyperpy.trail import Trail
@@ -104,3 +107,34 @@ def test_slots_and_ranges() -> None:
         made = plan(store, process)
         assert [one.rule for one in made.missing] == ["record"]
         assert len(made.steps) == 4
+
+
+def test_a_state_of_a_slot_far_from_any_record_costs_little(here: TestNode) -> None:
+    """Who makes a trail writes the slot's number; it must not say how long an audit counts."""
+    store = here.node.store
+    record = last(store, here.get("/~message@1.0&a=1/set&b=2").hashpath or "")
+    asked = 0
+    honest = type(store).get
+
+    class Counting(type(store)):  # type: ignore[misc]
+        def get(self, table: str, key: bytes) -> bytes | None:
+            nonlocal asked
+            asked += 1
+            return honest(self, table, key)
+
+    roots = []
+    for number in range(20):
+        process = keep(store, Message({"type": "Process", "number": number}))
+        state = Message({"at-slot": 999_000, "process": Link(process)})
+        batch = Batch()
+        changed = dataclasses.replace(record, device="process@1.0", key="now", result=keep(store, state))
+        roots.append(Trail(store).append(changed, batch))
+        if number % 2:
+            Trail(store).append(dataclasses.replace(record, origin=b"", result="A" * 43), batch, slot=(process, 7))
+        batch.commit(store)
+    store.__class__ = Counting
+    made = collect(Evidence.of_store(store, "the test", roots=tuple(roots)))
+    assert asked < 20_000
+    assert sum(edge.kind == "slot" for edge in made.edges) == 10, "the only recorded slot is found"
+    assert len(made.missing) == 100
+    assert "slot 999000 of" in made.missing[0].text

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hyperpy.devices.push import outgoing
 
 from hyperpy import Message, commitments, device, hashpath, key
 from hyperpy.audit import fault
@@ -21,7 +22,7 @@ from hyperpy.http.asked import seen, without
 from hyperpy.http.client import request_form
 from hyperpy.testing import node, wallet
 from hyperpy.trail import Oracle, Record
-from tests.audit.liars import Helper, Served, Tally, corrupt, judged, served, signed
+from tests.audit.liars import Helper, Served, Tally, corrupt, judged, process, served, signed
 
 DOUBLE = "/~tally@1.0&n=21/double"
 
@@ -326,6 +327,26 @@ def test_an_older_implementation_is_no_lie(tmp_path: Path) -> None:
 
 
 # -- what attackers send ----------------------------------------------------------------------------
+
+
+def test_mail_with_the_fields_of_an_assignment_is_none(third: Any) -> None:
+    """A process may put anything into its outbox, and push signs it with the key that signs assignments."""
+    with served("scheduler") as at:
+        with Client(at.url, wallet("owner")) as client:
+            made = client.send("/~scheduler@1.0/schedule", process(at)).text("process")
+        true = fault.assignment_of(at.peer, made, 0)
+        definition = at.node.cache.read(made, exact=True)
+        assert isinstance(definition, Message)
+        entry = Message.make(dict(true.raw_items())) | {"body": b"another"}
+        mail = outgoing.augmented(entry, definition, made)
+        forged = outgoing.signed(mail, definition | {"authority": at.address}, at.node._lend["keys"], always=True)
+        assert at.address in commitments.committers(forged)
+        for other in (
+            forged,
+            Message.make({k: v for k, v in forged.raw_items().items() if k in true}, forged.commitments),
+        ):
+            proof = Proof("double-assignment", at.address, assignments=(true, other), process=made, slot=0)
+            assert judged(third, signed(proof)).text("verdict") == "undecided"
 
 
 def test_a_changed_claim_is_no_claim(honest: Served, third: Any) -> None:

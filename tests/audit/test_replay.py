@@ -316,6 +316,18 @@ def test_another_key_and_device(here: TestNode, store: Store) -> None:
     assert "implementation" in rules(of(audit(store, lie.hashpath_after), lie))
 
 
+def test_a_step_that_hides_among_the_parts_of_another(here: TestNode, store: Store) -> None:
+    """Parts are not held against the path; but one that can be made again is never recorded."""
+    first = of(audit(store, told(here)), record := last(store, told(here)))
+    steps = audit(store, record.hashpath_after).steps
+    trail = Trail(store)
+    second = trail.read(native(steps[1].record))
+    assert second is not None
+    lie = forge(store, second, parent=native(first.record))
+    found = of(audit(store, record.hashpath_after), lie)
+    assert (found.verdict, rules(found)) == (Verdict.INVALID, {"parent"})
+
+
 def test_other_code_is_not_run(here: TestNode, store: Store) -> None:
     lie = forge(store, last(store, told(here)), implementation="0" * 64, result=keep(store, Message({"x": 1})))
     found = of(audit(store, lie.hashpath_after), lie)

@@ -114,6 +114,24 @@ def test_pins_are_bounded_and_only_prolonged(store: LmdbStore) -> None:
     assert retention.expire(store, now + 9 * DAY + 1) == 3
 
 
+def test_pins_are_counted_once(store: LmdbStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A receipt must not cost more the more receipts there are."""
+    names = chain(store, 6)
+    now = time.time()
+    assert retention.pin(store, names[:2], now + DAY, 4)
+    looked: list[str] = []
+    honest = LmdbStore.scan
+    monkeypatch.setattr(
+        LmdbStore, "scan", lambda self, table, *rest: looked.append(table) or honest(self, table, *rest)
+    )
+    assert retention.pin(store, names[1:4], now + DAY, 4)
+    assert not retention.pin(store, names[4:], now + DAY, 4)
+    assert "pins" not in looked
+    assert retention.expire(store, now + 2 * DAY) == 4
+    assert retention.pin(store, names[2:], now + 3 * DAY, 4), "what expired makes room"
+    assert not retention.pin(store, names[:1], now + 3 * DAY, 4)
+
+
 def test_pins_of_other_kinds_never_expire(store: LmdbStore) -> None:
     (name,) = chain(store, 1)
     store.write([("pins", name, b"because")])

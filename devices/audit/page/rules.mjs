@@ -144,6 +144,9 @@ export class Look {
     if (parent && parent.origin !== record.origin) {
       wrong.push(finding("parent", "the step is part of one that belongs to another request"));
     }
+    if (this.slotOf.has(name) && (record.parent || record.origin)) {
+      wrong.push(finding("parent", "a slot is computed because it is scheduled, not as part of anything"));
+    }
     for (const one of record.oracles) {
       if (!record["cached-from"] && !this.parts.get(name)?.has(outcomeOf(one))) {
         wrong.push(finding("oracle", `no part of the step gave the recorded answer of ${one.device}/${one.key}`));
