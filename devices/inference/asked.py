@@ -147,11 +147,8 @@ class Reader:
         raise ParameterError(f"'{name}' must be true or false", name=name)
 
 
-def read(base: Message, request: Message, most: int) -> Asked:
+def read(base: Message, request: Message) -> Asked:
     """Return what a request on a base asks for.
-
-    Args:
-        most: most tokens of one answer on this node; more are answered with so many.
 
     Raises:
         ParameterError, SizeError: something of it is malformed, or not part of HPI-1.
@@ -176,7 +173,7 @@ def read(base: Message, request: Message, most: int) -> Asked:
         model=reader.text("model"),
         turns=turns,
         prompt="" if chat else _prompt(reader.get("prompt")),
-        limit=min(limit, most),
+        limit=limit,
         samplings=drawn,
         seed=seed,
         stops=_stops(reader.get("stop")),

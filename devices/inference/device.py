@@ -11,7 +11,7 @@ from typing import Any
 
 from hyperpy import Context, Message, Result, device, key
 from hyperpy.capabilities import Models
-from hyperpy.errors import HyperpyError, ParameterError, SizeError
+from hyperpy.errors import Busy, HyperpyError, ParameterError, SizeError
 from hyperpy.inference import commitments
 from hyperpy.inference.serving import Card, Served, ids_of, in_time
 from hyperpy.inference.shaders import NAMES
@@ -70,7 +70,7 @@ class Inference:
         ``tee: true`` adds ``attestation``, evidence of this machine about request and answer.
         """
         with _shaped():
-            asked = read(base, request, self._models.most)
+            asked = read(base, request)
             body, state = self._answered(asked, ctx)
             if asked.tee:
                 plain = _json(body) | {"state": state}
@@ -161,7 +161,7 @@ class Inference:
         if found is None:
             return base
         try:
-            asked = read(Message({"chat-mode": found.chat}), found.parameters, self._models.most)
+            asked = read(Message({"chat-mode": found.chat}), found.parameters)
             if asked.tee:
                 raise ParameterError("what processes are answered holds no evidence", name="tee", hint=_NO_EVIDENCE)
             if not _is_reference(asked.model):
@@ -187,7 +187,7 @@ class Inference:
         """Return an answer as JSON, and the state of its first choice."""
         card, served = self._opened(asked.model, ctx)
         prompt = asked.ids(served.tokenizer)
-        limit = min(asked.limit, max(card.context - len(prompt), 1))
+        limit = self._bounded(min(asked.limit, max(card.context - len(prompt), 1)))
         documents = Forms(asked, card, prompt)
         made = [Choice(n, served.tokenizer, asked.stops, limit, asked.top) for n in range(len(asked.samplings))]
         drafts = self._drafts(len(made), served)
@@ -221,6 +221,19 @@ class Inference:
         paused = partial(in_time, deadline)
         ids, states = [*prompt, *choice.ids], [bytes.fromhex(one) for one in choice.states]
         choice.commitments = commitments.told(served.tracing(), ids, len(prompt), states, level, paused)
+
+    def _bounded(self, limit: int) -> int:
+        """Return how long an answer may become, if this node makes such; it is never cut shorter than on others.
+
+        Raises:
+            Busy: it does not; that is no result.
+        """
+        if limit > self._models.most:
+            raise Busy(
+                f"this node makes at most {self._models.most} tokens of an answer",
+                hint="Ask for fewer with max_tokens, or have the operator raise [inference] tokens.",
+            )
+        return limit
 
     def _drafts(self, count: int, served: Served) -> Sequence[Sequence[int]]:
         """Return the ids that somebody claims for each choice of a request that is made again: they are tried first."""

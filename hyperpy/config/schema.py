@@ -333,7 +333,7 @@ class Inference:
     loaded: int = _setting(2, "Models held in memory at once.", public=False, least=1)
     sessions: int = _setting(16, "Answers that are made at once; more wait.", public=False, least=1)
     queue: int = _setting(16, "Answers that may wait; more are refused with 503.", public=False, least=0)
-    tokens: int = _setting(4096, "Most tokens of one answer.", least=1)
+    tokens: int = _setting(4096, "Most tokens of one answer; who asks for more gets 503.", least=1)
     reuse: bool = _setting(
         True,
         "Keep what was read of a prompt for a while, for prompts that begin alike; how fast an answer begins then "

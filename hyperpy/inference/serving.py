@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import sys
 import threading
 import time
 from collections import OrderedDict
@@ -131,21 +132,19 @@ class Models:
     """Lends the models of one folder; implements :class:`hyperpy.capabilities.Models`.
 
     Args:
-        claimed: returns the answer that somebody claims to a request which is made again, if there is one.
+        claimed: returns the answer that somebody claims to a request which is made again, if there is one; None
+            where requests are served.
     """
 
-    def __init__(self, config: Inference, claimed: Callable[[], str | None] = lambda: None) -> None:
+    def __init__(self, config: Inference, claimed: Callable[[], str | None] | None = None) -> None:
         self._config = config
-        self.claimed = claimed
+        self.claimed = claimed or (lambda: None)
+        self.most = config.tokens if claimed is None else sys.maxsize
+        """Most tokens of one answer; none where an answer is made again, whatever this machine would serve."""
         self._open: OrderedDict[str, Future[Served]] = OrderedDict()
         self._loader = ThreadPoolExecutor(1, "hyperpy-models")
         self._lock = threading.Lock()
         self._closed = False
-
-    @property
-    def most(self) -> int:
-        """Most tokens of one answer."""
-        return self._config.tokens
 
     def cards(self) -> list[Card]:
         """Return what is kept in the folder, by name; what is damaged is left out."""

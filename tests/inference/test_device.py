@@ -27,6 +27,7 @@ from tests.inference.test_commitments import session_of
 
 CHAT = "/~inference@1.0/v1/chat/completions"
 TEXT = "/~inference@1.0/v1/completions"
+JSON = "application/json"
 HELLO = {"messages": [{"role": "user", "content": "hello"}], "temperature": 0, "max_tokens": 12}
 
 
@@ -327,6 +328,25 @@ def test_an_answer_is_made_again(n: TestNode, temperature: float) -> None:
     reply = n.post(CHAT, json.dumps(document).encode(), {"content-type": "application/json"})
     assert reply["status"] == 200
     assert replayed(n, reply.hashpath)["verdict"] == "reproduced"
+
+
+def test_a_nodes_bound_shortens_no_answer(models: Path, tmp_path: Path) -> None:
+    """Whoever makes shorter answers says so; what others made is made again there all the same."""
+    flags = {"inference.models": str(models), "inference.engine": "reference"}
+    with place(store=tmp_path / "s", flags=flags) as here:
+        reference = json.loads(here.web.http("GET", "/~inference@1.0/v1/models").body)["data"][0]["reference"]
+        long = here.web.post(CHAT, json.dumps({**HELLO, "model": reference}).encode(), {"content-type": JSON})
+        assert long["status"] == 200
+    with place(store=tmp_path / "s", flags={**flags, "inference.tokens": 4}) as here:
+        assert ask(here.web, CHAT, {**HELLO, "max_tokens": 4})[0] == 200
+        status, found = ask(here.web, CHAT, {**HELLO, "max_tokens": 5})
+        assert status == 503
+        assert "at most 4 tokens" in found["error"]["message"]
+        model = here.spawn("inference@1.0", model=reference)
+        send(here, model, data="hello", **{"x-options": '{"max_tokens": 5}'})
+        assert here.get(model, "compute=1")["status"] == 503
+        assert here.slots.state(model, 1) is None, "another node may compute it"
+        assert replayed(here.web, long.hashpath)["verdict"] == "reproduced"
 
 
 def test_what_a_name_meant_is_the_nodes_word(n: TestNode) -> None:

@@ -115,6 +115,7 @@ def test_a_guest_answers_as_inference_does(n: TestNode, flags: dict[str, Any], t
         assert replayed(again, process) == "reproduced"
 
 
+@pytest.mark.timeout(180)
 def test_a_served_node_and_replay_from_its_store(n: TestNode, models: Path, tmp_path: Path) -> None:
     """The whole as people have it: ``hyperpy serve``, a client, and ``hyperpy replay`` of what is on the disk."""
     settings = tmp_path / "hyperpy.toml"
