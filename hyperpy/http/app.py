@@ -26,7 +26,7 @@ from hyperpy.http.form import Ingress, RawReply, RawRequest, Rules, Wants
 from hyperpy.http.secrets import scrub_value
 from hyperpy.http.streaming import HEADERS, Pipe, last, may_stream
 from hyperpy.http.wire import answer_at_edge, read, without_cors, write, write_error
-from hyperpy.http.workers import Workers
+from hyperpy.http.workers import Workers, waited
 from hyperpy.message import Message
 from hyperpy.store.haste import WouldWait, haste
 
@@ -206,7 +206,7 @@ class App:
         wants = Wants(head=raw.method == "HEAD")
         try:
             if time.monotonic() > deadline:
-                raise DeviceTimeout("the request waited for a worker until its deadline")
+                raise waited()
             ingress = read(raw, self._rules)
             wants = ingress.wants
             if pipe is not None and ingress.message.raw("stream") in (True, b"true"):

@@ -42,12 +42,13 @@ _SWEEP: Final = 0.1
 
 
 class _Job(Generic[_A, _R]):
-    __slots__ = ("argument", "expires", "future", "result")
+    __slots__ = ("argument", "begun", "expires", "future", "result")
 
     result: _R
 
     def __init__(self, argument: _A, expires: float, future: asyncio.Future[_R]) -> None:
         self.argument = argument
+        self.begun = False
         self.expires = expires
         self.future = future
 
@@ -95,8 +96,8 @@ class Workers(Generic[_A, _R]):
         """Return what ``work`` makes of the argument.
 
         Raises:
-            Busy: too many wait, or the workers are closed.
-            DeviceTimeout: ``patience`` ended; the thread may still finish, and keep what it computed.
+            Busy: too many wait, the workers are closed, or ``patience`` ended before a thread was free.
+            DeviceTimeout: ``patience`` ended later; the thread may still finish, and keep what it computed.
         """
         if self._closed:
             raise Busy("the node is stopping")
@@ -160,7 +161,7 @@ class Workers(Generic[_A, _R]):
                 loop.call_later(_SWEEP, self._sweep, loop)
                 return
             del self._open[job]
-            _fail(job, DeviceTimeout("the request's deadline passed"))
+            _fail(job, DeviceTimeout("the request's deadline passed") if job.begun else waited())
         self._sweeping = False
 
     def _deliver(self) -> None:
@@ -200,6 +201,7 @@ class Workers(Generic[_A, _R]):
                 if self._rest(thread):
                     continue
                 return
+            job.begun = True
             now = thread.since = time.monotonic()
             job.result = self._work(job.argument)
             done.append(job)
@@ -227,6 +229,11 @@ class Workers(Generic[_A, _R]):
                 loop.call_soon_threadsafe(call)
         except RuntimeError:  # the loop is closed: nobody waits any more
             pass
+
+
+def waited() -> Busy:
+    """Return the error of a request that no thread began in its time: the node is too busy, nothing was done."""
+    return Busy("the request waited for a worker until its deadline")
 
 
 def _fail(job: _Job[Any, Any], error: Exception) -> None:

@@ -151,6 +151,27 @@ def test_too_many_are_refused_and_room_comes_back() -> None:
     assert after == 99
 
 
+def test_who_was_never_begun_is_told_that_the_node_is_busy() -> None:
+    release = threading.Event()
+    begun: list[int] = []
+
+    def work(n: int) -> int:
+        begun.append(n)
+        release.wait(20)
+        return n
+
+    workers = made(work, threads=1, queue=1, patience=0.3)
+
+    async def main() -> list[Any]:
+        return await asyncio.gather(workers.ask(1), workers.ask(2), return_exceptions=True)
+
+    try:
+        first, second = asyncio.run(main())
+        assert (type(first), type(second), begun) == (DeviceTimeout, Busy, [1])
+    finally:
+        release.set()
+
+
 def test_a_caller_waits_only_so_long_and_the_thread_counts_until_it_ends() -> None:
     release = threading.Event()
     workers = made(lambda n: release.wait(20) and n, threads=1, queue=0, patience=0.2)
