@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol, cast
 
 from hyperpy import Context, Message, device, key
 from hyperpy.codecs import json
+from hyperpy.encoding import key_bytes
 from hyperpy.errors import KeyNotFound, MessageError, NotFound, ParameterError, SizeError
 from hyperpy.inference.prompts import parameters
 from hyperpy.message import Value, as_text
@@ -170,6 +171,21 @@ class WasiNn:
             call.state = state
             return call.answer(0)
         return call.answer(call.guest.lend(text))
+
+    @key
+    def run_inference_http(
+        self, request: Message, ctx: Context, prompt: str, config: str = "", model: str = ""
+    ) -> Message:
+        """Return the text that a model answers to ``prompt``; ``config`` is JSON with OpenAI's parameters."""
+        if request.get("method", b"GET") != b"GET":
+            raise ParameterError("Unsupported method", name="method", hint="Use GET.")
+        asked = parameters(key_bytes(prompt), [key_bytes(config)])
+        asked |= {"model": key_bytes(model), "stream": False, "tee": False}
+        base = _MODELS | {"chat-mode": "messages" in asked}
+        reply = ctx.resolve(base, Message({"path": "completions", "body": json.encode(Message.make(asked))}))
+        document = reply.get("body") if isinstance(reply, Message) else None
+        assert isinstance(document, bytes)
+        return Message({"content-type": "text/plain; charset=utf-8", "body": _text_of(document)})
 
 
 class _Call:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -321,6 +322,18 @@ def test_the_form_of_apus(n: TestNode, guest: Guest) -> None:
     short = answer(n, "hello", max_tokens=3)["choices"][0]["token_ids"]
     made = json.loads(guest.state["wasi-nn"]["contexts"]["1"]["output"])  # type: ignore[index,call-overload,arg-type]
     assert len(made["choices"][0]["token_ids"]) == len(short) == 3
+
+
+def test_a_prompt_in_a_path(n: TestNode) -> None:
+    """``run_inference_http``: the text, the same as of the model's own device; it is made again."""
+    path = "/~wasi-nn@1.0/run_inference_http?prompt=hello&config=" + quote(json.dumps(OPTIONS))
+    reply = n.http("GET", path)
+    assert (reply.status, reply.body) == (200, text(n, "hello").encode())
+    made = n.get(f"{path}&model={reference(n)}")
+    assert json.loads(n.get(f"/~audit@1.0/replay?ref={made.hashpath}")["body"])["verdict"] == "reproduced"  # type: ignore[arg-type]
+    assert n.http("POST", path).status == 400
+    assert n.http("GET", "/~wasi-nn@1.0/run_inference_http").status == 400
+    assert n.http("GET", path + "&model=nope").status == 404
 
 
 def test_wrong_calls_have_error_numbers(guest: Guest) -> None:
