@@ -16,7 +16,7 @@ which a report says that it does not hold:
      6. ``hashpath-after``: base's hashpath and request give the step's, by the base's algorithm
      7. ``hashpath-before``: it is the base's own, or that of a step whose result is the base, but for its device
         and for keys that the request as it came gives
-     8. ``parent``: a part belongs to a step of the same request
+     8. ``parent``: a part belongs to a step of the same request, a slot to none
      9. ``oracle``: each answer a step was given is the outcome of a part of it
     10. ``cached-from``: what was taken from another step is that step's outcome
     11. ``schedule``: slots without a gap, each linked to the one before, signed by a scheduler of the process,

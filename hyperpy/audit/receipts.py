@@ -6,19 +6,20 @@ The same evidence and plan always give the same receipt, and the same bytes unle
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Final
 
 from hyperpy import commitments, retention
 from hyperpy.audit.source import Evidence, Plan
 from hyperpy.codecs import canonical, whole
-from hyperpy.commitments.combined import raw_id
+from hyperpy.commitments.combined import combined_id, raw_id
 from hyperpy.config.schema import Trail as TrailSettings
 from hyperpy.encoding import b64u, key_text, native
 from hyperpy.errors import Forbidden, HyperpyError, MessageNotFound
 from hyperpy.message import Link, Message, Value
 from hyperpy.privacy import Gate
 from hyperpy.receipt import Absent, Receipt, Schedule, Slot, Snapshot, decode, encode, name_of, ordered, shallow
-from hyperpy.receipt.content import genuine, walk, written
+from hyperpy.receipt.content import came_with, formed, genuine, signatures_in, walk, written
 from hyperpy.receipt.evidence import MAX_ENTRIES
 from hyperpy.store.base import Store
 from hyperpy.store.schedule import backwards, read_assignment, slot_bytes
@@ -85,6 +86,7 @@ class _Maker:
         self._absent: dict[bytes, Absent] = {}
         self._held: dict[bytes, Value] = {}
         self._scheduled: set[bytes] = set()
+        self._sent: set[bytes] = set()
         if not set(plan.roots) & set(self._records):
             raise Forbidden(
                 "this node shows results only to the operator and to those who signed the request",
@@ -218,6 +220,9 @@ class _Maker:
                 else:
                     self._left -= len(data)
                     found[record.origin] = data
+        for data in found.values():
+            with suppress(HyperpyError):
+                self._sent |= signatures_in(data)
         return tuple(found.values())
 
     def _attestations(self) -> tuple[bytes, ...]:
@@ -276,7 +281,7 @@ class _Maker:
                 self._gate.opened(ref, item, self._readers, self._evidence.cache.read)
             entry = shallow(item)
             if isinstance(item, Message) and isinstance(entry, Message) and entry.commitments:
-                genuine(item)
+                self._signed(item, entry, parent)
             if name_of(entry) == name:
                 return entry
             reason = "unverifiable"
@@ -289,6 +294,19 @@ class _Maker:
             reason = "unverifiable"
         self._absent[name] = Absent(name, reason)
         return None
+
+    def _signed(self, item: Message, entry: Message, parent: bytes) -> None:
+        """Refuse a message whose signatures do not hold, unless they are those of a kept request that it is a part of.
+
+        Raises:
+            HyperpyError: they do not.
+        """
+        try:
+            genuine(item)
+        except HyperpyError:
+            formed(entry)
+            if parent or not came_with(entry, self._sent) or raw_id(combined_id(item) or "") != name_of(entry):
+                raise
 
 
 def _is_signed(item: Value) -> bool:

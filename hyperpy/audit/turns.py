@@ -111,7 +111,7 @@ def ways_of(origin: bytes) -> tuple[Way, ...]:
 
 
 def _ways_of(origin: bytes) -> tuple[Way, ...]:
-    raw = _raw(origin)
+    raw = raw_request(origin)
     found: list[Way] = []
     for rules in _RULES:
         parts = results.with_slots(path.parse(read(raw, rules).message, limits=_LIMITS))
@@ -124,7 +124,12 @@ def _ways_of(origin: bytes) -> tuple[Way, ...]:
 _remembered = lru_cache(maxsize=256)(_ways_of)
 
 
-def _raw(origin: bytes) -> RawRequest:
+def raw_request(origin: bytes) -> RawRequest:
+    """Return a kept request.
+
+    Raises:
+        CodecError: the bytes are none.
+    """
     fields: Any = canonical.decode(origin)
     if not isinstance(fields, Message) or set(fields) != {"body", "headers", "method", "target"}:
         raise CodecError("it is no request over HTTP")
@@ -196,7 +201,7 @@ def _joined(root: bytes, key: Value | None) -> str:
 def unread(origin: bytes) -> bool:
     """Say whether bytes are no request over HTTP at all: no honest trail holds such."""
     try:
-        _raw(origin)
+        raw_request(origin)
     except (HyperpyError, ValueError, TypeError):
         return True
     return False

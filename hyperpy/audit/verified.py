@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from hyperpy.audit.collect import collect
 from hyperpy.audit.replay import Options, replay
 from hyperpy.audit.source import Evidence, Plan
+from hyperpy.audit.turns import raw_request
+from hyperpy.codecs import canonical, whole
+from hyperpy.commitments.combined import raw_id
+from hyperpy.http.wire import read
+from hyperpy.message import Message
 from hyperpy.receipt import Receipt, ReceiptError, decode
+from hyperpy.receipt.checks import CLAIMED
+from hyperpy.receipt.content import genuine
 from hyperpy.receipt.loading import load
 from hyperpy.receipt.policy import rules_of
 from hyperpy.verdicts import Finding, Report, Verdict, worst
@@ -43,6 +51,7 @@ def replayed(
     except ReceiptError as error:
         return bad_file(error.rule, error.message)
     checked = verify_receipt(receipt, policy)
+    hold_claims(receipt, checked)
     if checked.verdict in REFUSED:
         return checked
     try:
@@ -57,6 +66,34 @@ def replayed(
     join(report, checked, whole=not report.sample and not (options is not None and options.first))
     also(report, plan, evidence)
     return report
+
+
+def hold_claims(receipt: Receipt, checked: Report) -> None:
+    """Compare signatures that parts of a request bear with the request as it came; say which are not its own.
+
+    Args:
+        checked: what :func:`hyperpy.verify.verify_receipt` said of the receipt.
+    """
+    claims = [one for one in checked.findings if one.rule == CLAIMED]
+    if not claims:
+        return
+    sent: set[tuple[str, bytes]] = set()
+    for origin in receipt.origins:
+        with suppress(*UNREADABLE):
+            request = read(raw_request(origin)).message
+            if request.commitments:
+                genuine(request)
+                sent.update(_written(request))
+    for one in claims:
+        item = receipt.index.get(raw_id(one.expected) or b"")
+        if not isinstance(item, Message) or not sent.issuperset(_written(item)):
+            text = f"the message {one.expected} bears signatures that are not those of the request it is a part of"
+            checked.findings.append(Finding("commitment", text))
+            checked.base_verdict = Verdict.INVALID
+
+
+def _written(item: Message) -> set[tuple[str, bytes]]:
+    return {(name, canonical.encode(whole.plain(fields))) for name, fields in item.commitments.items()}
 
 
 def _ranged(receipt: Receipt, options: Options) -> Options:

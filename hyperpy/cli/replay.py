@@ -186,10 +186,13 @@ def _audited(
 ) -> Report:
     from hyperpy.audit.collect import collect
     from hyperpy.audit.pool import replay_in_processes
-    from hyperpy.audit.verified import REFUSED, join
+    from hyperpy.audit.verified import REFUSED, hold_claims, join
+    from hyperpy.receipt import decode
     from hyperpy.verify import verify
 
     checked = verify(source.data) if source.data else None
+    if checked is not None and source.data and checked.verdict is not Verdict.BAD_FILE:
+        hold_claims(decode(source.data), checked)
     if checked is not None and checked.verdict in REFUSED:
         return checked
     with source.open() as evidence, _bar(quiet) as progress:

@@ -6,13 +6,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from hyperpy import commitments
-from hyperpy.commitments.combined import raw_id
+from hyperpy.commitments.combined import combined_id, raw_id
 from hyperpy.encoding import b64u, sha256
 from hyperpy.errors import HyperpyError
 from hyperpy.message import Link, Message, Value
-from hyperpy.receipt.content import Receipt, genuine
+from hyperpy.receipt.content import Receipt, came_with, formed, genuine
 from hyperpy.verdicts import Finding
 
+CLAIMED: Final = "claimed"
+"""Rule of what a message is signed with and only the request that it is a part of can show."""
 _MOST: Final = 1_000
 """Findings of one rule that are listed."""
 
@@ -31,6 +33,8 @@ def roots(receipt: Receipt) -> list[Finding]:  # 2
 def commitments_hold(receipt: Receipt) -> list[Finding]:  # 3
     """Refuse messages with a commitment that is not genuine."""
     found: list[Finding] = []
+    asked = [one for one in receipt.steps.values() if one.origin]
+    parts = {raw_id(ref) for one in asked for ref in (one.base, one.request)}
     for name, item in receipt.items:
         if not isinstance(item, Message) or not item.commitments:
             continue
@@ -38,10 +42,23 @@ def commitments_hold(receipt: Receipt) -> list[Finding]:  # 3
         try:
             genuine(item)
         except (HyperpyError, ValueError, TypeError, RecursionError) as error:
+            if name in parts and _came_with(name, item, receipt):
+                text = f"the message {b64u(name)} bears the signatures of the request that it is a part of"
+                found.append(Finding(CLAIMED, text, b64u(name), where=("the request as it came",)))
+                continue
             found.append(Finding("commitment", f"the message {b64u(name)}: {error!s:.300}"))
             if len(found) == _MOST:
                 break
     return found
+
+
+def _came_with(name: bytes, item: Message, receipt: Receipt) -> bool:
+    """Say whether a message is named by all of it, and bears signatures that a kept request came with."""
+    try:
+        formed(item)
+        return raw_id(combined_id(item) or "") == name and came_with(item, receipt.sent)
+    except (HyperpyError, ValueError, TypeError):
+        return False
 
 
 def closed_and_minimal(receipt: Receipt, order: Iterable[bytes]) -> list[Finding]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final, NamedTuple
@@ -31,6 +33,10 @@ KEYS: Final = (
     *("snapshots", "v"),
 )
 _LIST: Final = b"list"
+_RUNS: Final = re.compile(rb"[A-Za-z0-9+/_-]{86,1400}")
+_TO_URL: Final = bytes.maketrans(b"+/", b"-_")
+_SIZES: Final = (64, 65, 512)
+"""Bytes of a data item's signature."""
 
 
 class ReceiptError(CodecError):
@@ -122,6 +128,15 @@ class Receipt:
     def assignments(self) -> dict[bytes, tuple[Message, ...]]:
         """The schedules' assignments by process."""
         return {one.process: tuple(map(_assignment, one.assignments)) for one in self.schedules}
+
+    @cached_property
+    def sent(self) -> frozenset[bytes]:
+        """What may be signatures in the kept requests."""
+        found: set[bytes] = set()
+        for origin in self.origins:
+            with suppress(CodecError, SizeError):
+                found |= signatures_in(origin)
+        return frozenset(found)
 
     @cached_property
     def items(self) -> tuple[tuple[bytes, Value], ...]:
@@ -295,6 +310,16 @@ def genuine(item: Message) -> None:
     Raises:
         CommitmentError, HyperpyError: one is not.
     """
+    formed(item)
+    commitments.check(item, committers=(), ids="all")
+
+
+def formed(item: Message) -> None:
+    """Refuse a message with a commitment that is not written in the one way.
+
+    Raises:
+        InvalidSignature: there is one.
+    """
     if len(item.commitments) > MAX_SUMMED:
         raise InvalidSignature(f"more than {MAX_SUMMED} commitments on one message")
     for name, fields in item.commitments.items():
@@ -303,7 +328,32 @@ def genuine(item: Message) -> None:
         told = fields.raw("signature")
         if isinstance(told, bytes) and b64u(b64u_decode(told)).encode() != told:
             raise InvalidSignature(f"commitment {name!a} does not write its signature in the one way")
-    commitments.check(item, committers=(), ids="all")
+
+
+def came_with(item: Message, sent: Collection[bytes]) -> bool:
+    """Say whether all signatures that a message bears, by their bytes, are those of kept requests.
+
+    Each part of a signed path bears the signatures of the whole (ao-core 11, row 16). They do not verify there: what
+    they cover is in the request as it came. Only :func:`hyperpy.audit.verified.replayed` reads that.
+
+    Args:
+        sent: of :func:`signatures_in` all kept requests.
+    """
+    told = [fields.raw("signature") for fields in item.commitments.values() if not derivable(fields)]
+    return bool(told) and all(isinstance(one, bytes) and b64u_decode(one) in sent for one in told)
+
+
+def signatures_in(origin: bytes) -> set[bytes]:
+    """Return what may be signatures in a kept request: in a header or in JSON as base64, in a data item as they are."""
+    found = set()
+    for run in _RUNS.findall(origin):
+        with suppress(CodecError):
+            found.add(b64u_decode(run.translate(_TO_URL)))
+    fields = canonical.decode(origin) if b"ans104" in origin else None
+    body = fields.raw("body") if isinstance(fields, Message) else None
+    if isinstance(body, bytes):
+        found.update(body[2 : 2 + size] for size in _SIZES)
+    return found
 
 
 # -- bytes -----------------------------------------------------------------------------------

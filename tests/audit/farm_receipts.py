@@ -141,6 +141,24 @@ def other_message() -> Caught:
     return changed("chain", other)
 
 
+@lie("field `messages`: a part of a signed request names another signer", WHO, AGAIN, "commitment", WHOLE)
+def another_signer() -> Caught:
+    """The part's own bytes do not show it: what was signed is the request."""
+
+    def forged(item: Any) -> Any:
+        if not isinstance(item, Message) or not item.commitments:
+            return item
+        lie = {
+            name: one | {"committer": wallet("mallory").address} if "committer" in one else one
+            for name, one in item.commitments.items()
+        }
+        return Message.make(dict(item.raw_items()), lie)
+
+    receipt = decode(sample("signed request"))
+    assert again(receipt, "").report.verdict is Verdict.REPRODUCED
+    return again(replace(receipt, messages=tuple(map(forged, receipt.messages))), "")
+
+
 @lie("field `messages`: forged committer", WHO, VERIFY, "commitment", WHOLE)
 def committer() -> Caught:
     def forge(receipt: Receipt) -> Receipt:

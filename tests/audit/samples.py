@@ -1,4 +1,4 @@
-"""Small computations of ten kinds, and the receipts of them."""
+"""Small computations of twelve kinds, and the receipts of them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from hyperpy.audit.collect import collect
 from hyperpy.audit.receipts import build
 from hyperpy.audit.source import Evidence
 from hyperpy.cache import Batch
+from hyperpy.commitments import http_form
 from hyperpy.store.base import Store
 from hyperpy.store.memory import MemoryStore
 from hyperpy.testing import wallet
@@ -66,6 +67,7 @@ KINDS = (
     "part",
     "signed receipt",
     "snapshot",
+    "signed request",
 )
 
 
@@ -114,6 +116,13 @@ def made(kind: str) -> Iterator[Made]:
         store = here.node.store
         if kind in ("chain", "signed receipt"):
             yield Made(store, after(here, "/~sample@1.0&a=1/add&b=2/add&b=3"))
+        elif kind == "signed request":
+            path = "/~sample@1.0&a=1/add&b=2/add&b=3"
+            form = http_form(
+                commitments.commit(Message({"path": path, "method": "GET"}), wallet("author")), bundle=True
+            )
+            reply = here.web.request("GET", path, {key: value.decode() for key, value in form.headers.items()})
+            yield Made(store, reply.hashpath or "")
         elif kind == "literal":
             yield Made(store, after(here, "/~sample@1.0&a=4/add&b=2/total"))
         elif kind == "oracle":

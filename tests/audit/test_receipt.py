@@ -16,8 +16,11 @@ from hypothesis import strategies as st
 from hyperpy import Message, commitments
 from hyperpy.audit.collect import collect
 from hyperpy.audit.receipts import build
+from hyperpy.audit.replay import Options
 from hyperpy.audit.source import Evidence
+from hyperpy.audit.verified import replayed
 from hyperpy.cache import Batch
+from hyperpy.commitments.combined import combined_id
 from hyperpy.encoding import b64u, sha256
 from hyperpy.errors import Forbidden, MessageNotFound
 from hyperpy.message import Link
@@ -38,7 +41,7 @@ from hyperpy.testing import node, wallet
 from hyperpy.trail import Record, Trail
 from hyperpy.verdicts import Verdict
 from hyperpy.verify import verify
-from tests.audit.samples import KINDS, Sample, after, made, sample, sign
+from tests.audit.samples import DEVICES, KINDS, Sample, after, made, sample, sign
 from tests.devices.parts import place
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -105,7 +108,8 @@ def test_loading_finds_all_that_is_named(kind: str) -> None:
         assert evidence.trail.read(name) == record
         for ref in (record.base, record.request, record.result):
             item = evidence.cache.read(ref, exact=True)
-            assert ref in (commitments.signed_id(item), commitments.unsigned_id(item))
+            named = (commitments.signed_id(item), commitments.unsigned_id(item), combined_id(item))
+            assert ref in named
         assert evidence.trail.by_hashpath(record.hashpath_after) is not None
         assert not record.origin or evidence.trail.origin(record.origin) is not None
     for one in receipt.slots:
@@ -388,3 +392,16 @@ def test_records_are_those_of_the_trail() -> None:
 def test_absent_is_sorted_and_once() -> None:
     both = (Absent(b"b" * 32, "gone"), Absent(b"a" * 32, "large", 5), Absent(b"b" * 32, "gone"))
     assert [one.id[:1] for one in ordered(replace(EMPTY, absent=both)).absent] == [b"a", b"b"]
+
+
+def test_a_signed_request_can_be_made_again() -> None:
+    """Its parts bear the signatures of the whole, which hold in the request as it came alone."""
+    data = sample("signed request")
+    receipt = decode(data)
+    assert receipt.absent == ()
+    assert sorted({one.rule for one in verify(data).findings}) == ["claimed", "unsigned"]
+    assert verify(data).verdict is Verdict.MISSING
+    assert replayed(data, Options(devices=DEVICES)).verdict is Verdict.REPRODUCED
+    without = encode(ordered(replace(receipt, origins=(), absent=(Absent(sha256(receipt.origins[0]), "gone"),))))
+    assert verify(without).verdict is Verdict.INVALID
+    assert "commitment" in {one.rule for one in verify(without).findings}

@@ -1,8 +1,8 @@
 // Rules about a receipt as a whole; their names are those of `hyperpy verify`.
 
 import { Refused, Unchecked, base64url, nativeId, sha256, unbase64 } from "./bytes.mjs";
-import { Link, Message } from "./canonical.mjs";
-import { checkCommitments, committedOf, committerOf } from "./commitments.mjs";
+import { Link, Message, decodeCanonical } from "./canonical.mjs";
+import { checkCommitments, committedOf, committerOf, isDerivable } from "./commitments.mjs";
 
 const MOST = 1000;
 const MOST_SIGNED = 16;
@@ -29,6 +29,9 @@ export function rootsHeld(receipt) {
 
 export async function commitmentsHold(receipt, unchecked) {
   const found = [];
+  const asked = [...receipt.records.values()].filter((one) => one.origin);
+  let sent = null;
+  const parts = new Set(asked.flatMap((one) => [rawId(one.base), rawId(one.request)]));
   for (const [name, item] of receipt.items) {
     if (!(item instanceof Message) || !item.commitments.size) continue;
     receipt.ids.room = 100000;
@@ -36,7 +39,10 @@ export async function commitmentsHold(receipt, unchecked) {
       await checkGenuine(item, receipt.ids);
     } catch (error) {
       if (error instanceof Unchecked) unchecked.add(error.message);
-      else found.push(finding("commitment", `the message ${base64url(name)}: ${error.message}`));
+      else if (parts.has(name) && cameWith(item, (sent ??= signaturesIn(receipt.origins)))) {
+        const text = `the message ${base64url(name)} bears the signatures of the request that it is a part of`;
+        found.push({ ...finding("claimed", text, base64url(name)), where: ["the request as it came"] });
+      } else found.push(finding("commitment", `the message ${base64url(name)}: ${error.message}`));
     }
     if (found.length === MOST) break;
   }
@@ -45,6 +51,46 @@ export async function commitmentsHold(receipt, unchecked) {
 
 async function checkGenuine(item, ids) {
   // Each commitment is genuine, names its device, and is written in the one way.
+  checkFormed(item);
+  await checkCommitments(item, ids);
+}
+
+function cameWith(item, sent) {
+  // Whether a message bears, by their bytes, the signatures of a request that it is a part of.
+  try {
+    checkFormed(item);
+    const covered = new Set([...item.commitments.values()].flatMap(committedOf));
+    if ([...item.items.keys()].every((key) => covered.has(key))) return false;
+    const added = [...item.commitments.values()].filter((one) => !isDerivable(one));
+    const given = added.map((one) => unbase64(one.get("signature") ?? ""));
+    if (!given.length || given.includes("")) return false;
+    return given.every((one) => sent.has(one));
+  } catch {
+    return false;
+  }
+}
+
+function signaturesIn(origins) {
+  // What may be signatures in kept requests: in a header or in JSON as base64, in a data item as they are.
+  const found = new Set();
+  for (const origin of origins) {
+    for (const [run] of origin.matchAll(/[A-Za-z0-9+/_-]{86,1400}/g)) if (run.length % 4 !== 1) found.add(unbase64(run));
+    const body = origin.includes("ans104") ? bodyOf(origin) : null;
+    if (body !== null) for (const size of [64, 65, 512]) found.add(body.slice(2, 2 + size));
+  }
+  return found;
+}
+
+function bodyOf(origin) {
+  try {
+    const body = decodeCanonical(origin).get("body");
+    return typeof body === "string" ? body : null;
+  } catch {
+    return null;
+  }
+}
+
+function checkFormed(item) {
   const wrong = (text) => new Refused("commitment", text);
   if (item.commitments.size > MOST_SIGNED) throw wrong("more commitments on one message than are summed");
   for (const one of item.commitments.values()) {
@@ -52,7 +98,6 @@ async function checkGenuine(item, ids) {
     const told = one.get("signature");
     if (typeof told === "string" && base64url(unbase64(told)) !== told) throw wrong("a commitment does not write its signature in the one way");
   }
-  await checkCommitments(item, ids);
 }
 
 export function closedAndMinimal(receipt, order) {

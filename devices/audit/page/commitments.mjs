@@ -190,7 +190,7 @@ function isNamed(name, one) {
   }
 }
 
-function isDerivable(one) {
+export function isDerivable(one) {
   return one.get("keyid") === CONSTANT && !one.items.has("committer");
 }
 
