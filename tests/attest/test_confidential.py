@@ -9,17 +9,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hyperpy import Message, commitments, config, key
+from hyperpy import client as clients
 from hyperpy.attest import bundle, policy, statement, verifier
 from hyperpy.attester import configfs
 from hyperpy.audit.collect import collect
 from hyperpy.audit.replay import Options, replay
 from hyperpy.audit.source import Evidence
+from hyperpy.audit.verified import replayed as again_from
 from hyperpy.client import Client
 from hyperpy.codecs import canonical
 from hyperpy.confidential import Answer, Machine
@@ -32,6 +35,7 @@ from hyperpy.sdk import Context, device
 from hyperpy.store.lmdb import LmdbStore
 from hyperpy.testing import wallet
 from hyperpy.verdicts import Report, Verdict
+from hyperpy.verify import verify
 from tests.attest import fake_amd, fake_kernel
 from tests.attest.fake_amd import NOW, FakeAmd
 
@@ -416,6 +420,35 @@ def test_after_a_new_start_states_are_kept_and_nothing_more_is_computed(start: S
     refused = again.get(f"/{process}/compute={waiting}")
     assert refused["status"] == 409
     assert replayed(again, process, again.node.attestation).verdict is Verdict.ATTESTED
+
+
+class Clock(datetime):
+    """The clock of the fake chip's certificates."""
+
+    @classmethod
+    def now(cls, tz: Any = None) -> Any:
+        return NOW
+
+
+def test_the_hardware_vouches_for_a_state_and_its_receipt(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who cannot compute it has the hardware's word, in the reply and in a receipt."""
+    monkeypatch.setattr(clients, "datetime", Clock)
+    at = start()
+    process = at.spawn()
+    at.ask(process, word=MARK)
+    with Client(at.url) as client:
+        reply, found = client.attested(f"/{process}~process@1.0/compute=1", policy=MEASURED, hardware=True)
+        assert (found.status, found.codes, reply["count"]) == ("hardware", (), 2)
+        assert found.said is not None
+        data = client.get(f"/~audit@1.0/receipt&ref={b64u(found.said.fields['result'])}")["body"]
+    assert isinstance(data, bytes)
+    assert MARK.encode() not in data
+    report = verify(data, {"tee": MEASURED, "attested": "hardware"}, now=NOW)
+    assert (report.verdict, report.attestation) == (Verdict.ATTESTED, "hardware")
+    again = again_from(data, Options(devices=[Vault]))
+    assert again.verdict is Verdict.ATTESTED
+    assert at.node.address in again.attested_by
+    assert {one.rule for step in again.steps for one in step.findings} == {"sealed"}
 
 
 def test_the_numbers_of_the_form() -> None:
