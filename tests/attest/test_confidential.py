@@ -72,6 +72,8 @@ class Vault:
         count = base.get("count", 0)
         assert isinstance(count, int)
         results = Message({"output": words, "from": body.text("from", "")})
+        if "send-to" in body:
+            results |= {"outbox": Message({"1": Message({"target": body["send-to"], "word": f"told {word}"})})}
         return base | {"words": words, "count": count + 1, "results": results}
 
 
@@ -203,6 +205,18 @@ def test_what_the_definition_makes_public_is_seen(start: Start) -> None:
     assert _results(answer.open(slot, _results(state)["sealed"]))["output"] == b"one"
     assert state["device"] == b"process@1.0"
     assert len(b64u_decode(state.text("confidential-state"))) == 32
+
+
+@pytest.mark.parametrize("public", ["count, results", "count"])
+def test_what_a_process_sends_leaves_it_where_results_are_public(start: Start, public: str) -> None:
+    """Mail is read by others: a process whose results are not public sends none."""
+    at = start()
+    other, process = at.spawn(public="words"), at.spawn(public=public)
+    keys, answer = at.seal(process, {"word": "one", "send-to": other})
+    slot = at.send(process, keys, push=True)
+    assert "outbox" in _results(answer.open(slot, _results(at.get(f"/{process}/compute={slot}"))["sealed"]))
+    told = b"told one" if "results" in public else b""
+    assert at.get(f"/{other}/now")["words"] == told
 
 
 def test_nothing_of_it_is_in_store_log_schedule_trail_or_replies(
