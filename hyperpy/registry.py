@@ -31,7 +31,7 @@ _ONE_FILE = (
     *("auth-hook", "meta", "calculator", "hyperbuddy", "process", "push"),
     *("p4", "simple-pay", "faff", "router", "query", "node-process"),
     *("wasm-64", "wasi", "json-iface", "genesis-wasm", "audit", "fault", "tee"),
-    *("snp", "greenzone", "inference", "confidential", "wasi-nn"),
+    *("snp", "greenzone", "inference", "confidential", "wasi-nn", "inference_receipt"),
 )
 BUNDLED: dict[str, str] = {
     **{f"{name}@1.0": f"hyperpy.devices.{name.replace('-', '_')}" for name in _ONE_FILE},
