@@ -20,6 +20,7 @@ from hyperpy.verdicts import Report
 if TYPE_CHECKING:
     from hyperpy.inference.batching import Stats
     from hyperpy.inference.serving import Card, Layout, Served
+    from hyperpy.inference.standing import Standing
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -347,8 +348,7 @@ class Accounts(Protocol):
     def strictly(self, ctx: Context, base: Message, request: Message, *, slot: bool) -> Made:
         """Make a sub-step from base and request alone: no cache answers, what is not deterministic is refused.
 
-        Args:
-            slot: whether it is a slot's: then ``ctx.strict`` holds in it.
+        In a ``slot``'s, ``ctx.strict`` holds.
         """
 
     def step(self, hashpath: str, result: str) -> Account | None:
@@ -364,6 +364,8 @@ class Accounts(Protocol):
 
 class Models(Protocol):
     """``models``: the language models of this node (docs/inference.md)."""
+
+    standing: Standing  # the computations that this node stands for in disputes
 
     @property
     def most(self) -> int:

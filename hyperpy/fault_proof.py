@@ -30,14 +30,19 @@ from hyperpy.trail import Record
 
 TYPE: Final = b"fault-proof"
 VERSION: Final = 1
-KINDS: Final = ("wrong-result", "equivocation", "wrong-state", "double-assignment")
+KINDS: Final = (
+    *("wrong-result", "equivocation", "wrong-state", "double-assignment"),
+    *("wrong-value", "wrong-answer"),
+)
 MAX_BYTES: Final = 4 << 20
 """A longer proof is not read."""
 MAX_CLAIMS: Final = 2
 MAX_SIGNATURES: Final = 8
 """Of one message in a proof."""
 DEVICE: Final = "fault@1.0"
+INFERENCE: Final = "inference@1.0"
 _FIELDS: Final = frozenset({"claims", "accounts", "assignments", "definition", "process", "slot"})
+_VALUE: Final = frozenset({"value"})
 _EDGE: Final = frozenset({"status", "raw", "content-type"}) | attested.KEYS
 """Keys of a reply that may be the node's own, or that a result has and its reply has not."""
 _PROOF: Final = frozenset({"type", "v", "kind", "accused", "body"})
@@ -87,9 +92,12 @@ class Proof:
         kind: one of :data:`KINDS`.
         accused: address; of an ``equivocation`` either of the two signers.
         claims: ``wrong-result`` one, ``equivocation`` two, ``wrong-state`` the state before the slot, unless that
-            is the first, and the state after it.
-        accounts: of ``equivocation`` two, in the claims' order; of ``double-assignment`` none; else one.
+            is the first, and the state after it; ``wrong-value`` the statement of a language model's computation,
+            and the partials of a long attention; ``wrong-answer`` a model's answer and a statement.
+        accounts: of ``equivocation`` two, in the claims' order; of ``double-assignment`` and ``wrong-value`` none;
+            else one.
         assignments: ``wrong-state`` one, ``double-assignment`` two.
+        value: of ``wrong-value`` the evidence, as canonical bytes (:mod:`hyperpy.inference.evidence`).
     """
 
     kind: str
@@ -99,6 +107,7 @@ class Proof:
     assignments: tuple[Message, ...] = ()
     process: str = ""
     slot: int = -1
+    value: bytes = b""
 
 
 # -- message and file -------------------------------------------------------------------------
@@ -115,6 +124,7 @@ def as_message(proof: Proof) -> Message:
         "assignments": tuple(proof.assignments),
         "process": proof.process.encode(),
         "slot": proof.slot,
+        **({"value": proof.value} if proof.value else {}),
     }
     items: dict[str, Value] = {"type": TYPE, "v": VERSION, "kind": proof.kind.encode()}
     return Message.make({**items, "accused": proof.accused.encode(), "body": whole.encode(Message.make(found))})
@@ -145,10 +155,12 @@ def read(message: Message) -> Proof:
 
 
 def _evidence(kind: str, accused: str, found: Value) -> Proof:
-    if not isinstance(found, Message) or found.raw_items().keys() != _FIELDS or kind not in KINDS:
+    if not isinstance(found, Message) or found.raw_items().keys() - _VALUE != _FIELDS or kind not in KINDS:
         raise CodecError("not the evidence of a fault proof")
     lists = [found.raw(name) for name in ("claims", "accounts", "assignments")]
-    process, slot = found.raw("process"), found.raw("slot")
+    process, slot, value = found.raw("process"), found.raw("slot"), found.raw("value")
+    if value is not None and type(value) is not bytes:
+        raise CodecError("the evidence of a value is bytes")
     if not all(type(one) is tuple and len(one) <= MAX_CLAIMS for one in lists):
         raise CodecError("the lists of a fault proof are short")
     if type(process) is not bytes or type(slot) is not int or not -1 <= slot < 1 << 62:
@@ -160,7 +172,7 @@ def _evidence(kind: str, accused: str, found: Value) -> Proof:
     definition = found.raw("definition")
     words = tuple([_read_claim(one, definition) for one in claims])
     told = tuple([_read_claim(one, None) for one in accounts])
-    return Proof(kind, accused, words, told, given, key_text(process), slot)
+    return Proof(kind, accused, words, told, given, key_text(process), slot, value or b"")
 
 
 def _claim(claim: Claim, definition: Message | None) -> Message:
@@ -288,20 +300,28 @@ def _check_whole(item: Message) -> None:
 def account_of(claim: Claim, signer: str) -> Account:
     """Return what a reply of the signer's own ``fault@1.0/account`` says.
 
+    Raises:
+        InvalidSignature: it is no such reply of the signer.
+        CodecError: it holds no account.
+    """
+    return read_account(told(claim, signer, DEVICE, "account"))
+
+
+def told(claim: Claim, signer: str, name: str, path: str) -> Value | None:
+    """Return the body of a reply of the signer's own device ``name`` to a plain question for the key ``path``.
+
     Base and request must be flat and unsigned, and the base without a history: of such nobody can make two with
     one hashpath.
 
     Raises:
         InvalidSignature: it is no such reply of the signer.
-        CodecError: it holds no account.
     """
     base, request = claim.base, claim.request
-    if base is None or request is None or base.commitments or base.get("device") != DEVICE.encode():
-        raise InvalidSignature("an account is an answer of fault@1.0")
-    if request.get("path") != b"account" or request.commitments or not (_flat(base) and _flat(request)):
-        raise InvalidSignature("an account is what the key 'account' answers to a plain question")
-    body = said(claim, signer).get("body")
-    return read_account(body)
+    if base is None or request is None or base.commitments or base.get("device") != name.encode():
+        raise InvalidSignature(f"an {path} is an answer of {name}")
+    if request.get("path") != path.encode() or request.commitments or not (_flat(base) and _flat(request)):
+        raise InvalidSignature(f"an {path} is what the key '{path}' answers to a plain question")
+    return said(claim, signer).get("body")
 
 
 def _flat(message: Message) -> bool:

@@ -11,16 +11,19 @@ from hyperpy.errors import CommitmentError, HyperpyError, KeyNotFound, MessageEr
 from hyperpy.fault_proof import TYPE, Account, account_body, read
 from hyperpy.message import as_text
 
-from .judge import Judge, Verdict
+from .judge import Judge
+from .verdict import Verdict
 
 _NOBODY = "unknown"
+_ALONE = ("double-assignment", "wrong-value", "wrong-answer")
+"""Kinds that are judged by what the proof holds, without making a step."""
 
 
 @device(
     "fault@1.0",
     needs=("accounts", "store"),
     excludes=("set", "keys"),
-    uses=("hyperpy.fault_proof", "hyperpy.slot_rules", "hyperpy.schedule_rules"),
+    uses=("hyperpy.fault_proof", "hyperpy.slot_rules", "hyperpy.schedule_rules", "hyperpy.inference"),
 )
 class Fault:
     """Judges fault proofs: signed messages that show one false step of an accused node.
@@ -48,7 +51,7 @@ class Fault:
             found = read(proof)
         except (CommitmentError, MessageError) as error:
             return _message(Verdict("undecided", _NOBODY, _NOBODY, f"not a proof: {error.message}"))
-        if ctx.strict and not implementation and found.kind != "double-assignment":
+        if ctx.strict and not implementation and found.kind not in _ALONE:
             raise ParameterError(
                 "inside a process the code to judge by must be named",
                 name="implementation",

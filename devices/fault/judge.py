@@ -12,12 +12,11 @@ excuse, and none is needed: the signed result must be what that code gives.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from hyperpy import Context, Message, commitments, hashpath, slot_rules
 from hyperpy.capabilities import Accounts, Answers
-from hyperpy.encoding import b64u, is_id, sha256
+from hyperpy.encoding import is_id
 from hyperpy.errors import (
     Busy,
     CommitmentError,
@@ -33,37 +32,14 @@ from hyperpy.message import Value, list_to_map
 from hyperpy.schedule_rules import schedulers_of
 from hyperpy.sdk import Result
 
-Word = Literal["guilty", "not-guilty", "undecided"]
+from . import values
+from .verdict import Undecided, Verdict, fault_id
 
 _ELSEWHERE: Final = (MessageNotFound, DeviceNotFound, *slot_rules.PASSING)
 """Failures that say something of this node, not of the step."""
 _FALLBACK: Final = "message@1.0"
 """Answers what a device has no key for."""
 _PLAIN: Final = (str, bytes, int, float, tuple, list, dict, Message)
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What came of a proof.
-
-    Attributes:
-        expected, got: content IDs of the true result and of the signed one.
-        fault: names the lie, by whom and about which step, however it was proven: a ledger punishes each once.
-    """
-
-    verdict: Word
-    accused: str
-    kind: str
-    reason: str
-    expected: str = ""
-    got: str = ""
-    fault: str = ""
-
-
-class Undecided(HyperpyError):
-    """The proof proves nothing, for the reason given."""
-
-    status = 400
 
 
 class Watched(dict[str, Any]):
@@ -351,8 +327,16 @@ class Judge:
         if first == second:
             return Verdict("not-guilty", proof.accused, proof.kind, "both are the same assignment", first, second)
         reason = f"two assignments were signed for slot {proof.slot}"
-        fault = _fault(proof.accused, f"{proof.process} {proof.slot} double-assignment")
+        fault = fault_id(proof.accused, f"{proof.process} {proof.slot} double-assignment")
         return Verdict("guilty", proof.accused, proof.kind, reason, first, second, fault)
+
+    # -- a language model's computation ------------------------------------------------------------
+
+    def _value(self, proof: Proof) -> Verdict:
+        """``wrong-value``, ``wrong-answer``: judged from what was signed alone, by HPI-1."""
+        if self._pinned and self._of != values.DEVICE:
+            raise Undecided(f"only {values.DEVICE} is judged by this, and only where its results are promised")
+        return values.judged(proof)
 
 
 _KINDS: Final[dict[str, Callable[[Judge, Proof], Verdict]]] = {
@@ -360,6 +344,8 @@ _KINDS: Final[dict[str, Callable[[Judge, Proof], Verdict]]] = {
     "equivocation": Judge._equivocation,
     "wrong-state": Judge._state,
     "double-assignment": Judge._assignments,
+    "wrong-value": Judge._value,
+    "wrong-answer": Judge._value,
 }
 
 
@@ -403,8 +389,4 @@ def _compared(proof: Proof, accused: str, made: Message, claimed: str, where: st
     if expected == claimed:
         return Verdict("not-guilty", accused, proof.kind, "made again, the result is the one signed", expected, claimed)
     reason = "made again, the result is another one"
-    return Verdict("guilty", accused, proof.kind, reason, expected, claimed, _fault(accused, where))
-
-
-def _fault(accused: str, where: str) -> str:
-    return b64u(sha256(f"{accused}\n{where}".encode("utf-8", "surrogateescape")))
+    return Verdict("guilty", accused, proof.kind, reason, expected, claimed, fault_id(accused, where))

@@ -18,7 +18,7 @@ from hyperpy.inference.shaders import NAMES
 from hyperpy.inference.tokenizer import Tokenizer
 from hyperpy.message import Value
 
-from . import attested, browser, forms, mail
+from . import attested, browser, dispute, forms, mail
 from .asked import PARAMETERS, Asked, Reader, read, turns_of
 from .choices import Choice
 from .forms import Forms
@@ -147,6 +147,32 @@ class Inference:
             raise ParameterError("'ids' must be a list of whole numbers", name="ids")
         tokenizer: Tokenizer = self._opened(reader.text("model"), ctx)[1].tokenizer
         return Message({"text": tokenizer.decode(one for one in ids if type(one) is int)})
+
+    # -- disputes ------------------------------------------------------------------------------
+
+    @key(name="dispute", deterministic=False, reads=True)
+    def disputed(self, base: Message, request: Message, ctx: Context) -> Message:
+        """Begin a dispute about an answer: compute ``ids`` again, and tell the root of every token (HPI-1, 13).
+
+        ``model`` is a reference, ``ids`` the prompt and the answer but its last id, ``prompt`` how many are the prompt,
+        ``t16 top_k p16 seed`` the sampling as the answer tells it. The ``name`` is what ``opening`` asks about.
+        """
+        model = Reader(base, request).text("model")
+        if not _is_reference(model):
+            raise ParameterError("a dispute names the model by reference", name="model", hint=_REFERENCE)
+        served = self._models.open(model, ctx.deadline)
+        asked = dispute.read(base, request, served.card.context)
+        made = self._models.standing.of(asked, served.tracing, bytes.fromhex(served.card.weight_root), ctx.deadline)
+        return Message({"name": asked.name, "body": made.answer({"ask": "tokens"})})
+
+    @key(deterministic=False, reads=True)
+    def opening(self, request: Message, name: str) -> Message:
+        """Answer a question about a disputed computation, in canonical bytes (docs/fault-proofs.md).
+
+        ``ask`` is ``statement``, ``token``, ``leaves``, ``leaf``, ``cache``, ``entries``, ``partials`` or ``columns``.
+        The reply to the first and to ``partials`` is this node's word: a fault proof holds it.
+        """
+        return Message({"body": self._models.standing.known(name).answer(request)})
 
     # -- processes -------------------------------------------------------------------------------
 

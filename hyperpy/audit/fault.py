@@ -92,6 +92,15 @@ class Peer:
                 break
         return Asked(reply, found, readings)
 
+    def post(self, where: str, document: bytes) -> Message:
+        """Return the answer to a POST of a JSON text.
+
+        Raises:
+            UpstreamError, InvalidSignature: as :meth:`ask`.
+        """
+        found = {"path": self._prefix + where, "content-type": "application/json", "body": document}
+        return self._connection.exchange(self._origin, request_form(Message(found)))
+
     def account(self, of: str) -> Claim:
         """Return the node's account, by the query of ``fault@1.0/account``.
 

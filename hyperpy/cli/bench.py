@@ -104,12 +104,14 @@ def _attest(json: bool) -> None:
 
 def _inference(model: str, models: Path, file: Path | None, text: Path | None, json: bool) -> None:
     """Show what integer inference costs, beside llama.cpp, and what it loses, beside floats."""
-    from hyperpy.bench import inferring
+    from hyperpy.bench import disputing, inferring
     from hyperpy.inference.library import Library
 
     library = Library(models)
     with err.status("computing tokens"):
         figures = inferring.speed(library, model, file)
+    with err.status("proving single values"):
+        figures += disputing.proofs(library, model)
     if file is None:
         err.print("llama.cpp and floats are left out: --file names the GGUF file that the model was imported from")
     elif text is not None:

@@ -11,6 +11,7 @@ import typer
 
 from hyperpy.cli.app import DeviceFiles, Json, err, out, plain, show, verdicts, write_whole
 from hyperpy.cli.logs import only_ours
+from hyperpy.cli.models import DEFAULT, Folder
 from hyperpy.errors import CodecError, HyperpyError, ParameterError
 from hyperpy.message import Message
 
@@ -46,6 +47,10 @@ def challenge(
     slot: Annotated[
         int | None, typer.Option("--slot", min=0, help="The slot to examine, instead of searching.")
     ] = None,
+    inference: Annotated[
+        bool, typer.Option("--inference", help="Targets are files of a model's answers: dispute them to one value.")
+    ] = False,
+    models: Folder = DEFAULT,
     output: _Output = None,
     save_reply: _Keep = None,
     wallet: _Wallet = _OWN,
@@ -54,7 +59,9 @@ def challenge(
 ) -> None:
     """Make a signed result again; if it is false, write a signed proof of that.
 
-    With --process and --against, the slot at which two nodes part is found by bisecting, and who lied is told.
+    With --process and --against, the slot at which two nodes part is found by bisecting, and who lied is told. With
+    --inference, the targets are files of a language model's answers: OpenAI's document, or better a reply kept with
+    --save-reply. The model must be here too; who judges the proof needs none.
     Exit codes: 0 the claim holds, 1 it is false, 2 it cannot be decided here, 3 a file that is no receipt or reply.
 
     Example: hyperpy challenge http://localhost:8734 '/~calculator@1.0&a=1/add&b=2' -o lie.proof
@@ -67,7 +74,11 @@ def challenge(
     with only_ours(), ExitStack() as opened:
         first = opened.enter_context(_peer(url))
         second = None if against is None else opened.enter_context(_peer(against))
-        if process is not None:
+        if inference:
+            found, code = _disputed(first, words, models, json)
+            if not found:
+                raise typer.Exit(code)
+        elif process is not None:
             found = _process(first, second, process, slot, json)
         else:
             found = _answers(first, second, words, save_reply)
@@ -104,6 +115,34 @@ def _process(first: Peer, second: Peer | None, process: str, slot: int | None, j
         if not json:
             out.print(f"they part at slot {slot}", highlight=False)
     return [fault.wrong_state(peer, process, slot, first) for peer in (first, second) if peer is not None]
+
+
+def _disputed(peer: Peer, words: Sequence[str], models: Path, json: bool) -> tuple[list[Proof], int]:
+    """Return what to judge of a language model's answers, and the exit code if that is nothing."""
+    from hyperpy.audit import values
+    from hyperpy.inference.commitments import tracing
+    from hyperpy.inference.engines import choose
+    from hyperpy.inference.library import Library
+    from hyperpy.inference.traces import WeightTree
+
+    if not words:
+        raise ParameterError("name a file with an answer", name="target")
+    found: list[values.Disputed] = []
+    for file in words:
+        try:
+            answer = values.told(Path(file).read_bytes())
+        except (CodecError, OSError) as error:
+            err.print(f"error: {file}: {error}", style="red", markup=False, highlight=False)
+            raise typer.Exit(3) from None
+        library = Library(models)
+        entry = library.find(answer.model)
+        model, _ = library.load(answer.model)
+        mine = values.computed(tracing(choose(model)), bytes.fromhex(entry.manifest["weight-root"]), answer)
+        found.append(values.disputed(peer, answer, mine, WeightTree(model.weights)))
+    proofs = [one.proof for one in found if one.proof is not None]
+    for one in found if not json or not proofs else ():
+        err.print(one.words, markup=False, highlight=False, soft_wrap=True)
+    return proofs, 0 if all(one.agreed for one in found) else 2
 
 
 def _answers(first: Peer, second: Peer | None, words: Sequence[str], keep: Path | None) -> list[Proof]:

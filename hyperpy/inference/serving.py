@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hyperpy.errors import Busy, Corrupt, DeviceTimeout, MessageNotFound, NotFound, ParameterError
+from hyperpy.inference.standing import Standing
 
 if TYPE_CHECKING:
     from hyperpy.config.schema import Inference
@@ -145,6 +146,7 @@ class Models:
         self._loader = ThreadPoolExecutor(1, "hyperpy-models")
         self._lock = threading.Lock()
         self._closed = False
+        self.standing = Standing()
 
     def cards(self) -> list[Card]:
         """Return what is kept in the folder, by name; what is damaged is left out."""
@@ -269,6 +271,7 @@ class Models:
         """End all answers and let go of the models."""
         with self._lock:
             self._closed = True
+            self.standing.close()
             self._loader.shutdown(wait=False, cancel_futures=True)
             for served in self._loaded():
                 served.batcher.close()

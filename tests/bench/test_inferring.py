@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hyperpy.bench import inferring
+from hyperpy.bench import disputing, inferring
 from hyperpy.inference import toy
 from hyperpy.inference.library import Library
 
@@ -19,6 +19,9 @@ def test_it_runs(tmp_path: Path) -> None:
     library.add(tmp_path / "toy.gguf", "toy")
     found = {one.name: one.value for one in inferring.speed(library, "toy", None, answer=16)}
     assert all(value > 0 for name, value in found.items() if "memory" not in name)
+    found = {(n, one.name): one for n, one in enumerate(disputing.proofs(library, "toy"))}
+    assert all(one.value > 0 for one in found.values())
+    assert all(one.value <= one.aim for one in found.values() if one.unit == "kB" and one.aim)
     (tmp_path / "text").write_text("the thin hill in the inn " * 200)
     found = {
         one.name: one.value for one in inferring.quality(library, "toy", tmp_path / "toy.gguf", tmp_path / "text", 2)

@@ -11,14 +11,19 @@ import pytest
 from typer.testing import CliRunner
 
 from hyperpy.audit.collect import collect
+from hyperpy.audit.fault import reply_bytes
 from hyperpy.audit.receipts import build
 from hyperpy.audit.source import Evidence
 from hyperpy.cli.app import app, register_all
 from hyperpy.client import Client
 from hyperpy.fault_proof import from_bytes
+from hyperpy.inference import toy
+from hyperpy.inference.library import Library
 from hyperpy.testing import wallet
 from tests.audit import liars
 from tests.audit.liars import Served, corrupt, know, process, served
+from tests.audit.test_values import lie
+from tests.inference.lying import lying
 
 DEVICE = Path(liars.__file__)
 DOUBLE = "/~tally@1.0&n=21/double"
@@ -121,3 +126,44 @@ def test_a_damaged_proof_is_a_bad_file(two: tuple[Served, Served], tmp_path: Pat
 def test_who_cannot_be_asked_is_not_convicted(two: tuple[Served, Served], tmp_path: Path) -> None:
     run(tmp_path, "challenge", "http://127.0.0.1:9", DOUBLE, code=2)
     run(tmp_path, "challenge", two[1].url, "/~tally@1.0/absent", code=2)
+
+
+# -- a language model's answers ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "toy.gguf").write_bytes(toy.gguf_bytes())
+    Library(folder / "kept").add(folder / "toy.gguf", "toy")
+    return folder / "kept"
+
+
+def answered(at: Served, folder: Path) -> Path:
+    """Return the file of a node's signed answer."""
+    asked = {"model": "toy", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 6, "temperature": 0}
+    reply = at.peer.post("/~inference@1.0/v1/chat/completions", json.dumps(asked).encode())
+    file = folder / f"{at.address[:8]}.reply"
+    file.write_bytes(reply_bytes(reply))
+    return file
+
+
+def test_an_answer_of_a_model_is_disputed_to_one_value(models: Path, tmp_path: Path) -> None:
+    """The challenger has the model; ``verify`` of the proof runs where there is none."""
+    flags = {"inference.models": str(models), "inference.engine": "reference"}
+    file = tmp_path / "value.proof"
+    with served("honest", flags=flags) as honest, served("liar", flags=flags) as liar:
+        words = ("--inference", "--models", str(models), "-o", str(file))
+        run(tmp_path, "challenge", str(answered(honest, tmp_path)), "--url", honest.url, *words)
+        assert not file.exists()
+        lie(liar, lambda true: lying(true, ("tensor", 7, "attention", 1, 9)))
+        [made] = run(tmp_path, "challenge", str(answered(liar, tmp_path)), "--url", liar.url, *words, code=1)
+        assert (made["verdict"], made["accused"], made["kind"]) == ("guilty", liar.address, "wrong-value")
+        assert made["bytes"] == file.stat().st_size < 16 << 10
+        address = liar.address
+        junk = tmp_path / "junk"
+        junk.write_bytes(b"{}")
+        run(tmp_path, "challenge", str(junk), "--url", honest.url, *words, code=3)
+    found = run(tmp_path, "verify", str(file), code=1)
+    assert (found["verdict"], found["accused"]) == ("guilty", address)
+    assert "attention of token 7, layer 1, value 9" in found["reason"]

@@ -1,0 +1,123 @@
+"""Decides proofs about a language model's computation, from what the accused signed alone (HPI-1, section 13).
+
+``wrong-value``: one value of the computation that the accused stands for does not follow from others of it.
+``wrong-answer``: the accused answered otherwise than what it stands for. Neither needs the model: who computes
+honestly agrees with itself everywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Final
+
+from hyperpy import Message
+from hyperpy.errors import CodecError
+from hyperpy.fault_proof import INFERENCE, Account, Claim, Proof, account_of, contents, said, told
+from hyperpy.inference import evidence, statements
+from hyperpy.message import Value, as_text
+
+from .verdict import Undecided, Verdict, fault_id
+
+DEVICE: Final = INFERENCE
+
+
+def judged(proof: Proof) -> Verdict:
+    """Return the verdict on a proof of one of the two kinds.
+
+    Raises:
+        Undecided, CommitmentError, MessageError: it proves nothing.
+    """
+    if proof.assignments or not proof.claims:
+        raise Undecided(f"a proof of {proof.kind} has claims, and no assignments")
+    return _value(proof) if proof.kind == "wrong-value" else _answer(proof)
+
+
+def _value(proof: Proof) -> Verdict:
+    from hyperpy.inference import judging
+
+    if proof.accounts or not proof.value:
+        raise Undecided("a proof of wrong-value has evidence, and no accounts")
+    body = _word(proof.claims[0], proof.accused, b"statement")
+    statement = statements.read(body)
+    partials = None
+    if len(proof.claims) > 1:
+        partials = statements.read_partials(_word(proof.claims[1], proof.accused, b"partials"))
+    found = evidence.read(proof.value)
+    result = judging.judge(statement, found, partials)
+    where = f"{found.kind} of token {found.token}, layer {found.layer}, value {found.index}"
+    if not result.false:
+        return Verdict("not-guilty", proof.accused, proof.kind, f"{where} is right", result.expected, result.claimed)
+    reason = f"{where} does not follow from what the accused committed to"
+    fault = fault_id(proof.accused, f"{DEVICE} {statement.name.hex()}")
+    return Verdict("guilty", proof.accused, proof.kind, reason, result.expected, result.claimed, fault)
+
+
+def _word(claim: Claim, accused: str, ask: bytes) -> bytes:
+    """Return the bytes that the accused signed as its answer to a question of a dispute."""
+    body = told(claim, accused, DEVICE, "opening")
+    if claim.request is None or claim.request.get("ask") != ask or type(body) is not bytes:
+        raise Undecided(f"the signed reply is not the answer to '{ask.decode()}'")
+    return body
+
+
+def _answer(proof: Proof) -> Verdict:
+    if len(proof.claims) != 2 or len(proof.accounts) != 1:
+        raise Undecided("a proof of wrong-answer has an answer, a statement, and an account of the answer")
+    statement = statements.read(_word(proof.claims[1], proof.accused, b"statement"))
+    account = account_of(proof.accounts[0], proof.accused)
+    document = _document(proof.claims[0].reply, account, proof.accused)
+    expected, claimed = _compared(document, statement)
+    if expected == claimed:
+        return Verdict("not-guilty", proof.accused, proof.kind, "answer and statement agree", expected, claimed)
+    fault = fault_id(proof.accused, f"{DEVICE} {statement.name.hex()}")
+    reason = "the accused answered otherwise than it computes"
+    return Verdict("guilty", proof.accused, proof.kind, reason, expected, claimed, fault)
+
+
+def _document(reply: Message, account: Account, accused: str) -> Any:
+    """Return the JSON document of a signed answer."""
+    base, request = account.base, account.request
+    if base is None or request is None or base.get("device") != DEVICE.encode():
+        raise Undecided(f"the account is not of an answer of {DEVICE}")
+    if request.get("path") != b"completions":
+        raise Undecided("the account is of another key than 'completions'")
+    before = account.record.hashpath_before if "/" in account.record.hashpath_before else ""
+    answered = said(Claim(reply, base, request), accused, before)
+    if account.record.result not in contents(answered):
+        raise Undecided("the signed reply is not the result that the account is about")
+    return document(answered.get("body"))
+
+
+def document(body: Value | None) -> Any:
+    """Return a JSON document; raise CodecError if it is none."""
+    try:
+        return json.loads(as_text(body)) if isinstance(body, bytes) else None
+    except (ValueError, RecursionError):
+        raise CodecError("the answer is no JSON document") from None
+
+
+def _compared(found: Any, statement: statements.Statement) -> tuple[str, str]:
+    """Return what the statement says of an answer's token, and what the answer says."""
+    try:
+        words, choice = found["hyperpy"], found["choices"][0]
+        sampling, prompt, ids = words["sampling"], list(words["prompt_token_ids"]), list(choice["token_ids"])
+        states = [*words["states"][0]] if "states" in words else [None] * (len(ids) - 1) + [words["state"][0]]
+        told_of = (words["model-id"], words["weight-root"], words["config-digest"], len(prompt))
+        drawn = (sampling["t16"], sampling["top-k"], sampling["p16"], sampling["seed"])
+        number = statement.count - statement.prompt
+        listed = b"".join(one.to_bytes(4, "little") for one in [*prompt, *ids[:number]])
+        ident, state = ids[number], states[number]
+    except (TypeError, KeyError, IndexError, AttributeError, ValueError, OverflowError):
+        raise Undecided("the answer is not about the sequence of the statement") from None
+    s, mine = statement.sampling, statement
+    same = (mine.model.hex(), mine.weights.hex(), mine.config.digest.hex(), mine.prompt)
+    if told_of != same or drawn != (s.t16, s.top_k, s.p16, s.seed.hex()):
+        raise Undecided("the answer is of another model or sampling than the statement")
+    if hashlib.sha256(listed).digest() != mine.ids:
+        raise Undecided("the answer is of other ids than the statement")
+    if ident != mine.chosen:
+        return f"id {mine.chosen}", f"id {ident}"[:100]
+    if state is None:
+        return "nothing", "nothing"
+    return f"state {mine.state.hex()}", f"state {state}"[:100]
