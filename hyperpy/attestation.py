@@ -26,13 +26,14 @@ from hyperpy.attest.bundle import MAX_MANIFESTS, Evidence
 from hyperpy.attest.codes import refusal, require
 from hyperpy.attest.statement import Statement
 from hyperpy.attestation_batch import Together, Turn
+from hyperpy.attestation_key import key_for_secrets
 from hyperpy.attester import Attester, base, detect
 from hyperpy.attester import nvidia as gpus_here
 from hyperpy.attester.software import SoftwareAttester
 from hyperpy.capabilities import Sink
 from hyperpy.config import Config
 from hyperpy.context import Chain
-from hyperpy.encoding import b64u, b64u_decode, sha256
+from hyperpy.encoding import b64u, b64u_decode, key_bytes, sha256
 from hyperpy.errors import AttestationError, CodecError, ConfigError, HyperpyError, ParameterError, SealedElsewhere
 from hyperpy.keys import RsaKey
 from hyperpy.message import As, Atom, Message, Value, as_text
@@ -70,9 +71,6 @@ class Attestation:
         self._lock, self._counting = threading.Lock(), threading.Lock()
         self._asked: deque[float] = deque(maxlen=config.tee.reports)
         self._joining: deque[float] = deque(maxlen=max(1, config.tee.reports // 2))
-        secret = X25519PrivateKey.generate()
-        self._secret: X25519PrivateKey | None = secret
-        self.kem = sealing.KEM_X25519 + secret.public_key().public_bytes_raw()
         self.secrets = config.tee.secrets
         self._together = Together(self._for_results, config.tee.batch, _PATIENCE_S)
         self._epoch = b"start:" + secrets.token_bytes(32)
@@ -84,6 +82,9 @@ class Attestation:
             found = SoftwareAttester(runtime_digest())
         self._attester = found
         self.kind = found.kind if found is not None else ""
+        secret = key_for_secrets(found, config, self._named)
+        self._secret: X25519PrivateKey | None = secret
+        self.kem = sealing.KEM_X25519 + secret.public_key().public_bytes_raw()
         self._vek, self._chain, self._collateral = _endorsements(config)
         self._manifests = tuple(map(_read, config.tee.manifests))
         if len(self._manifests) > MAX_MANIFESTS:
@@ -93,6 +94,10 @@ class Attestation:
                 self._gpus = gpus_here.find()
             except AttestationError:
                 self._gpus = None
+
+    def _named(self) -> Sequence[bytes]:
+        """Return what evidence of the node's identity names."""
+        return key_bytes(self._key.address), commitments.content_key(self._about()), runtime_digest()
 
     @property
     def hardware(self) -> bool:

@@ -30,6 +30,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "audit",
         "attestation",
         "attestation_batch",
+        "attestation_key",
         "node",
     ),
     ("http.server", "client", "testing", "demo", "bench", "cli", "__main__"),

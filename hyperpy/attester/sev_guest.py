@@ -115,15 +115,20 @@ class SevGuest:
                 require(fits, "attester/unavailable", "the host's certificates have an impossible size")
         raise refusal("attester/race", "the host's certificates grew while they were read")
 
-    def derived_key(self, *, tcb: bool = False) -> bytes:
+    def derived_key(self, *, tcb: bytes = b"") -> bytes:
         """Return a key (32 bytes) that only this guest, as measured and with its policy, gets on this chip.
 
         Args:
-            tcb: the key also depends on the TCB version.
+            tcb: the TCB version (8 bytes) that the key also depends on, at most the committed one: firmware below it
+                cannot give the key. Empty: the key does not depend on it.
+
+        Raises:
+            AttestationError: ``attester/...``.
         """
         asked = KeyRequest()
         asked.fields = _MEASUREMENT_AND_POLICY | (1 << 5 if tcb else 0)
         asked.vmpl = self._vmpl
+        asked.tcb = int.from_bytes(tcb, "little")
         with self._lock:
             response, _ = self._call(GET_DERIVED_KEY, asked, 64)
         require(not any(response[:4]), "attester/unavailable", "the firmware gave no key")

@@ -247,6 +247,13 @@ class Tee:
         public=False,
     )
     reports: int = _setting(120, "Reports that the hardware is asked for in a minute at most.", public=False, least=1)
+    key: str = _setting(
+        "run",
+        "The key that secrets are sealed to: 'run' (a new one at every start) or 'derived' (SEV-SNP: by the firmware, "
+        "the same for this software and these settings on this chip; confidential processes then outlive a start).",
+        choices=("run", "derived"),
+        public=False,
+    )
     batch: int = _setting(
         64,
         "Results that one report of the hardware stands for at most, where several wait for it; 1: each has its own.",

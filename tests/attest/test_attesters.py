@@ -12,12 +12,15 @@ from typing import Any
 
 import pytest
 
-from hyperpy.attest import policy, statement, verifier
+from hyperpy import Message, config
+from hyperpy.attest import policy, sealing, statement, verifier
 from hyperpy.attest.bundle import Evidence
 from hyperpy.attest.snp_policy import SnpPolicy
+from hyperpy.attestation import Attestation
 from hyperpy.attester import base, certificates, configfs, nvidia, sev_guest
 from hyperpy.attester.software import SoftwareAttester
-from hyperpy.errors import AttestationError, AttesterError
+from hyperpy.errors import AttestationError, AttesterError, CodecError, ConfigError
+from hyperpy.testing import wallet
 from tests.attest import fake_amd, fake_kernel, tee
 from tests.attest.fake_amd import NOW, FakeAmd
 from tests.attest.fake_kernel import FakeSevGuest, FakeTsm
@@ -247,7 +250,7 @@ def test_a_device_that_cannot_be_opened(amd: FakeAmd, tmp_path: Path) -> None:
 def test_a_derived_key_depends_on_measurement_and_policy(amd: FakeAmd, tmp_path: Path) -> None:
     kernel = FakeSevGuest(amd)
     own = guest(tmp_path, kernel)
-    first, again, other = own.derived_key(), own.derived_key(), own.derived_key(tcb=True)
+    first, again, other = own.derived_key(), own.derived_key(), own.derived_key(tcb=bytes(range(8)))
     assert len(first) == 32
     assert first == again != other
     fields = [int.from_bytes(asked[8:16], "little") for _, asked in kernel.record]
@@ -306,3 +309,51 @@ def test_nvidia_s_tools_are_not_here_or_fail(monkeypatch: pytest.MonkeyPatch) ->
     assert code_of(lambda: nvidia.Nvidia(fail).evidence(bytes(32))) == "attester/unavailable"
     monkeypatch.setattr(nvidia, "MODULE", "a_module_that_is_nowhere")
     assert code_of(nvidia.find) == "attester/unavailable"
+
+
+# -- the key that secrets are sealed to ---------------------------------------------------------
+
+
+def attestation(attester: Any, name: str = "node", about: str = "1", **flags: Any) -> Attestation:
+    settings = config.load(environ={}, flags={"tee.key": "derived", **flags})
+    return Attestation(settings, wallet(name), lambda: Message({"a": about}), attester)
+
+
+def test_a_derived_key_is_the_same_after_a_start_and_another_for_everything_else(amd: FakeAmd, tmp_path: Path) -> None:
+    kernel = FakeSevGuest(amd)
+    first = attestation(guest(tmp_path, kernel))
+    ((_, asked),) = [one for one in kernel.record if one[0] == sev_guest.GET_DERIVED_KEY]
+    fields, tcb = int.from_bytes(asked[8:16], "little"), asked[24:32]
+    assert (fields, tcb) == (0b101001, fake_amd.TCB), "measurement, policy and the committed firmware"
+    again = attestation(guest(tmp_path, FakeSevGuest(amd)))
+    sealed = sealing.seal(b"text", first.kem, b"info")
+    first.close()
+    assert again.unseal(sealed, b"info") == b"text"
+    assert again.kem == first.kem
+    assert again.derived(b"use") != again.derived(b"other")
+    device = tmp_path / "device.py"
+    device.write_text("one = 1\n", "utf-8")
+    others = [
+        attestation(guest(tmp_path, FakeSevGuest(amd, secret=b"another chip"))),
+        attestation(guest(tmp_path, FakeSevGuest(amd)), "another node"),
+        attestation(guest(tmp_path, FakeSevGuest(amd)), about="other settings"),
+        attestation(guest(tmp_path, FakeSevGuest(amd)), **{"devices.files": [str(device)]}),
+        attestation(guest(tmp_path, FakeSevGuest(amd)), **{"tee.key": "run"}),
+        attestation(guest(tmp_path, FakeSevGuest(amd)), **{"tee.key": "run"}),
+    ]
+    assert len({one.kem for one in (first, *others)}) == 1 + len(others)
+    device.write_text("one = 2\n", "utf-8")
+    changed = attestation(guest(tmp_path, FakeSevGuest(amd)), **{"devices.files": [str(device)]})
+    assert changed.kem not in {one.kem for one in others}
+    for one in others:
+        with pytest.raises(CodecError):
+            one.unseal(sealed, b"info")
+
+
+def test_where_no_key_is_derived_a_node_does_not_start(amd: FakeAmd, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="derived"):
+        attestation(None)
+    with pytest.raises(ConfigError, match="derived"):
+        attestation(guest(tmp_path, FakeSevGuest(amd, firmware=1)))
+    with pytest.raises(ConfigError, match="derived"):
+        attestation(SoftwareAttester(bytes(32)))

@@ -18,7 +18,7 @@ import pytest
 from hyperpy import Message, commitments, config, key
 from hyperpy import client as clients
 from hyperpy.attest import bundle, policy, statement, verifier
-from hyperpy.attester import configfs
+from hyperpy.attester import certificates, configfs, sev_guest
 from hyperpy.audit.collect import collect
 from hyperpy.audit.replay import Options, replay
 from hyperpy.audit.source import Evidence
@@ -156,19 +156,19 @@ def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Start]:
     with ExitStack() as stack:
         running: list[ExitStack] = []
 
-        def run(name: str = "store") -> Place:
+        def run(name: str = "store", attester: Any = None, **flags: Any) -> Place:
             if running:
                 running.pop().close()
             own = stack.enter_context(ExitStack())
             running.append(own)
             folder = tmp_path / name
             node = Node(
-                config.load(environ={}, flags={"rate-limit.requests": 0}),
+                config.load(environ={}, flags={"rate-limit.requests": 0, **flags}),
                 key=wallet(),
                 store=LmdbStore(folder),
                 operator=wallet("operator").address,
                 devices=[Vault],
-                attester=configfs.Configfs(fake_kernel.snp(amd), "sev_guest"),
+                attester=attester or configfs.Configfs(fake_kernel.snp(amd), "sev_guest"),
             )
             own.enter_context(node)
             server = Server(node, "127.0.0.1", 0)
@@ -434,6 +434,27 @@ def test_after_a_new_start_states_are_kept_and_nothing_more_is_computed(start: S
     refused = again.get(f"/{process}/compute={waiting}")
     assert refused["status"] == 409
     assert replayed(again, process, again.node.attestation).verdict is Verdict.ATTESTED
+
+
+def test_a_derived_key_lets_it_go_on_after_a_new_start(start: Start, tmp_path: Path) -> None:
+    """The firmware gives the same guest the same key: what waited is computed, what was computed made again."""
+    (tmp_path / "sev-guest").touch()
+
+    def again() -> Place:
+        amd = fake_amd.fake_amd()
+        driver = fake_kernel.FakeSevGuest(amd, certificates.build(amd.vek, amd.chain))
+        return start("store", sev_guest.SevGuest(tmp_path / "sev-guest", 0, driver), **{"tee.key": "derived"})
+
+    at = again()
+    process = at.spawn()
+    at.ask(process, word="one")
+    keys, answer = at.seal(process, {"word": "two"})
+    waiting = at.send(process, keys)
+    later = again()
+    state = later.get(f"/{process}/compute={waiting}")
+    assert (state["status"], state["count"]) == (200, 3)
+    assert _results(answer.open(waiting, _results(state)["sealed"]))["output"] == b"onetwo"
+    assert replayed(later, process, later.node.attestation).verdict is Verdict.REPRODUCED
 
 
 class Clock(datetime):
