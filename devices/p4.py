@@ -194,11 +194,13 @@ class P4:
     def _order(self, source: Message, price: int, nonce: int) -> Message:
         """Return the signed order to charge the signer of a request.
 
-        It may become public, in the schedule of a process: by its ``nonce`` the ledger knows it again.
+        It may become public, in the schedule of a process: by its ``nonce`` the ledger knows it again, and by
+        its ``type`` that no process had it sent: push@1.0 signs nothing but the type ``Message``.
         """
         signers = committers(source)
         named = self._node.setting("p4-recipient") or self._node.setting("operator", b"")
         made = {
+            "type": "Payment-Order",
             "path": "charge",
             "action": "charge",
             "quantity": price,

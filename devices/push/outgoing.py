@@ -13,6 +13,8 @@ from hyperpy.errors import Forbidden, HyperpyError, SizeError
 from hyperpy.message import Link, Value, as_text, list_to_map, texts
 
 MAX_DEPTH: Final = 64
+_ORDER: Final = frozenset({"account", "quantity", "nonce"})
+"""Keys of p4@1.0's orders, which ledgers obey if this node signed them."""
 _TARGET: Final = re.compile(r"/?([A-Za-z0-9_-]{43})(?:[~/?&].*)?", re.DOTALL)
 
 
@@ -105,8 +107,13 @@ def signed(message: Message, target: Message, keys: Keys, *, always: bool, codec
     """Return the message signed as the target wants it: by its policy's or its authorities' keys held here.
 
     Raises:
-        Forbidden: this node holds none of them and does not sign regardless.
+        Forbidden: this node holds none of them and does not sign regardless; or what a process had sent reads
+            like this node's order to charge somebody.
     """
+    if _ORDER.issubset(re.split("[+ ]", name, maxsplit=1)[0].lower() for name in message.raw_items()):
+        raise Forbidden(
+            "a message with account, quantity and nonce reads like this node's order to a ledger: it is not signed"
+        )
     wanted = _wanted(target)
     named = () if wanted is None else [keys.address if one == "default" else one for one in wanted]
     held = [one for one in keys.addresses if one in named]
