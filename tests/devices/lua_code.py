@@ -101,6 +101,18 @@ DEEP = {
           if n == 0 then while true do pcall(deep, 3, ...) end end
           return (deep(n - 1, ...)) end
         function run() deep(5000, table.unpack({}, 1, 180)) end""",
+    "tostring in tostring": b"""
+        local t = setmetatable({}, {__tostring = function(t) return tostring(t) end})
+        function run() return tostring(t) end""",
+    "format in format": b"""
+        local t = setmetatable({}, {__tostring = function(t) return string.format("%s", t) end})
+        function run() return string.format("%s", t) end""",
+    "pairs in pairs": b"""
+        local t = setmetatable({}, {__pairs = function(t) return pairs(t) end})
+        function run() return pairs(t) end""",
+    "require in require": b"""
+        package.preload.x = function() return require("x") end
+        function run() return require("x") end""",
 }
 """What ends where the stack is full: there no hook can run, so nothing may go on."""
 

@@ -84,6 +84,19 @@ def test_depth_ends_at_the_stack_limit(lua: Bench, name: str) -> None:
     assert plain(result.value) == {"status": 400, "body": b"stack limit exceeded", "limit": b"stack"}
 
 
+def test_a_trace_looks_at_few_levels(lua: Bench) -> None:
+    """Finding a level takes as many steps as it is deep: all of 60,000 would take longer than the net allows."""
+    text = b"""local depth, t = 0, nil
+    t = setmetatable({}, {__tostring = function(t)
+      depth = depth + 1
+      if depth == 60000 then error("the bottom", 0) end
+      return tostring(t) .. "" end})
+    function run() return tostring(t) end"""
+    result = lua.step(code(text), "run")
+    assert result.value["body"] == b"the bottom"
+    assert 0 < len(result.value["trace"]) <= 32
+
+
 @pytest.mark.parametrize("name", RECURSION)
 def test_recursion_ends(lua: Bench, name: str) -> None:
     assert lua.step(code(RECURSION[name]), "run").value["limit"] in (b"stack", b"memory")

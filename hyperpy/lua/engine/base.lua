@@ -5,7 +5,7 @@ local type, error, select, rawget, rawset, rawnext = type, error, select, rawget
 local raw_load, raw_xpcall, raw_pcall, getinfo, getlocal = S.raw_load, S.raw_xpcall, S.raw_pcall, debug.getinfo, debug.getlocal
 local sub, find, gmatch, concat, format = S.raw_sub, S.raw_find, S.raw_gmatch, S.raw_concat, S.raw_format
 local unpack, sort = S.raw_unpack, S.raw_sort
-local MAX_TRACE, MAX_LOGS = 32, 100
+local MAX_TRACE, MAX_LEVELS, MAX_LOGS = 32, 100, 100
 local INSTRUCTIONS = 60000000 -- unless the call is inside another one, which pays for it
 local ASKING = 10000 -- what a question to the node costs
 
@@ -166,11 +166,16 @@ local function shown(v)
   return S.tostring(v)
 end
 
+-- Looks at a bounded number of levels: finding the n-th one takes n steps, and the library's own do not show.
 local function trace()
-  local found, level = {}, 3
-  while #found < MAX_TRACE do
+  local found, outside = {}, false
+  for level = 3, MAX_LEVELS + 2 do
+    if #found == MAX_TRACE then break end
     local info = getinfo(level, "Snlu")
-    if info == nil then break end
+    if info == nil then
+      outside = true
+      break
+    end
     if info.what ~= "C" and info.source ~= SELF and info.source ~= "=?" then
       local parameters = {}
       for i = 1, info.nparams do
@@ -184,15 +189,14 @@ local function trace()
         line = info.short_src .. ":" .. format("%d", info.currentline),
       }
     end
-    level = level + 1
   end
   local outermost = found[#found]
-  if outermost ~= nil and outermost["function"] == "?" then outermost["function"] = S.called end
+  if outside and outermost ~= nil and outermost["function"] == "?" then outermost["function"] = S.called end
   return found
 end
 
 local function handler(e)
-  if S.over() then return { e, {} } end
+  if S.over() or S.fatal(e) then return { e, {} } end
   return { S.clean(e), trace() }
 end
 
