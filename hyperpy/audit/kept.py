@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from hyperpy.audit import subpaths
 from hyperpy.audit.scratch import Scratch
-from hyperpy.audit.turns import Way, unread, ways_of
+from hyperpy.audit.turns import Way, signed_with, unread, ways_of, written
 from hyperpy.errors import HyperpyError
 from hyperpy.message import Resolve
 from hyperpy.trail import Record
@@ -36,11 +36,18 @@ class FromPath(NamedTuple):
     led: bool = False
 
 
+_NOTHING: Final = FromPath(frozenset())
+_REMEMBERED: Final = 4096
+
+
 class Kept:
     """Compares steps with kept requests, one after another."""
 
     def __init__(self, scratch: Scratch) -> None:
         self._scratch = scratch
+        self.loose: dict[str, set[str]] = {}
+        """Signatures that were found not to hold by themselves, by the message's ID; who compares takes them out."""
+        self._looked: dict[bytes, bool] = {}
         self._begins: dict[bytes, frozenset[str]] = {}
 
     def compare(
@@ -52,8 +59,30 @@ class Kept:
             data: the request, its digest checked.
             place, first, begun: see :class:`hyperpy.audit.steps.Neighbours`.
         """
-        if not _matters(data):
-            return FromPath(frozenset())
+        loose = self._loose(data, told)
+        if not self._matters(told.record.origin, data):
+            return FromPath(frozenset(), unknown=loose) if loose else _NOTHING
+        made = self._compared(data, told, place, first, begun)
+        return made._replace(unknown=made.unknown + loose) if loose else made
+
+    def _loose(self, data: bytes, told: subpaths.Told) -> int:
+        """Return how many signatures on base and request hold neither there nor in the request."""
+        record, count = told.record, 0
+        for ref, item in ((record.base, told.base), (record.request, told.request)):
+            names = self.loose.pop(ref, None)
+            if not names:
+                continue
+            try:
+                sent = signed_with(data)
+            except (HyperpyError, ValueError, TypeError, RecursionError):
+                sent = frozenset()
+            bare = item.with_commitments({name: item.commitments[name] for name in names})
+            count += len(written(bare) - sent)
+        return count
+
+    def _compared(
+        self, data: bytes, told: subpaths.Told, place: int, first: Record | None, begun: Sequence[Record]
+    ) -> FromPath:
         try:
             ways = ways_of(data)
         except (HyperpyError, ValueError, TypeError, RecursionError) as error:
@@ -71,6 +100,15 @@ class Kept:
                 break
         assert best is not None
         return best
+
+    def _matters(self, name: bytes, data: bytes) -> bool:
+        """Say whether a request of that digest has anything to compare; a chain's steps share it."""
+        known = self._looked.get(name)
+        if known is None:
+            if len(self._looked) >= _REMEMBERED:
+                self._looked.clear()
+            known = self._looked[name] = _matters(data)
+        return known
 
     def _of_way(
         self, way: Way, told: subpaths.Told, place: int, first: Record | None, begun: Sequence[Record]

@@ -183,6 +183,8 @@ class Checker:
             except HyperpyError as error:
                 if ref == known[0] or self._vouched(item, name):
                     return [Finding("signature", f"a signature on the {role} does not hold: {error.message}")]
+                if role != "result" and not derivable(item.commitments[name]):
+                    self._kept.loose.setdefault(ref, set()).add(name)
         return []
 
     def _nested(self, item: Value, role: str, found: list[Finding], depth: int = 0) -> None:

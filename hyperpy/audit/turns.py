@@ -11,11 +11,12 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from hyperpy import path, results
-from hyperpy.codecs import canonical
+from hyperpy.codecs import canonical, whole
 from hyperpy.encoding import is_id, key_text
 from hyperpy.errors import CodecError, HyperpyError
 from hyperpy.http.wire import RawRequest, Rules, read
 from hyperpy.message import As, Message, Resolve, Value
+from hyperpy.receipt.content import genuine
 from hyperpy.trail import Record
 
 ASKING: Final = frozenset({"attest", "attest-nonce"})
@@ -196,6 +197,30 @@ def _device(part: As) -> dict[str, Value]:
 
 def _joined(root: bytes, key: Value | None) -> str:
     return f"{key_text(root)}/{key_text(key)}" if isinstance(key, bytes) else ""
+
+
+def signed_with(origin: bytes) -> frozenset[tuple[str, bytes]]:
+    """Return the signatures of a request as it came, each one verified there, as :func:`written` has them.
+
+    Raises:
+        HyperpyError, ValueError: it is no request, or one does not hold.
+    """
+    return (_remembered_signed if len(origin) <= _REMEMBERED else _signed_with)(origin)
+
+
+def _signed_with(origin: bytes) -> frozenset[tuple[str, bytes]]:
+    request = read(raw_request(origin)).message
+    if request.commitments:
+        genuine(request)
+    return written(request)
+
+
+_remembered_signed = lru_cache(maxsize=256)(_signed_with)
+
+
+def written(item: Message) -> frozenset[tuple[str, bytes]]:
+    """Return a message's commitments: names, and the canonical bytes of their fields."""
+    return frozenset((name, canonical.encode(whole.plain(one))) for name, one in item.commitments.items())
 
 
 def unread(origin: bytes) -> bool:

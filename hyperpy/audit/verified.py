@@ -10,14 +10,11 @@ from typing import Any
 from hyperpy.audit.collect import collect
 from hyperpy.audit.replay import Options, replay
 from hyperpy.audit.source import Evidence, Plan
-from hyperpy.audit.turns import raw_request
-from hyperpy.codecs import canonical, whole
+from hyperpy.audit.turns import signed_with, written
 from hyperpy.commitments.combined import raw_id
-from hyperpy.http.wire import read
 from hyperpy.message import Message
 from hyperpy.receipt import Receipt, ReceiptError, decode
 from hyperpy.receipt.checks import CLAIMED
-from hyperpy.receipt.content import genuine
 from hyperpy.receipt.loading import load
 from hyperpy.receipt.policy import rules_of
 from hyperpy.verdicts import Finding, Report, Verdict, worst
@@ -80,20 +77,13 @@ def hold_claims(receipt: Receipt, checked: Report) -> None:
     sent: set[tuple[str, bytes]] = set()
     for origin in receipt.origins:
         with suppress(*UNREADABLE):
-            request = read(raw_request(origin)).message
-            if request.commitments:
-                genuine(request)
-                sent.update(_written(request))
+            sent |= signed_with(origin)
     for one in claims:
         item = receipt.index.get(raw_id(one.expected) or b"")
-        if not isinstance(item, Message) or not sent.issuperset(_written(item)):
+        if not isinstance(item, Message) or not sent >= written(item):
             text = f"the message {one.expected} bears signatures that are not those of the request it is a part of"
             checked.findings.append(Finding("commitment", text))
             checked.base_verdict = Verdict.INVALID
-
-
-def _written(item: Message) -> set[tuple[str, bytes]]:
-    return {(name, canonical.encode(whole.plain(fields))) for name, fields in item.commitments.items()}
 
 
 def _ranged(receipt: Receipt, options: Options) -> Options:

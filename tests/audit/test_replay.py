@@ -11,7 +11,7 @@ import pytest
 from hyperpy import Message, normalise
 from hyperpy.audit.replay import Options, odds
 from hyperpy.audit.verified import replayed
-from hyperpy.cache import Batch, Cache
+from hyperpy.cache import Batch
 from hyperpy.codecs import canonical
 from hyperpy.commitments import commit, signed_id, unsigned_id
 from hyperpy.context import Frame
@@ -22,7 +22,6 @@ from hyperpy.store.base import Store
 from hyperpy.testing import TestNode, node, wallet
 from hyperpy.trail import Trail
 from hyperpy.verdicts import Verdict
-from hyperpy.verify import verify
 from tests.audit.liars import Tally, corrupt
 from tests.audit.lies import DEVICES, audit, damage, everything, forge, keep, last, of, rules
 
@@ -108,61 +107,6 @@ def test_a_cached_result_leads_to_the_step_it_was_taken_from(here: TestNode, sto
     report = audit(store, roots=everything(store))
     assert "cached" in {edge.kind for edge in report.edges}
     assert report.verdict is Verdict.REPRODUCED
-
-
-def signed_by_author(store: Store) -> str:
-    """Store a message that somebody signed; return its signed ID."""
-    batch = Batch()
-    name = Cache(store).reference(commit(Message({"device": "message@1.0", "a": 5}), wallet("author")), batch)
-    batch.commit(store)
-    return name
-
-
-def test_keys_beside_what_is_signed(here: TestNode, store: Store) -> None:
-    """A result that keeps its author's signature and gets more keys is named by all of them."""
-    path = f"/{signed_by_author(store)}/set&b={{}}/b"
-    reply = here.get(path.format(2))
-    assert audit(store, reply.hashpath or "").verdict is Verdict.REPRODUCED
-    data = here.get("/~audit@1.0/receipt", {"ref": reply.hashpath})["body"]
-    assert isinstance(data, bytes)
-    assert verify(data).verdict is Verdict.ATTESTED
-    corrupt(here.node, "message@1.0", "set", lambda true, _: true | {"b": b"9"})
-    reply = here.get(path.format(3))
-    assert reply["body"] == b"9"
-    report = audit(store, reply.hashpath or "")
-    assert [(step.verdict, rules(step)) for step in report.steps] == [
-        (Verdict.DIVERGED, {"result"}),
-        (Verdict.REPRODUCED, set()),
-    ]
-
-
-def test_a_signature_lost_between_two_steps(here: TestNode, store: Store) -> None:
-    path = f"/{signed_by_author(store)}/set&b={{}}/committers"
-    assert here.get(path.format(2))["1"] == wallet("author").address.encode()
-    assert audit(store, roots=everything(store)).verdict is Verdict.REPRODUCED
-    corrupt(here.node, "message@1.0", "set", lambda true, _: true.with_commitments({}))
-    reply = here.get(path.format(3))
-    assert "1" not in reply
-    report = audit(store, reply.hashpath or "")
-    assert (report.verdict, rules(report.steps[-1])) == (Verdict.INVALID, {"base-link"})
-
-
-def test_a_signature_lost_in_a_sub_path(here: TestNode, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = f"/~message@1.0/set&x=(/{signed_by_author(store)})/x/committers"
-    assert here.get(path)["1"] == wallet("author").address.encode()
-    assert audit(store, roots=everything(store)).verdict is Verdict.REPRODUCED
-    honest = normalise.without_control
-
-    def lying(resolver: Any, message: Message, frame: Any) -> Message:
-        made = honest(resolver, message, frame)
-        held = made.get("x")
-        return made | {"x": held.with_commitments({})} if isinstance(held, Message) else made
-
-    with monkeypatch.context() as patch:
-        patch.setattr(normalise, "without_control", lying)
-        reply = here.get(path)
-    report = audit(store, reply.hashpath or "")
-    assert (report.verdict, rules(report.steps[0])) == (Verdict.DIVERGED, {"sub-path"})
 
 
 def test_what_a_step_did_not_find_and_was_stored_since(store: Store) -> None:
