@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -9,10 +10,11 @@ from typing import Any, Final
 
 from hyperpy import Message, commitments, hashpath
 from hyperpy.capabilities import Slots
-from hyperpy.encoding import b64u, b64u_decode, number_keys, sha256
-from hyperpy.errors import CodecError, HyperpyError, MessageError, MessageNotFound
-from hyperpy.message import Link, as_text, committed_list
+from hyperpy.encoding import b64u, b64u_decode, sha256
+from hyperpy.errors import CodecError, Corrupt, HyperpyError, MessageError, MessageNotFound
+from hyperpy.message import Link, committed_list
 
+from . import content
 from .assignment import algorithm_of, misfits
 from .targets import references
 
@@ -21,10 +23,15 @@ MOST: Final = 9_999
 
 MAX_FINDINGS: Final = 1_000
 
+NO_SLOT: Final = -1
+"""The ``slot`` of a finding that belongs to none."""
+
 RAW: Final = "raw"
 """``hash-chain`` made from the 32 bytes of the one before."""
 TEXT: Final = "text"
 """``hash-chain`` made from the 43 characters of the one before, as the reference does after a restart."""
+
+_NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,14}")
 
 
 class Audit:
@@ -47,24 +54,35 @@ class Audit:
         self._forms: Counter[str] = Counter()
         self._signers: Counter[str] = Counter()
         self._before: Message | None = None
+        self._path: str | None = None
+        """What the next ``base-hashpath`` must be; None if that is not known."""
         self._checked = 0
         self._unlinked = 0
 
     def own(self, first: int, last: int) -> Message:
         """Return the verdict on this node's own schedule, from slot ``first`` to ``last``."""
-        head = self._slots.head(self._process).slot
-        if first > 0:
-            self._before = self._slots.read(self._process, first - 1)
-            if self._before is None and first <= head:
-                self._found(first - 1, "missing", "there is no such slot")
+        head = self._head()
+        self._begin(first)
+        if first > 0 and self._before is None and first <= head:
+            self._found(first - 1, "missing", "there is no such slot")
         due = first
-        for one in self._slots.range(self._process, first, last):
-            if self._late():
+        while due <= last and not self._late():
+            try:
+                for one in self._slots.range(self._process, due, last):
+                    if self._late():
+                        break
+                    self._check(due, one)
+                    due += 1
                 break
-            self._check(due, one)
-            due += 1
+            except Corrupt as error:
+                self._found(due, "damaged", error.message)
+                self._forget()
+                due += 1
         if due <= min(last, head) and not self._late():
             self._found(due, "missing", f"there is no such slot, though the schedule goes on to {head}")
+        if not self._checked and not self._late():
+            held = f"the last slot held is {head}" if head >= 0 else "this node holds no slot of the process"
+            self._found(first, "unchecked", f"nothing was checked: {held}")
         return self._verdict(first, due - 1, due <= head)
 
     def given(self, schedule: Message) -> Message:
@@ -73,20 +91,58 @@ class Audit:
         Raises:
             MessageError: it is no schedule.
         """
-        numbered = list(self._numbered(schedule))
+        numbered = sorted(self._numbered(schedule), key=lambda pair: pair[0])
         due = first = numbered[0][0] if numbered else 0
-        if first > 0:
-            self._before = self._slots.read(self._process, first - 1)
+        self._begin(first)
         for number, one in numbered:
             if self._late():
                 break
             if number != due:
                 self._found(due, "missing", f"slots {due} to {number - 1} are not there")
-                self._before = None
+                self._forget()
             self._compare(number, one, self._check(number, one))
             due = number + 1
+        if not numbered:
+            self._found(first, "unchecked", "nothing was checked: the schedule holds no assignment")
         more = schedule.get("continues") is True or (bool(numbered) and due <= numbered[-1][0])
         return self._verdict(first, due - 1, more)
+
+    def _head(self) -> int:
+        """Return the last slot of this node's own schedule; -1 if there is none, or that cannot be told."""
+        try:
+            return self._slots.head(self._process).slot
+        except Corrupt as error:
+            self._found(NO_SLOT, "damaged", error.message)
+            return -1
+
+    def _read(self, slot: int) -> Message | None:
+        """Return what this node holds for a slot, if it is there and whole."""
+        try:
+            return self._slots.read(self._process, slot)
+        except Corrupt:
+            return None
+
+    def _begin(self, first: int) -> None:
+        """Take up what this node holds for the slot before the first one."""
+        before = self._read(first - 1) if first > 0 else None
+        if before is None:
+            self._forget()
+        else:
+            self._remember(before)
+        if first == 0:
+            self._path = self._process
+
+    def _forget(self) -> None:
+        self._before = self._path = None
+
+    def _remember(self, one: Message) -> None:
+        """Take an assignment as that of the slot before the next one."""
+        told = one.raw("base-hashpath")
+        self._before, path = one, told.decode("utf-8", "replace") if isinstance(told, bytes) else self._path
+        try:
+            self._path = path and hashpath.combine(path, commitments.signed_id(one), self._algorithm)
+        except HyperpyError:
+            self._path = None
 
     def _numbered(self, schedule: Message) -> Iterable[tuple[int, Message]]:
         found = schedule.get("assignments")
@@ -94,10 +150,12 @@ class Audit:
             found = Message.make({str(number): one for number, one in enumerate(found)})
         if not isinstance(found, Message):
             raise MessageError("a schedule holds its assignments under 'assignments'")
-        names = number_keys(found)
-        if len(names) > MOST + 1:
+        if len(found) > MOST + 1:
             raise MessageError(f"more than {MOST + 1} assignments at once", hint="Send the schedule in parts.")
-        for name in names:
+        for name in found:
+            if not _NUMBER.fullmatch(name):
+                self._found(NO_SLOT, "key", f"the key {name[:60]!a} among the assignments is no slot number")
+                continue
             raw = found.raw(name)
             try:
                 one = found.get(name)
@@ -115,18 +173,12 @@ class Audit:
         """Check one assignment; return the schedulers whose word it is."""
         one = Message.make(dict(one.raw_items()), one.commitments)  # nothing remembered counts here
         self._checked += 1
-        if one.get("slot") != due:
-            self._found(due, "slot", f"says that it is slot {_shown(one, 'slot')}")
-        if one.get("process") != self._process.encode():
-            self._found(due, "process", f"belongs to the process {_shown(one, 'process')}")
-        if _shown(one, "type").lower() != "assignment":
-            self._found(due, "type", "is no assignment")
+        for kind, problem in content.wrong(due, one, self._process):
+            self._found(due, kind, problem)
         assigners = self._check_signers(due, one)
-        self._check_body(due, one)
-        self._check_chain(due, one)
-        self._check_path(due, one)
+        self._check_links(due, one)
         self._check_time(due, one)
-        self._before = one
+        self._remember(one)
         return assigners
 
     def _check_signers(self, due: int, one: Message) -> set[str]:
@@ -169,45 +221,42 @@ class Audit:
                 found.add(signer)
         return found - others
 
-    def _check_body(self, due: int, one: Message) -> None:
-        try:
-            body = one.get("body")
-        except MessageNotFound as error:
-            self._found(due, "body", error.message)
+    def _check_links(self, due: int, one: Message) -> None:
+        """Compute both links again, and see that one of them leads to the slot before where that is at hand."""
+        linked = (self._check_chain(due, one), self._check_path(due, one))
+        if linked != (None, None) or due == 0:
             return
-        if not isinstance(body, Message):
-            self._found(due, "body", "holds no message")
-            return
-        try:
-            commitments.check(body)
-        except HyperpyError as error:
-            self._found(due, "body", f"the scheduled message does not verify: {error.message}")
+        if "hash-chain" not in one and "base-hashpath" not in one:
+            self._found(due, "chain", "is linked to nothing: neither hash-chain nor base-hashpath")
+        elif self._before is None:
+            self._unlinked += 1
+        else:
+            self._found(due, "chain", "is linked to the slot before it in no way that can be computed again")
 
-    def _check_chain(self, due: int, one: Message) -> None:
-        told = one.get("hash-chain")
+    def _check_chain(self, due: int, one: Message) -> bool | None:
+        """Say whether the hash-chain follows from the slot before; None if it has none, or that cannot be told."""
+        told = one.raw("hash-chain")
         if told is None:
             self._forms["none"] += 1
-            if "base-hashpath" not in one:
-                self._found(due, "chain", "is linked to nothing: neither hash-chain nor base-hashpath")
-            return
-        body = _body_id(one)
+            return None
+        body = content.body_id(one)
         if body is None:
-            return
+            return None
         forms = self._forms_before(due)
         if forms is None:
-            self._unlinked += 1
-            return
+            return None
         for form, before in forms.items():
             if told == b64u(sha256(before + body)).encode():
                 self._forms[form] += 1
-                return
+                return True
         self._found(due, "hash-chain", "does not follow from the slot before it and the scheduled message")
+        return False
 
     def _forms_before(self, due: int) -> dict[str, bytes] | None:
         """Return what may stand before the message's ID in the hash-chain; None if it is not known."""
         if due == 0:
             return {RAW: b""}
-        told = self._before.get("hash-chain") if self._before is not None else None
+        told = self._before.raw("hash-chain") if self._before is not None else None
         if not isinstance(told, bytes):
             return None
         try:
@@ -215,30 +264,21 @@ class Audit:
         except CodecError:
             return {TEXT: told}
 
-    def _check_path(self, due: int, one: Message) -> None:
-        told = one.get("base-hashpath")
-        if told is None:
-            return
-        if due == 0:
-            expected = self._process
-        elif self._before is not None and "base-hashpath" in self._before:
-            try:
-                before = self._before.text("base-hashpath")
-                expected = hashpath.combine(before, commitments.signed_id(self._before), self._algorithm)
-            except HyperpyError:
-                expected = ""
-        else:
-            self._unlinked += "hash-chain" not in one
-            return
-        if told != expected.encode():
-            self._found(due, "base-hashpath", "does not follow from the assignment before it")
+    def _check_path(self, due: int, one: Message) -> bool | None:
+        """Say whether the base-hashpath follows from the slot before; None as :meth:`_check_chain`."""
+        told = one.raw("base-hashpath")
+        if told is None or self._path is None:
+            return None
+        if told == self._path.encode():
+            return True
+        self._found(due, "base-hashpath", "does not follow from the assignment before it")
+        return False
 
     def _check_time(self, due: int, one: Message) -> None:
-        now = _whole(one.get("timestamp"))
-        before = _whole(self._before.get("timestamp")) if self._before is not None else None
-        if now is None:
-            self._found(due, "timestamp", "is no number")
-        elif before is not None and now < before:
+        """Find a time before that of the slot before; what is no time was found already."""
+        now = content.whole(one.raw("timestamp"))
+        before = content.whole(self._before.raw("timestamp")) if self._before is not None else None
+        if now is not None and before is not None and now < before:
             self._found(due, "timestamp", f"{now} is before {before}, that of the slot before")
 
     def _compare(self, number: int, one: Message, assigners: set[str]) -> None:
@@ -246,7 +286,7 @@ class Audit:
 
         Only ``assigners``, whose word it is, can have forked: a forgery says nothing about them.
         """
-        known = self._slots.read(self._process, number)
+        known = self._read(number)
         if known is None or not assigners:
             return
         both = set(commitments.committers(known)) & assigners
@@ -270,7 +310,7 @@ class Audit:
         return Message(
             {
                 "process": self._process,
-                "valid": not self._findings,
+                "valid": not self._findings and self._checked > 0,
                 "checked": self._checked,
                 "from": first,
                 "to": last,
@@ -282,19 +322,3 @@ class Audit:
                 "findings": self._findings,
             }
         )
-
-
-def _body_id(one: Message) -> bytes | None:
-    raw = one.raw("body")
-    if isinstance(raw, Link):
-        return raw.id.encode()
-    return commitments.signed_id(raw).encode() if isinstance(raw, (Message, bytes)) else None
-
-
-def _shown(one: Message, name: str) -> str:
-    found = one.get(name)
-    return as_text(found, name)[:60] if found is not None and not isinstance(found, (Message, tuple)) else "nothing"
-
-
-def _whole(item: object) -> int | None:
-    return item if isinstance(item, int) and not isinstance(item, bool) else None

@@ -293,7 +293,7 @@ TOLD: tuple[tuple[str, str, str, int, Callable[[list[Message]], list[Any]]], ...
         SCHEDULES,
         "hash-chain",
         2,
-        lambda them: replaced(them, again(them[2], body=said("x" * 43))),
+        lambda them: replaced(them, again(them[2], body=said(them[2].text("process"), count="x"))),
     ),
     (
         "a fork of the schedule",
