@@ -29,6 +29,10 @@ _ATTEST: Final = ("attest", "attest-nonce")
 """Keys that ask for an attestation; the node takes them off before it answers."""
 
 
+_HTTPS_OWN = ("path", "method")
+"""Keys that a request over HTTP has for itself."""
+
+
 class Client:
     """Talks to one node.
 
@@ -150,13 +154,17 @@ class Client:
         """Return the reply to a POST of a message that stands for itself; raises as :meth:`get`.
 
         The message is signed without path and method, unless it is signed already: what a process is
-        sent, or is, keeps its ID wherever it goes.
+        sent, or is, keeps its ID wherever it goes. Where it has keys that HTTP needs itself, such as ``path``, it
+        travels inside the request, as its ``body``.
         """
         own = message if isinstance(message, Message) else Message(message)
         if self._key is not None and not own.commitments:
             own = commitments.commit(own, self._key)
         extra: dict[str, Value] = {"path": (self._prefix + path).encode(), "method": b"POST"}
-        own = Message.make({**own.raw_items(), **extra}, own.commitments)
+        if any(name in own for name in _HTTPS_OWN):
+            own = Message.make({"body": own, **extra})
+        else:
+            own = Message.make({**own.raw_items(), **extra}, own.commitments)
         return self._checked(self._connection.exchange(self._origin, request_form(own)))
 
     @staticmethod

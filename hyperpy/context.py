@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from hyperpy.cache import Batch
 from hyperpy.dispatch import Found
@@ -355,10 +355,35 @@ def ok(result: Result) -> Value:
     raise DeviceError(f"a step ended with status '{result.status}'{detail}")
 
 
+_TRACE_S: Final = 60.0
+_MOST_TRACED: Final = 256
+_TRACED: dict[tuple[str, int], float] = {}
+
+
+def _traced_lately(error: BaseException) -> bool:
+    """Say whether an error from the same line was traced in the last minute; if not, it counts as traced now."""
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    place = (at.tb_frame.f_code.co_filename, at.tb_lineno) if at is not None else ("", 0)
+    now = time.monotonic()
+    if now - _TRACED.get(place, -_TRACE_S) < _TRACE_S:
+        return True
+    while len(_TRACED) >= _MOST_TRACED:
+        _TRACED.pop(next(iter(_TRACED)), None)
+    _TRACED[place] = now
+    return False
+
+
 def device_error(error: BaseException, device: str, key: str, *, trace: bool = True) -> HyperpyError:
-    """Return a device's own bug as a DeviceError with an incident number; log it, with its trace."""
+    """Return a device's own bug as a DeviceError with an incident number; log it, with its trace.
+
+    The same bug's trace is logged once a minute, or whoever knows how to cause it could fill the disk.
+    """
     incident = secrets.token_hex(4)
-    log.error("incident %s: %s/%s failed", incident, device, key, exc_info=error if trace else None)
+    full = trace and not _traced_lately(error)
+    known = f" ({type(error).__name__}, as traced before)" if trace and not full else ""
+    log.error("incident %s: %s/%.200s failed%s", incident, device, key, known, exc_info=error if full else None)
     made = DeviceError(f"device '{device}' failed in key '{key}' ({type(error).__name__}); incident {incident}")
     made.incident = incident
     return made

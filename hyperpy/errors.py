@@ -250,10 +250,12 @@ class Corrupt(StoreError):
 class UpstreamError(HyperpyError):
     """Another node answered wrongly, or not at all.
 
-    ``unsent`` says that no byte of the request reached it, so that sending again repeats nothing.
+    ``answered`` says whether anything came back; ``unsent`` that no byte of the request reached it, so that sending
+    again repeats nothing.
     """
 
     status = 502
+    answered = True
     unsent = False
     advice = "Check that the peer runs and is reachable."
 

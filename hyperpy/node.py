@@ -377,7 +377,7 @@ class Node:
         return commitments.commit(made, self._key, tag=made.hashpath)
 
     def _run_path(self, text: str) -> None:
-        """Resolve a path for a timer; errors go to the log.
+        """Resolve a path for a timer.
 
         Anybody may set a timer, so it signs for nobody but where ``[http] sign-on-request`` lets anybody.
         """
@@ -385,12 +385,9 @@ class Node:
         chain = self._own_chain(batch)
         chain.may_sign = self.settings.flag("sign-on-request")
         try:
-            try:
-                self.resolver.top(path.parse(text, limits=self._limits), chain)
-            finally:
-                batch.commit(self.store)
-        except HyperpyError as error:
-            device_error(error, "timers", text)
+            self.resolver.top(path.parse(text, limits=self._limits), chain)
+        finally:
+            batch.commit(self.store)
 
     # -- hooks (ao-core 10.6) ----------------------------------------------------------------
 

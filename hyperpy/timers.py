@@ -18,13 +18,15 @@ from dataclasses import dataclass, field
 
 from hyperpy.codecs import canonical
 from hyperpy.encoding import b64u, key_bytes, key_text
-from hyperpy.errors import Busy, CodecError, ParameterError, StoreError, TooManyRequests
+from hyperpy.errors import Busy, CodecError, HyperpyError, ParameterError, SizeError, StoreError, TooManyRequests
 from hyperpy.message import Message
 from hyperpy.store.base import Store
 
 MIN_INTERVAL_S = 0.01
 MAX_INTERVAL_S = 3650 * 86400.0
 """Longest interval: ten years."""
+MAX_PATH = 8192
+"""Longest path of a task, in bytes."""
 MAX_RUNNING = 64
 """Tasks that run at the same time; others wait their turn."""
 _PATIENCE_S = 0.05
@@ -42,12 +44,13 @@ class _Task:
     owner: str = ""
     group: str = ""
     runs: int = 0
+    failures: int = 0
     busy: bool = False
     stopped: bool = field(default=False)
 
 
 class Timers:
-    """Implements the ``timers`` capability. ``run`` gets the path and must not raise.
+    """Implements the ``timers`` capability. ``run`` gets the path; what it raises is logged.
 
     Args:
         run: resolves a path on the node's own account.
@@ -84,7 +87,7 @@ class Timers:
                 continue
             with self._changed:
                 if task.id not in self._tasks and not self._closed:
-                    self._start(task, max(0.0, min(next_s - time.time(), task.interval_s or next_s)))
+                    self._start(task, _left(task, next_s - time.time()))
                     count += 1
         return count
 
@@ -141,6 +144,8 @@ class Timers:
         return None if found is None else found.owner
 
     def _add(self, task: _Task, delay_s: float) -> str:
+        if len(task.path.encode("utf-8", "surrogateescape")) > MAX_PATH:
+            raise SizeError(f"the path of a timed task may have {MAX_PATH} bytes", hint="Store it as a message.")
         with self._changed:
             if task.id in self._tasks and not self._closed:
                 return task.id
@@ -245,6 +250,8 @@ class Timers:
     def _once(self, task: _Task) -> None:
         try:
             self._run(task.path)
+        except HyperpyError as error:
+            self._failed(task, error)
         finally:
             with self._changed:
                 self._running -= 1
@@ -256,6 +263,23 @@ class Timers:
                 with self._changed:
                     if self._tasks.get(task.id) is task:
                         del self._tasks[task.id]
+
+    def _failed(self, task: _Task, error: HyperpyError) -> None:
+        """Log a failure: the first, second, fourth, eighth and so on of a task, or a task could fill the disk."""
+        task.failures += 1
+        if task.failures & (task.failures - 1) == 0:
+            times = "" if task.failures == 1 else f" {task.failures} times so far"
+            log.warning("the timed task %s failed%s: %.200s (path %.200a)", task.id, times, error.message, task.path)
+
+
+def _left(task: _Task, seconds: float) -> float:
+    """Return how long a stored task still waits.
+
+    Turns of a repeated one that passed while nothing ran are not made up: it keeps its beat.
+    """
+    if task.interval_s is None:
+        return max(0.0, seconds)
+    return min(seconds, task.interval_s) if seconds > 0 else seconds % task.interval_s
 
 
 def _new() -> str:

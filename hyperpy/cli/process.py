@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
 
 import typer
 
@@ -24,6 +25,8 @@ _Tags = Annotated[list[str], typer.Option("--tag", help="A key of the message as
 _Data = Annotated[str, typer.Option("--data", help="The message's data; @FILE reads a file.")]
 _URL = "http://127.0.0.1:8734"
 _OWN = Path("hyperpy-user.json")
+_IN_PATHS = "".join(map(chr, range(0x21, 0x7F)))
+"""What is left as it is; the rest is percent-encoded."""
 _PAGE = 100
 """Assignments asked for at a time."""
 
@@ -109,7 +112,7 @@ def state(
     Example: hyperpy process state PROCESS results/output --slot 3
     """
     at = "now" if slot is None else f"compute&slot+integer={slot}"
-    inner = f"/{path.strip('/')}" if path.strip("/") else ""
+    inner = f"/{quote(path.strip('/'), safe=_IN_PATHS)}" if path.strip("/") else ""
     with _client(url) as client:
         reply = _good(client.get(f"/{process}~process@1.0/{at}{inner}"))
     _print(reply, json)
@@ -138,11 +141,11 @@ def watch(
     process: _Process,
     first: Annotated[int | None, typer.Option("--from", help="First slot; else the next one.")] = None,
     count: Annotated[int, typer.Option("--count", help="Stop after that many slots; 0: go on until Ctrl-C.")] = 0,
-    interval: Annotated[float, typer.Option("--interval", help="Seconds between questions.")] = 1.0,
+    interval: Annotated[float, typer.Option("--interval", min=0.05, max=3600, help="Seconds between questions.")] = 1.0,
     url: _Node = _URL,
     json: Json = False,
 ) -> None:
-    """Follow a process: print each slot and its output as it comes. Ends with Ctrl-C.
+    """Follow a process: print each slot and its output as it comes. Ends with Ctrl-C; waits for a node that is away.
 
     Example: hyperpy process watch PROCESS --from 0
     """
@@ -151,16 +154,20 @@ def watch(
         following = _current(client, process) + 1 if first is None else first
         if not json:
             err.print(f"following {process} from slot {following}; Ctrl-C ends", style="dim", highlight=False)
+        reached = False
         while not count or shown < count:
-            if _current(client, process) < following:
-                time.sleep(max(0.05, interval))
-                continue
-            for one in _assignments(client, process, following, None):
-                following = int(as_text(one["slot"])) + 1
-                _follow(client, process, one, json)
-                shown += 1
-                if count and shown >= count:
-                    return
+            try:
+                for one in _assignments(client, process, following, None):
+                    _follow(client, process, one, json)
+                    following, shown = int(as_text(one["slot"])) + 1, shown + 1
+                    if count and shown >= count:
+                        return
+                reached = True
+            except UpstreamError as error:
+                if error.answered or not reached:
+                    raise
+                err.print(f"{error.message}; asking again", style="dim", highlight=False, markup=False)
+            time.sleep(interval)
 
 
 # -- talking to the node -----------------------------------------------------------------------
@@ -184,6 +191,8 @@ def _good(reply: Message) -> Message:
         UpstreamError: the node refused for another reason.
     """
     status = reply.get("status")
+    if "ao-result" not in reply and not reply.commitments and reply.text("content-type", "").startswith("text/html"):
+        raise UpstreamError("what answers there is no AO-Core node", hint="Look at --url.")
     if not isinstance(status, int) or status < 400:
         return reply
     said = _said(reply)
@@ -210,6 +219,7 @@ def _module(client: Client, module: str) -> bytes:
             raise ParameterError(
                 f"{module[:80]!a} is no file and no ID", name="--module", hint="An ID has 43 characters."
             )
+        _good(client.get(f"/{module}/id"))
         return module.encode()
     kind = b"application/wasm" if file.suffix == ".wasm" else b"application/lua"
     reply = _good(client.send("/~message@1.0/set", {"content-type": kind, "body": file.read_bytes()}))
@@ -225,9 +235,15 @@ def _tagged(tags: list[str], data: str) -> dict[str, Value]:
             raise ParameterError(f"{one[:80]!a} is no NAME=VALUE", name="--tag", hint="Such as --tag action=Inc.")
         items[name.lower()] = text.encode("utf-8", "surrogateescape")
     if data:
-        read = Path(data[1:]).read_bytes() if data.startswith("@") else data.encode("utf-8", "surrogateescape")
-        items["data"] = read
+        items["data"] = _file(data[1:]) if data.startswith("@") else data.encode("utf-8", "surrogateescape")
     return items
+
+
+def _file(name: str) -> bytes:
+    try:
+        return Path(name).read_bytes()
+    except OSError as error:
+        raise ParameterError(f"{name[:200]!a} cannot be read: {error.strerror}", name="--data") from None
 
 
 def _seed() -> bytes:
@@ -269,7 +285,8 @@ def _row(assignment: Message) -> dict[str, Any]:
     return {
         "slot": int(as_text(assignment["slot"])),
         "time": _time(assignment.get("timestamp")),
-        "from": message.text("from-process", signers[0] if signers else ""),
+        "from": signers[0] if signers else "",
+        **({"from-process": message.text("from-process")} if "from-process" in message else {}),
         "action": action.decode("utf-8", "replace") if isinstance(action, bytes) else str(action),
         "message": commitments.signed_id(message),
     }

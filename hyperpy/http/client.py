@@ -95,6 +95,7 @@ class Connection:
                 return decode_reply(answer.status_code, answer.headers.raw, data)
         except httpx2.HTTPError as error:
             made = UpstreamError(f"{origin.url} did not answer ({type(error).__name__})")
+            made.answered = False
             made.unsent = isinstance(error, (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout))
             raise made from None
 

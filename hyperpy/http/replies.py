@@ -46,7 +46,7 @@ def decode_reply(status: int, headers: Iterable[tuple[bytes, bytes]], body: byte
     if decoded.commitments:
         commitments.check(decoded)
         decoded = commitments.only_committed(decoded)
-    if "status" not in decoded:
+    if "status" not in decoded or not (decoded.commitments or isinstance(decoded["status"], int)):
         decoded = decoded | {"status": status}
     tags = [one.raw("tag") for one in decoded.commitments.values()]
     tag = next((key_text(tag) for tag in tags if isinstance(tag, bytes)), None)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -138,3 +141,73 @@ def test_mistakes_are_explained(person: Person, process: str) -> None:
     assert "NAME=VALUE" in person.run("send", process, "--tag", "oops", code=1)
     assert "no file and no ID" in person.run("spawn", "--module", "nowhere.lua", code=1)
     assert "slot" in person.run("state", process, "--slot", "99", code=1)
+    assert "cannot be read" in person.run("send", process, "--data", "@/nope", code=1)
+    assert "cannot be read" in person.run("send", process, "--data", "@/", code=1)
+    assert "holds no message" in person.run("spawn", "--module", "A" * 43, code=1)
+    person.run("watch", process, "--interval", "inf", code=2)
+    assert "LocalProtocolError" not in person.run("state", process, "ü", code=1)
+
+
+def test_a_refusal_is_no_success(person: Person, process: str) -> None:
+    """Errors that the node says in plain text end with exit code 1 as well."""
+    said = person.run("send", process, "--tag", "content-type=application/json", "--data", "{", code=1)
+    assert "the node answered 4" in said
+
+
+def test_a_message_may_have_a_path(person: Person) -> None:
+    """In a process of Lua the message's path names the function; HTTP's own path is another."""
+    code = "function other(base, req)\n  base.found = 'other'\n  return base\nend\n"
+    (person.folder / "two.lua").write_text(code, "utf-8")
+    process = person.run("spawn", "--module", "two.lua", "--tag", "method=GET").strip()
+    person.run("send", process, "--tag", "path=other")
+    assert person.run("state", process, "found").strip() == "other"
+
+
+def test_a_web_server_is_no_node(person: Person, process: str) -> None:
+    class Page(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("content-type", "text/html")
+            self.end_headers()
+            self.wfile.write(b"<html>hello</html>")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        other = Person(person.folder, f"http://127.0.0.1:{server.server_port}")
+        assert "no AO-Core node" in other.run("state", process, code=1)
+        server.shutdown()
+
+
+def test_watch_waits_for_a_node_that_restarts(tmp_path: Path) -> None:
+    """It goes on where it was, once the node is back; a node that was never there is an error."""
+
+    def serve(port: str) -> tuple[subprocess.Popen[str], str]:
+        made = subprocess.Popen([*RUN, "serve", "--port", port], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+        assert made.stdout is not None
+        return made, made.stdout.readline().split()[4]
+
+    node, url = serve("0")
+    someone = Person(tmp_path, url)
+    process = someone.run("spawn", "--device", "test-device@1.0").strip()
+    command = [*RUN, "process", "watch", process, "--json", "--interval", "0.1", "--from", "0", "--count", "2"]
+    watching = subprocess.Popen([*command, "--url", url], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    try:
+        assert watching.stdout is not None
+        assert json.loads(watching.stdout.readline())["slot"] == 0
+        node.send_signal(signal.SIGTERM)
+        assert node.wait(30) == 0
+        someone.run("watch", process, "--from", "0", code=1)
+        time.sleep(0.5)
+        assert watching.poll() is None
+        node, _ = serve(url.rsplit(":", 1)[1])
+        someone.run("send", process, "--no-push")
+        assert json.loads(watching.stdout.readline())["slot"] == 1
+        assert watching.wait(20) == 0
+    finally:
+        watching.kill()
+        watching.wait()
+        node.send_signal(signal.SIGTERM)
+        node.wait(30)

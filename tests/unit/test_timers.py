@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from hyperpy.codecs import canonical
-from hyperpy.errors import Busy, ParameterError, StoreError, TooManyRequests
+from hyperpy.errors import Busy, KeyNotFound, ParameterError, SizeError, StoreError, TooManyRequests
 from hyperpy.message import Message
 from hyperpy.store.memory import MemoryStore
 from hyperpy.testing import node
@@ -259,3 +259,51 @@ def test_groups_are_the_same_after_a_restart(runs: Runs) -> None:
         assert second.count(group) == 1
     finally:
         second.close()
+
+
+def test_turns_that_passed_while_nothing_ran_are_not_made_up(runs: Runs) -> None:
+    """A restart is no turn: a repeated task keeps its beat; a single one that is late runs at once."""
+    store, now = MemoryStore(), round(time.time() * 1000)
+    rows = {
+        b"r" * 32: {"path": "/daily", "interval": 86_400_000, "next": now - 90_000_000, "owner": ""},
+        b"s" * 32: {"path": "/single", "interval": -1, "next": now - 90_000_000, "owner": ""},
+    }
+    store.write([("timers", name, canonical.encode(Message(row))) for name, row in rows.items()])
+    timers = Timers(runs, store=store)
+    try:
+        assert timers.resume() == 2
+        assert runs.until(1)
+        time.sleep(0.1)
+        assert runs.paths == ["/single"]
+        ((due, _, _),) = [one for one in timers._due if one[2].path == "/daily"]
+        assert abs(due - time.monotonic() - (86_400 - 3_600)) < 60
+    finally:
+        timers.close()
+
+
+def test_a_task_that_always_fails_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    ran: list[str] = []
+
+    def fail(path: str) -> None:
+        ran.append(path)
+        raise KeyNotFound("x" * 5000)
+
+    timers = Timers(fail)
+    try:
+        timers.every("/" + "p" * 5000, 0.01)
+        end = time.monotonic() + 20
+        while len(ran) < 40 and time.monotonic() < end:
+            time.sleep(0.01)
+    finally:
+        timers.close()
+    lines = [one.getMessage() for one in caplog.records]
+    assert 1 <= len(lines) <= 7  # 1, 2, 4, 8, 16, 32, perhaps 64
+    assert len(ran) >= 40
+    assert all(len(line) < 600 and "failed" in line for line in lines)
+    assert not any(one.exc_info for one in caplog.records)
+
+
+def test_a_path_is_bounded(timers: Timers) -> None:
+    with pytest.raises(SizeError):
+        timers.every("/" + "p" * 8192, 100)
+    assert not timers.list()
