@@ -97,7 +97,8 @@ class Proof:
         accounts: of ``equivocation`` two, in the claims' order; of ``double-assignment`` and ``wrong-value`` none;
             else one.
         assignments: ``wrong-state`` one, ``double-assignment`` two.
-        value: of ``wrong-value`` the evidence, as canonical bytes (:mod:`hyperpy.inference.evidence`).
+        value: of ``wrong-value`` the evidence, as canonical bytes (:mod:`hyperpy.inference.evidence`); of
+            ``wrong-answer`` the opened token, where the answer told of levels 2 or 3.
     """
 
     kind: str
@@ -319,7 +320,9 @@ def told(claim: Claim, signer: str, name: str, path: str) -> Value | None:
     base, request = claim.base, claim.request
     if base is None or request is None or base.commitments or base.get("device") != name.encode():
         raise InvalidSignature(f"an {path} is an answer of {name}")
-    if request.get("path") != path.encode() or request.commitments or not (_flat(base) and _flat(request)):
+    if path in base or request.get("path") != path.encode():
+        raise InvalidSignature(f"an {path} is what the key '{path}' answers, and the base does not hold it")
+    if request.commitments or not (_flat(base) and _flat(request)):
         raise InvalidSignature(f"an {path} is what the key '{path}' answers to a plain question")
     return said(claim, signer).get("body")
 

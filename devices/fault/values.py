@@ -12,9 +12,11 @@ import json
 from typing import Any, Final
 
 from hyperpy import Message
+from hyperpy.codecs import whole
 from hyperpy.errors import CodecError
 from hyperpy.fault_proof import INFERENCE, Account, Claim, Proof, account_of, contents, said, told
-from hyperpy.inference import evidence, statements
+from hyperpy.inference import evidence, statements, trees
+from hyperpy.inference.commitments import OPS, told_of
 from hyperpy.message import Value, as_text
 
 from .verdict import Undecided, Verdict, fault_id
@@ -67,7 +69,7 @@ def _answer(proof: Proof) -> Verdict:
     statement = statements.read(_word(proof.claims[1], proof.accused, b"statement"))
     account = account_of(proof.accounts[0], proof.accused)
     document = _document(proof.claims[0].reply, account, proof.accused)
-    expected, claimed = _compared(document, statement)
+    expected, claimed = _compared(document, statement, proof.value)
     if expected == claimed:
         return Verdict("not-guilty", proof.accused, proof.kind, "answer and statement agree", expected, claimed)
     fault = fault_id(proof.accused, f"{DEVICE} {statement.name.hex()}")
@@ -97,7 +99,7 @@ def document(body: Value | None) -> Any:
         raise CodecError("the answer is no JSON document") from None
 
 
-def _compared(found: Any, statement: statements.Statement) -> tuple[str, str]:
+def _compared(found: Any, statement: statements.Statement, value: bytes) -> tuple[str, str]:
     """Return what the statement says of an answer's token, and what the answer says."""
     try:
         words, choice = found["hyperpy"], found["choices"][0]
@@ -118,6 +120,36 @@ def _compared(found: Any, statement: statements.Statement) -> tuple[str, str]:
         raise Undecided("the answer is of other ids than the statement")
     if ident != mine.chosen:
         return f"id {mine.chosen}", f"id {ident}"[:100]
-    if state is None:
-        return "nothing", "nothing"
-    return f"state {mine.state.hex()}", f"state {state}"[:100]
+    if state is not None and state != mine.state.hex():
+        return f"state {mine.state.hex()}", f"state {state}"[:100]
+    return _roots(words, number, statement, value) if value else ("as stated", "as stated")
+
+
+def _roots(words: Any, number: int, statement: statements.Statement, value: bytes) -> tuple[str, str]:
+    """Return what the statement says of a token's roots, and what the answer says (levels 2 and 3)."""
+    found = whole.decode(value)
+    if not isinstance(found, Message) or found.raw_items().keys() != {"path", "parts", "ops"}:
+        raise CodecError("not an opened token")
+    path, parts, flat = (_digests(found.raw(name)) for name in ("path", "parts", "ops"))
+    ops = [flat[at : at + len(OPS)] for at in range(0, len(flat), len(OPS))]
+    layers, n = statement.config.layers, statement.count
+    if len(parts) != layers + 4 or len(flat) != layers * len(OPS) or [trees.over(one) for one in ops] != parts[1:-3]:
+        raise CodecError("an opened token's roots do not fit each other")
+    if trees.climb(trees.leaf(trees.over(parts)), n - 1, n, path) != statement.trace_root:
+        raise CodecError("an opened token does not hash to what was signed")
+    try:
+        told_roots = words["commitments"][0][number]
+        finer = "ops" in told_roots
+    except (TypeError, KeyError, IndexError):
+        raise Undecided("the answer tells no roots of this token") from None
+    true = told_of(statement.state, parts, statement.cache_root, ops if finer else ())
+    if told_roots == true:
+        return "as stated", "as stated"
+    differs = [name for name, one in true.items() if not isinstance(told_roots, dict) or told_roots.get(name) != one]
+    return f"the roots of the statement: {', '.join(differs) or 'no others'}", "others"
+
+
+def _digests(found: Value | None) -> list[bytes]:
+    if type(found) is not bytes or len(found) % 32:
+        raise CodecError("an opened token is digests, one after another")
+    return [found[at : at + 32] for at in range(0, len(found), 32)]

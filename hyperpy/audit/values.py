@@ -13,10 +13,11 @@ from hyperpy.codecs import whole
 from hyperpy.encoding import sha256
 from hyperpy.errors import CodecError, HyperpyError, UpstreamError
 from hyperpy.fault_proof import INFERENCE, Claim, Proof
+from hyperpy.inference import trees
+from hyperpy.inference.commitments import told_of
 from hyperpy.inference.disputes import Answer, Outcome, Question, dispute
 from hyperpy.inference.reference import Engine
 from hyperpy.inference.sampler import Sampling
-from hyperpy.inference.standing import first_unchosen
 from hyperpy.inference.traces import Trace, WeightTree
 from hyperpy.message import Message
 
@@ -31,6 +32,7 @@ class Told:
     Attributes:
         reference, model: what it is said to be of (hex).
         prompt, ids: token ids. states: hex; those that are not told are empty.
+        roots: levels 2 and 3 of each token, as they were told; none at lower levels.
         reply: the signed message that it came in; None where only the document is known.
     """
 
@@ -40,6 +42,7 @@ class Told:
     ids: tuple[int, ...]
     states: tuple[str, ...]
     sampling: Sampling
+    roots: tuple[Any, ...] = ()
     reply: Message | None = None
 
 
@@ -69,11 +72,12 @@ def told(data: bytes) -> Told:
             tuple(map(_whole, ids)),
             tuple(map(str, states)),
             sampling,
+            tuple(words["commitments"][0]) if "commitments" in words else (),
             reply,
         )
     except (ValueError, KeyError, TypeError, IndexError, RecursionError):
         raise CodecError("not an answer of a language model with what it depends on, under 'hyperpy'") from None
-    if not made.prompt or not made.ids or len(made.states) != len(made.ids):
+    if not made.prompt or not made.ids or {len(made.states), len(made.roots) or len(made.ids)} != {len(made.ids)}:
         raise CodecError("the answer has no tokens, or not a state for each")
     return made
 
@@ -93,7 +97,7 @@ def _whole(found: Any) -> int:
 
 
 def computed(engine: Engine, weights: bytes, answer: Told) -> Trace:
-    """Return one's own computation of an answer, up to the first token that it should not have.
+    """Return one's own computation of an answer, up to the first token of which it says something false.
 
     Raises:
         ParameterError, SizeError: its ids are none of the model's.
@@ -103,10 +107,29 @@ def computed(engine: Engine, weights: bytes, answer: Told) -> Trace:
     ids = [*answer.prompt, *answer.ids[:-1]]
     check_prompt(engine.config, [*ids, answer.ids[-1]], 1)
     made = Trace(engine, weights, ids, len(answer.prompt), answer.sampling)
-    wrong = first_unchosen(made)
-    if wrong is None:
+    wrong = next((at for at in made.choices if not _right(made, answer, at)), len(ids) - 1)
+    if wrong == len(ids) - 1:
         return made
     return Trace(engine, weights, ids[: wrong + 1], len(answer.prompt), answer.sampling)
+
+
+def _right(mine: Trace, answer: Told, at: int) -> bool:
+    """Say whether what an answer says of the token behind a position is what one computes oneself."""
+    number = at - mine.prompt + 1
+    if answer.ids[number] != mine.choices[at] or answer.states[number] not in ("", mine.states[at].hex()):
+        return False
+    if not answer.roots:
+        return True
+    roots = answer.roots[number]
+    return bool(roots == _roots(mine, at, isinstance(roots, dict) and "ops" in roots))
+
+
+def _roots(mine: Trace, at: int, finer: bool) -> dict[str, Any]:
+    """Return levels 2 and 3 of a token."""
+    heads = ((layer, head) for layer in range(mine.config.layers) for head in range(mine.config.kv_heads))
+    bags = [trees.bag(trees.peaks_of(mine.entries(*one, 0, at + 1))) for one in heads]
+    found = mine.roots(at)
+    return told_of(mine.states[at], found.parts(), trees.over(bags), found.ops if finer else ())
 
 
 class Claimant:
@@ -182,8 +205,7 @@ def disputed(peer: Peer, answer: Told, mine: Trace, weights: WeightTree) -> Disp
     outcome = dispute(mine, weights, claimant)
     if outcome.evidence is not None:
         return Disputed(_wrong_value(outcome), f"found in {outcome.rounds} round trips", outcome.rounds)
-    number = len(mine.ids) - mine.prompt
-    if answer.ids[number] == mine.chosen and answer.states[number] in ("", mine.state.hex()):
+    if _right(mine, answer, len(mine.ids) - 1):
         return Disputed(None, "the node computes what it answered, and so does this machine", outcome.rounds, True)
     if answer.reply is None:
         words = "the node computes something else than this answer, which nobody signed"
@@ -191,8 +213,17 @@ def disputed(peer: Peer, answer: Told, mine: Trace, weights: WeightTree) -> Disp
     (statement,) = claimant([{"ask": b"statement"}])
     accused = signer_of(answer.reply)
     claim, account = with_account(peer, answer.reply, accused)
-    proof = Proof("wrong-answer", accused, claims=(claim, _lean(statement.word, accused)), accounts=(account,))
+    claims, value = (claim, _lean(statement.word, accused)), _token(mine) if answer.roots else b""
+    proof = Proof("wrong-answer", accused, claims=claims, accounts=(account,), value=value)
     return Disputed(proof, "the node computes something else than it answered", outcome.rounds + 1)
+
+
+def _token(mine: Trace) -> bytes:
+    """Return the last token, opened to its op roots."""
+    last = len(mine.ids) - 1
+    found, path = mine.roots(last), trees.path([trees.leaf(one) for one in mine.tokens], last)
+    parts = {"path": path, "parts": found.parts(), "ops": [one for layer in found.ops for one in layer]}
+    return whole.encode(Message.make({name: b"".join(one) for name, one in parts.items()}))
 
 
 def _wrong_value(outcome: Outcome) -> Proof:

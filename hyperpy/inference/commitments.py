@@ -171,17 +171,13 @@ class Committed:
     """What is committed to after ``n`` tokens.
 
     Attributes:
-        state: S1. session: S2.
+        state: S1. roots: of the last token. cache: the cache root.
     """
 
     n: int
     state: bytes
     roots: TokenRoots
     cache: bytes
-
-    @property
-    def session(self) -> bytes:
-        return session_hash(self.state, self.roots.root(), self.cache)
 
 
 def replayed(
@@ -217,6 +213,26 @@ def replayed(
             yield Committed(at + 1, state, roots, grown.root())
 
 
+def told_of(state: bytes, roots: Sequence[bytes], cache: bytes, ops: Sequence[Sequence[bytes]]) -> dict[str, Any]:
+    """Return levels 2 and 3 of a token as plain values, digests in hex.
+
+    Args:
+        roots: what the token root is over.
+        ops: the op roots of each layer; none at level 2.
+    """
+    token = trees.over(roots)
+    made: dict[str, Any] = {
+        "session": session_hash(state, token, cache).hex(),
+        "token": token.hex(),
+        "cache": cache.hex(),
+        "embedding": roots[0].hex(),
+        "layers": [root.hex() for root in roots[1:-3]],
+        "norm": roots[-3].hex(),
+        "logits": roots[-2].hex(),
+    }
+    return made | ({"ops": [[root.hex() for root in layer] for layer in ops]} if ops else {})
+
+
 def told(
     engine: reference.Engine,
     ids: Sequence[int],
@@ -242,16 +258,5 @@ def told(
                 got=state.hex(),
                 hint="Do not use its answers. `hyperpy doctor` tests its engines.",
             )
-        made: dict[str, Any] = {
-            "session": one.session.hex(),
-            "token": one.roots.root().hex(),
-            "cache": one.cache.hex(),
-            "embedding": one.roots.embedding.hex(),
-            "layers": [root.hex() for root in one.roots.layers()],
-            "norm": one.roots.norm.hex(),
-            "logits": one.roots.logits.hex(),
-        }
-        if level > 2:
-            made["ops"] = [[root.hex() for root in ops] for ops in one.roots.ops]
-        found.append(made)
+        found.append(told_of(one.state, one.roots.parts(), one.cache, one.roots.ops if level > 2 else ()))
     return found

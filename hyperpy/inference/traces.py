@@ -52,7 +52,7 @@ class Trace:
 
     Attributes:
         tokens: the token roots.
-        choices: for each position from the prompt's last on, the id that sampling chooses behind it.
+        choices, states: for each position from the prompt's last on, the id that sampling chooses behind it, and S1.
     """
 
     def __init__(
@@ -69,12 +69,12 @@ class Trace:
         self.cache = engine.cache()
         self.tokens: list[bytes] = []
         self.choices: dict[int, int] = {}
+        self.states: dict[int, bytes] = {}
         self._last: tuple[int, dict[Any, Ints]] = (-1, {})
-        self.state = b""
         for start in range(0, len(ids), CHUNK):
             paused()
             self._read(start, min(start + CHUNK, len(ids)))
-        self.chosen = self.choices[len(ids) - 1]
+        self.chosen, self.state = self.choices[len(ids) - 1], self.states[len(ids) - 1]
 
     def _read(self, start: int, end: int) -> None:
         found = Tensors(tensor_roots)
@@ -82,10 +82,9 @@ class Trace:
         for at in range(start, end):
             if at >= self.prompt - 1:
                 self.choices[at] = self.sampling.choose(rows[at - start], at + 1)
+                self.states[at] = state_hash(self.engine.model.ident, self.ids[: at + 1], rows[at - start])
             roots = token_roots(found.found, at - start, self.config.layers, self.following(at))
             self.tokens.append(roots.root())
-        if end == len(self.ids):
-            self.state = state_hash(self.engine.model.ident, self.ids, rows[-1])
 
     def following(self, token: int) -> int:
         """Return the id behind a token."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from hyperpy import Message, hashpath
+from hyperpy import Message, commitments, hashpath
 from hyperpy.audit import fault, values
 from hyperpy.audit.values import Claimant, Disputed, Told, computed, disputed
 from hyperpy.commitments import commit
@@ -23,6 +23,7 @@ from hyperpy.inference.disputes import Refused
 from hyperpy.inference.engines import toy_model
 from hyperpy.inference.library import Library
 from hyperpy.inference.traces import Trace, WeightTree
+from hyperpy.message import As
 from hyperpy.testing import node, wallet
 from tests.audit.liars import Served, corrupt, judged, served, signed
 from tests.inference.lying import Kept, lying, places
@@ -139,11 +140,18 @@ def test_a_long_attention_over_http(liar: Served, third: Any, tree: WeightTree) 
 
 @pytest.mark.parametrize("temperature", [0, 1])
 def test_an_honest_node_is_not_accused(honest: Served, tree: WeightTree, temperature: int) -> None:
-    found = proven(honest, tree, answer_of(honest, temperature=temperature))
-    assert (found.proof, found.rounds) == (None, 1)
+    for level in range(4):
+        found = proven(honest, tree, answer_of(honest, temperature=temperature, level=level))
+        assert (found.proof, found.rounds, found.agreed) == (None, 1, True)
 
 
-@pytest.mark.parametrize("what", ["a token", "a state", "the last state"])
+LIES = (
+    *("a token", "a state", "the last state", "an early state"),
+    *("session", "token", "cache", "embedding", "layers", "norm", "logits", "ops", "no ops", "no roots"),
+)
+
+
+@pytest.mark.parametrize("what", LIES)
 def test_a_false_answer_of_a_node_that_computes_right(what: str, liar: Served, third: Any, tree: WeightTree) -> None:
     """What it answered differs from what it stands for: both are its word."""
 
@@ -154,13 +162,24 @@ def test_a_false_answer_of_a_node_that_computes_right(what: str, liar: Served, t
             ids[4] = (ids[4] + 1) % 264
         elif what == "a state":
             states[len(ids) - 1] = "00" * 32
-        else:
+        elif what == "an early state":
+            states[2] = "00" * 32
+        elif what == "the last state":
             states[len(ids) - 1] = document["hyperpy"]["state"][0] = "11" * 32
+        else:
+            roots = document["hyperpy"]["commitments"][0]
+            if what == "no ops":
+                roots[3]["ops"] = []
+            elif what == "no roots":
+                roots[3] = {}
+            else:
+                found_in = {"layers": roots[3]["layers"], "ops": roots[3]["ops"][1]}.get(what, roots[3])
+                found_in[what if found_in is roots[3] else 1] = "22" * 32
         return found | {"body": json.dumps(document).encode()}
 
     honest_answer = answer_of(liar)
     corrupt(liar.node, "inference@1.0", "completions", change)
-    answer = answer_of(liar, seed=1)
+    answer = answer_of(liar, seed=1, level=3 if LIES.index(what) > 3 else 1)
     found = proven(liar, tree, answer)
     assert found.proof is not None
     assert found.proof.kind == "wrong-answer"
@@ -168,7 +187,15 @@ def test_a_false_answer_of_a_node_that_computes_right(what: str, liar: Served, t
     assert (verdict.text("verdict"), verdict.text("accused")) == ("guilty", liar.address), verdict.text("reason")
     unsigned = dataclasses.replace(answer, reply=None)
     assert disputed(liar.peer, unsigned, own(unsigned), tree).proof is None, "what nobody signed shows nothing"
-    assert honest_answer.ids != answer.ids or honest_answer.states != answer.states
+    if LIES.index(what) < 4:
+        assert honest_answer.ids != answer.ids or honest_answer.states != answer.states
+        return
+    assert not proven(liar, tree, dataclasses.replace(answer, roots=())).proof, "only the roots are false"
+    other = dataclasses.replace(found.proof, value=b"")
+    assert judged(third, signed(other)).text("verdict") == "not-guilty"
+    for junk in (b"\x80", found.proof.value[:-1], found.proof.value.replace(b"ops", b"pos")):
+        bad = dataclasses.replace(found.proof, value=junk)
+        assert judged(third, signed(bad)).text("verdict") == "undecided"
 
 
 def wrong_answer(at: Served, answer: Told) -> Proof:
@@ -238,6 +265,7 @@ def test_a_statement_that_a_node_was_made_to_sign_is_no_word(honest: Served, thi
         (Message({"device": "message@1.0", "body": body}), Message({"path": "opening", "ask": "statement"})),
         (Message({"device": "inference@1.0", "body": body}), Message({"path": "get", "ask": "statement"})),
         (Message({"device": "inference@1.0"}), Message({"path": "opening", "ask": "leaf"})),
+        (Message({"device": "inference@1.0", "opening": body}), Message({"path": "opening", "ask": "statement"})),
         (
             Message({"device": "inference@1.0", "x": Message({"y": 1})}),
             Message({"path": "opening", "ask": "statement"}),
@@ -250,6 +278,32 @@ def test_a_statement_that_a_node_was_made_to_sign_is_no_word(honest: Served, thi
     reply = commit(words, wallet("honest"), tag=hashpath.extend(base, request))
     proof = Proof("wrong-value", honest.address, (Claim(reply, base, request),), value=evidence)
     assert judged(third, signed(proof)).text("verdict") == "guilty", "the very form counts: the test can fail"
+
+
+def test_casts_and_stored_messages_give_no_word(honest: Served, third: Any, tree: WeightTree) -> None:
+    """Over HTTP: a base that holds the key itself, read as a plain message, is no answer of inference@1.0."""
+    true = own(answer_of(honest))
+    false = lying(Kept(true.engine, true.statement.weights, true.ids, true.prompt, true.sampling), ("state", 3))
+    body, evidence = false.statement.encode(), state_evidence(true, tree)
+    kept = Message({"device": "inference@1.0", "opening": body})
+    ident = commitments.unsigned_id(kept)
+    honest.node._lend["store"].write(kept)
+    got = 0
+    for path in (
+        f"/{ident}~message@1.0/opening?ask=statement",
+        f"/{ident}/opening~message@1.0?ask=statement",
+        f"/{ident}/opening?ask=statement&device=message@1.0",
+        f"/{ident}/opening?ask=statement&name=x",
+    ):
+        asked = honest.peer.ask(path)
+        got += asked.reply.get("body") == body
+        requests = [one.message if isinstance(one, As) else one for one in asked.members[1:]]
+        for base in (kept, kept | {"device": "message@1.0"}, Message({"device": "inference@1.0"})):
+            for request in requests:
+                assert isinstance(request, Message)
+                proof = Proof("wrong-value", honest.address, (Claim(asked.reply, base, request),), value=evidence)
+                assert judged(third, signed(proof)).text("verdict") == "undecided", path
+    assert got >= 2, "the node did sign these bytes"
 
 
 def state_evidence(true: Trace, tree: WeightTree) -> bytes:
