@@ -317,7 +317,11 @@ class Cache:
         data = self._store.get("messages", name)
         if data is None:
             return None
-        item = self._decode(data, name, lambda ref: self._load(name, ref, None))
+        try:
+            item = self._decode(data, name, lambda ref: self._load(name, ref, None))
+        except Corrupt:
+            self._recent.forget()  # whoever makes it again writes it, and everything in it, once more
+            raise
         if len(data) <= _KEPT_BYTES and not (type(item) is Message and _may_smuggle(item)):
             if len(self._kept) >= _KEPT:
                 self._kept.clear()

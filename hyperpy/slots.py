@@ -12,6 +12,7 @@ States are kept in the cache, by slot. One with a snapshot has a durable row in 
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -38,6 +39,8 @@ from hyperpy.errors import (
 from hyperpy.message import Message
 from hyperpy.store.base import Store
 from hyperpy.store.schedule import backwards, read_assignment, slot_bytes, state_row, write_assignment
+
+log = logging.getLogger("hyperpy.store")
 
 _NEWEST: Final = (1 << 64) - 1
 _FEW: Final = 4
@@ -193,16 +196,20 @@ class Slots:
         return None
 
     def _load(self, ref: bytes) -> Message | None:
-        """Return a state; None if it was removed, or a power cut took it."""
+        """Return a state; None if it was removed, a power cut took it, or it is damaged: it can be computed again."""
         name, path, mark, changed = (*key_text(ref).split("\n"), "", "", "")[:4]
         try:
             found = self._cache.read(name, exact=True)
+            more = canonical.decode(b64u_decode(changed)) if changed else None
         except MessageNotFound:
+            return None
+        except (Corrupt, CodecError) as error:
+            log.warning("a kept state is damaged, and passed over: %s", error.message)
             return None
         if not isinstance(found, Message):
             return None
-        if changed:
-            found = found.replace(canonical.decode(b64u_decode(changed)))
+        if isinstance(more, Message):
+            found = found.replace(more)
         return found.with_private(hashpath=path or None, schedule=mark or None)
 
 

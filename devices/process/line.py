@@ -15,7 +15,7 @@ from typing import Final
 from hyperpy import Message, hashpath, slot_rules
 from hyperpy.cache import Batch
 from hyperpy.capabilities import Jobs, Slots
-from hyperpy.errors import DeviceError, HyperpyError, KeyNotFound
+from hyperpy.errors import Corrupt, DeviceError, HyperpyError, KeyNotFound
 from hyperpy.message import Link, Value
 from hyperpy.schedule_rules import Mark, slot_of
 from hyperpy.sdk import Result
@@ -67,7 +67,14 @@ class Line:
         self._state: Message | None = None
         self.mark = Mark(process)
         self.at = -1
+        self.resumed = -1
+        """The slot whose kept state this line began with; -1 if it began before the first."""
         self.broken = False
+
+    @property
+    def damaged(self) -> bool:
+        """Whether the first slot after a kept state failed: that state may hold what the store can no longer read."""
+        return self.broken and self.at == self.resumed >= 0
 
     @property
     def state(self) -> Message:
@@ -93,17 +100,17 @@ class Line:
             if mark is not None and (not callable(fits) or fits(at, mark)):
                 try:
                     self._state = self._normal(kept)
-                except LASTING as error:
+                except (*LASTING, Corrupt) as error:
                     if isinstance(error, PASSING):
                         raise
                     log.warning("the snapshot of %s at slot %d is of no use: %s", self.process, at, error.message)
                 else:
-                    self.at, self.mark = at, mark
+                    self.at, self.mark, self.resumed = at, mark, at
                     self._snapped_at = at if "snapshot" in kept else -1
                     return
             limit = at - 1
         self._state, self.at, self.mark = self._first(), -1, Mark(self.process)
-        self._snapped_at = -1
+        self._snapped_at = self.resumed = -1
 
     def _resumable(self, limit: int | None) -> tuple[int, Message] | None:
         """Return the newest state that computing can go on from."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 
 from hyperpy import Message
 from hyperpy.capabilities import Jobs, Slots
-from hyperpy.errors import KeyNotFound, ParameterError
+from hyperpy.errors import Corrupt, KeyNotFound, ParameterError
 from hyperpy.message import Value
 from hyperpy.schedule_rules import Mark, slot_of
 
 from .definition import proven
 from .line import Forked, Line, Rules
+
+log = logging.getLogger("hyperpy.device")
 
 
 class Worker:
@@ -35,6 +38,8 @@ class Worker:
         self._given = proven(process, base, read)
         self._jobs, self._slots, self._rules = jobs, slots, rules
         self._line: Line | None = None
+        self._below: int | None = None
+        self._retreats = 0
 
     def stop(self) -> None:
         """Keep a snapshot before the actor ends."""
@@ -76,6 +81,11 @@ class Worker:
         try:
             if self._run(line, wanted, until, given, first):
                 return line.state
+        except Corrupt as error:
+            if not line.damaged:
+                raise
+            self._below = self._retreat(line, error)
+            return None
         except Forked:
             self._rebase(line, given is None)
             if given is not None:
@@ -90,6 +100,7 @@ class Worker:
         source = self._slots.range(self._process, line.at + 1, wanted) if given is None else given
         try:
             reached = line.advance(source, wanted, until, first=first)
+            self._retreats = 0
             if reached and not self._fits(line.at, line.mark):
                 raise Forked("this node's schedule does not lead to the state that it computed")
             return reached
@@ -101,8 +112,8 @@ class Worker:
     def _live(self) -> Line:
         if self._line is None or self._line.broken:
             line = self._new()
-            line.resume(None, self._fits)
-            self._line = line
+            line.resume(self._below, self._fits)
+            self._line, self._below = line, None
         return self._line
 
     def _new(self) -> Line:
@@ -113,9 +124,26 @@ class Worker:
         kept = self._slots.state(self._process, wanted)
         if kept is not None and self._fits(wanted, Mark.read(kept.private.get("schedule"))):
             return kept
-        side = self._new()
-        side.resume(wanted, self._fits)
-        return side.state if self._run(side, wanted, deadline, None, True) else None
+        limit = wanted
+        while True:
+            side = self._new()
+            side.resume(limit, self._fits)
+            try:
+                return side.state if self._run(side, wanted, deadline, None, True) else None
+            except Corrupt as error:
+                if not side.damaged:
+                    raise
+                limit = self._retreat(side, error)
+
+    def _retreat(self, line: Line, error: Corrupt) -> int:
+        """Return the newest slot whose kept state is tried next, further back each time: states share their parts.
+
+        Computing again from there writes again what is damaged.
+        """
+        log.warning("the kept state of %s at slot %d is damaged: %s", self._process, line.at, error.message)
+        limit = line.at - (1 << self._retreats)
+        self._retreats += 1
+        return max(-1, limit)
 
     def _rebase(self, line: Line, local: bool) -> None:
         """Begin again at the newest state that the schedule as it is now leads to."""

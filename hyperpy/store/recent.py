@@ -33,3 +33,7 @@ class Recent:
         if len(keys) >= _MOST:
             self._keys = keys = {}
         keys[key] = None
+
+    def forget(self) -> None:
+        """Forget every key: what the store holds is not what was written."""
+        self._keys = {}
