@@ -14,7 +14,7 @@ from typing import Any, Final
 from hyperpy.codecs import aos2
 from hyperpy.commitments import committers, unsigned_id
 from hyperpy.encoding import number_keys
-from hyperpy.message import Link, Message, Value, as_text
+from hyperpy.message import As, Link, Message, Value, as_text
 
 _SLOTS: Final = ("slot", "compute")
 _MOST: Final = 1000
@@ -22,9 +22,9 @@ _MOST: Final = 1000
 
 
 def with_slots(members: Sequence[Value]) -> Sequence[Value]:
-    """Return a parsed path in which ``compute/results=N`` asks for slot N."""
+    """Return a parsed path in which ``compute/results=N`` asks for slot N, and ``/graphql`` query@1.0."""
     if len(members) < 3:
-        return members
+        return _with_query(members)
     made = list(members)
     for place in range(1, len(members) - 1):
         asked, following = members[place], members[place + 1]
@@ -34,6 +34,16 @@ def with_slots(members: Sequence[Value]) -> Sequence[Value]:
             if named and all(asked.raw(name) is None for name in _SLOTS):
                 made[place] = asked | {"slot": number}
     return made
+
+
+def _with_query(members: Sequence[Value]) -> Sequence[Value]:
+    """Return a path that clients know from gateways as they mean it, also where it lies in a signed message."""
+    if len(members) != 2:
+        return members
+    base, asked = members
+    if type(base) is not Message or type(asked) is not Message or asked.raw("path") != b"graphql":
+        return members
+    return members if "device" in base else (As("query@1.0", base), asked)
 
 
 def with_raw(made: Message, members: Sequence[Value]) -> Message:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from hyperpy.encoding import key_bytes
 from hyperpy.errors import ParameterError, SizeError
 
 MAX_BYTES: Final = 64 << 10
@@ -86,14 +87,26 @@ def _filled(one: Field, given: Mapping[str, Any]) -> Field:
     return Field(one.name, one.alias, arguments, tuple(_filled(inner, given) for inner in one.fields))
 
 
-def _value(item: Any, given: Mapping[str, Any]) -> Any:
+def _value(item: Any, given: Mapping[str, Any], depth: int = 0) -> Any:
+    if depth > 2 * MAX_DEPTH:
+        raise SizeError("a variable of a query may not be nested so deeply")
     if isinstance(item, Variable):
-        return given.get(item.name.lower())
+        return _value(given.get(item.name.lower()), given, depth + 1)
     if isinstance(item, list):
-        return [_value(one, given) for one in item]
-    if isinstance(item, dict):
-        return {name: _value(one, given) for name, one in item.items()}
+        return [_value(one, given, depth + 1) for one in item]
+    if isinstance(item, Mapping):
+        return {name: _value(one, given, depth + 1) for name, one in item.items()}
+    if isinstance(item, str):
+        _refuse_half(item)
     return item
+
+
+def _refuse_half(text: str) -> None:
+    """Refuse a text with half of a surrogate pair, which an escape can write and no message can hold."""
+    try:
+        key_bytes(text)
+    except UnicodeEncodeError:
+        raise _bad(f"{text[:20]!a} holds half of a character (a lone surrogate)") from None
 
 
 def _tokens(text: str) -> list[tuple[str, str]]:

@@ -199,7 +199,11 @@ def _decode(
     target: bytes,
     rules: Rules,
 ) -> tuple[Message, Mapping[str, Any]]:
-    """Return the verified message, and those of its keys that are no mere headers."""
+    """Return the verified message, and those of its keys that are no mere headers.
+
+    Where a signature in the headers covers a JSON body, the message is what was signed, the body as it came; the
+    keys that the JSON holds are beside it, as uncommitted as those a node adds, and replace nothing.
+    """
     codec = _codec(sent, query)
     if "content-digest" in sent:
         _check_digest(sent["content-digest"], raw.body, signed="signature-input" in sent)
@@ -229,8 +233,12 @@ def _decode(
     if codec == ANS104:
         return decoded, decoded.raw_items()
     if any("committer" in one for one in decoded.commitments.values()):
-        kept = commitments.only_committed(decoded)  # as in the HTTP form: nobody adds to what was signed
+        kept = _only_committed(decoded)  # as in the HTTP form: nobody adds to what was signed
         return kept, kept.raw_items()
+    if codec == JSON and "signature-input" in sent:
+        signed = _httpsig(raw, sent, private, target)
+        if signed.raw("body") == raw.body and "body" in signed.committed_keys():
+            return Message.make({**decoded.raw_items(), **signed.raw_items()}, signed.commitments), signed.raw_items()
     own = {**_texts(sent), **_host(sent, rules), **_loose(query, sent), **decoded.raw_items()}
     return Message.make(own, decoded.commitments), decoded.raw_items()
 
@@ -321,13 +329,29 @@ def _httpsig(raw: RawRequest, sent: dict[str, bytes], private: Mapping[str, Any]
         raise CodecError("the request is a list; a request must be a map of keys")
     if decoded.commitments:
         _verify(decoded, private)
-        kept = commitments.only_committed(decoded)
+        kept = _only_committed(decoded)
         items = {name: item for name, item in kept.raw_items().items() if name not in _UNKEPT}
         return Message.make(items, kept.commitments)
     items = {name: item for name, item in decoded.raw_items().items() if name not in _UNKEPT}
     if not raw.body and items.get("body") == b"":
         del items["body"]
     return Message.make(items)
+
+
+def _only_committed(message: Message) -> Message:
+    """Return a verified message with the keys that every commitment covers.
+
+    Raises:
+        InvalidSignature: one covers path or method, and another does not: the signature would stand under a request
+            that its signer did not ask for.
+    """
+    kept = commitments.only_committed(message)
+    for name in ("path", "method"):
+        if name not in kept and name in message.committed_keys():
+            raise InvalidSignature(
+                f"one signature covers the {name}, and another does not", hint=f"Sign the {name} with every key."
+            )
+    return kept
 
 
 def _derived(sent: Mapping[str, bytes], raw: RawRequest, target: bytes) -> dict[str, bytes]:

@@ -13,8 +13,9 @@ from hyperpy import Message, commitments
 from hyperpy.cache import Cache
 from hyperpy.codecs import ans104
 from hyperpy.codecs.ans104_item import Item
+from hyperpy.commitments import http_form
 from hyperpy.encoding import b64u
-from hyperpy.errors import ParameterError, SizeError
+from hyperpy.errors import InvalidSignature, ParameterError, SizeError
 from hyperpy.keys import RsaKey
 from hyperpy.keys_ans104 import RsaSigner
 from hyperpy.storage import Storage
@@ -236,6 +237,36 @@ def test_the_path_that_gateways_have(n: TestNode, at: str) -> None:
     assert ask(n, "POST", "/graphqlx")["status"] == 404
 
 
+@pytest.mark.parametrize("at", ["/graphql", "/~query@1.0/graphql"])
+@pytest.mark.parametrize("form", ["keys", "body"])
+def test_a_query_may_be_signed(n: TestNode, at: str, form: str) -> None:
+    """The path lies inside the signed message then; what was asked for is what the signature covers."""
+    query = '{ transaction(id: "' + b64u(bytes(32)) + '") { id } }'
+    asked = {"query": query} if form == "keys" else json_of({"query": query})
+    for covered in ({"path": at, "method": "POST"}, {}):
+        reply = send(n, sign({**asked, **covered}, ALICE), at)
+        assert reply["status"] == 200
+        assert json.loads(text(reply)) == {"data": {"transaction": None}}
+
+
+def json_of(item: Any) -> dict[str, Any]:
+    return {"content-type": "application/json", "body": json.dumps(item).encode()}
+
+
+def test_a_query_whose_body_is_not_what_was_signed(n: TestNode) -> None:
+    form = http_form(sign({**json_of({"query": "{ __typename }"}), "path": "/graphql", "method": "POST"}, ALICE))
+    changed = (form.body or b"").replace(b"typename", b"typenome")
+    assert ask(n, "POST", "/graphql", form.headers, form.body)["status"] == 200
+    with pytest.raises(InvalidSignature):
+        ask(n, "POST", "/graphql", form.headers, changed)
+
+
+def test_no_other_key_of_a_message_is_a_gateways_path(n: TestNode) -> None:
+    for target in ("/~message@1.0/graphql", "/~message@1.0&a=1/a/graphql", "/graphql/graphql/x", "/x/graphql"):
+        assert ask(n, "GET", target)["status"] in (400, 404), target
+    assert ask(n, "GET", "/graphql", {"device": "message@1.0"})["status"] == 404
+
+
 def test_transactions_by_tags_owner_and_recipient(n: TestNode, arweave: RsaKey) -> None:
     refs = [item(n, arweave, kind=kind, target=b64u(b"x" * 32)) for kind in ("a", "b", "c")]
     stored(n, {"kind": "a", "note": "nobody signed this"})
@@ -333,12 +364,28 @@ def test_has_results(n: TestNode) -> None:
         "x" * 100_000,
         "{ a(b: \x00) }",
         "{ message(keys: []) { id } }",
+        r'{ transactions(owners: ["\ud800"]) { edges { cursor } } }',
+        r'{ transactions(tags: [{name: "\ud800", values: ["x"]}]) { edges { cursor } } }',
+        r'{ transactions(tags: [{name: "x", values: ["\udfff"]}]) { edges { cursor } } }',
+        r'{ transactions(recipients: ["\ud800\ud800"], after: "\ud801") { edges { cursor } } }',
+        r'{ message(keys: [{name: "x", value: "\ud800"}]) { id } }',
+        r'{ message(keys: [{name: "\ud800", value: "x"}]) { id } }',
+        r'{ transaction(id: "\ud800") { id } }',
     ],
-    ids=range(23),
+    ids=range(30),
 )
 def test_what_is_no_query_is_the_callers_error(n: TestNode, query: str) -> None:
     body = json.dumps({"query": query}).encode()
     assert 400 <= http(n, "POST", "/~query@1.0/graphql", {"content-type": "application/json"}, body).status < 500
+
+
+@pytest.mark.parametrize("given", [["\ud800"], "\ud800", {"a": [["\ud800"]]}, [[[[0]]] * 9]])
+def test_variables_are_the_callers_too(n: TestNode, given: Any) -> None:
+    query = "query ($o: [String!]) { transactions(owners: $o) { edges { cursor } } }"
+    body = json.dumps({"query": query, "variables": {"o": given}}).encode()
+    assert http(n, "POST", "/graphql", {"content-type": "text/plain"}, body).status == 400
+    deep = b'{"query": "{ a(b: $x) }", "variables": {"x": ' + b"[" * 900 + b"]" * 900 + b"}}"
+    assert 400 <= http(n, "POST", "/graphql", {"content-type": "text/plain"}, deep).status < 500
 
 
 def test_the_grammar() -> None:

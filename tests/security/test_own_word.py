@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+
+import pytest
 
 from hyperpy import commitments, config
 from hyperpy.codecs import json
-from hyperpy.errors import HyperpyError
+from hyperpy.commitments import http_form
+from hyperpy.errors import HyperpyError, InvalidSignature
 from hyperpy.message import Message
 from hyperpy.node import Node
 from hyperpy.store.memory import MemoryStore
 from hyperpy.testing import TestNode, node, wallet
-from tests.security.attack import ask, http, operator, send, sign, text
+from tests.security.attack import INFO, ask, http, mallory, operator, send, sign, text
 
 JSON = {"content-type": "application/json"}
 KNOWN = "/~location@1.0/known"
@@ -86,3 +89,23 @@ def test_neither_is_an_order_of_an_operator_who_runs_a_node_too() -> None:
             assert http(n, "GET", "/~meta@1.0/info").status == 200
             assert text(send(n, made, "/~meta@1.0/info")) == "Unauthorized"
             assert "zone" not in n.node.settings
+
+
+@pytest.mark.parametrize("form", ["json", "http"])
+@pytest.mark.parametrize("left_out", [{"path"}, {"method"}, {"path", "method"}])
+def test_a_second_signature_takes_no_key_out_of_the_first(form: str, left_out: set[str]) -> None:
+    """A request is what all its signatures cover: a stranger's may not turn the operator's to another path."""
+    with node() as n:
+        wanted = sign({"path": "/~message@1.0&a=1/a", "method": "GET", "evil": "1", "other": "2"}, operator())
+        assert send(n, wanted, "/~message@1.0&a=1/a", "GET")["status"] == 200
+        names = {"path", "method", "evil", "other"} - left_out
+        both = commitments.commit(wanted, mallory(), committed=tuple(sorted(names)))
+        sent: tuple[Mapping[str, bytes | str], bytes] = (JSON, json.encode(both))
+        if form == "http":
+            made = http_form(both, bundle=True)
+            sent = (made.headers, made.body or b"")
+        with pytest.raises(InvalidSignature):
+            ask(n, "POST", INFO, *sent)
+        assert "evil" not in ask(n, "GET", INFO)
+        whole = commitments.commit(wanted, mallory(), committed=("evil", "method", "other", "path"))
+        assert text(send(n, whole, "/~message@1.0&a=1/a", "GET")) == "1", "two may sign the same request"
