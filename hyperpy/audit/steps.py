@@ -277,8 +277,8 @@ class Checker:
             data = self.evidence.trail.origin(record.origin)
         except Corrupt as error:
             return FromPath(None, (Finding("origin", error.message, error.expected, error.got),))
-        if data is None:
-            return FromPath(None)
+        if data is None:  # nobody can say what of it is the path's
+            return FromPath(None, unknown=0 if record.parent else 1)
         told = subpaths.Told(record, base, request, around.parts)
         return self._kept.compare(data, told, around.place, around.first, around.begun)
 

@@ -173,6 +173,15 @@ def test_no_false_alarm_where_paths_nest(here: TestNode, store: Store, path: str
     assert report.given == given
 
 
+def test_a_request_that_is_not_at_hand_is_counted(here: TestNode, store: Store) -> None:
+    """Nothing shows what its path gave: that is somebody's word, and no more."""
+    record = last(store, told(here, "/~message@1.0&a=1/set&x=(/~calculator@1.0&a=1/add&b=2)"))
+    assert audit(store, record.hashpath_after).given == 0
+    store.write([], [("origins", record.origin)])
+    report = audit(store, record.hashpath_after)
+    assert (report.verdict, report.given, report.exit_code(strict=True)) == (Verdict.REPRODUCED, 1, 2)
+
+
 def test_a_value_that_no_recorded_answer_gives(here: TestNode, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same question was answered twice: which came first is not told, but there is no third answer."""
     honest = normalise.without_control
