@@ -91,6 +91,7 @@ class Kept:
             return FromPath(None, unknown=1)  # what was private in it is not kept, or it is longer than any path
         if told.record.parent:  # no part of the path is this step
             return FromPath(frozenset().union(*(_puts(way) for way in ways)))
+        told = told._replace(until=self._scratch.deadline())  # however many turns and answers there are to try
         best: FromPath | None = None
         for way in ways:
             made = self._of_way(way, told, place, first, begun)

@@ -35,6 +35,7 @@ class Told(NamedTuple):
 
     Attributes:
         whole: compare all of the request and of a root's own message, too, and not sub-paths alone.
+        until: monotonic seconds until which sub-paths are made again; 0: as long as one step may take.
     """
 
     record: Record
@@ -42,6 +43,7 @@ class Told(NamedTuple):
     request: Message
     parts: Sequence[Record]
     whole: bool = False
+    until: float = 0.0
 
 
 def compared(way: Way, number: int, told: Told, at: Scratch) -> Made:
@@ -50,7 +52,7 @@ def compared(way: Way, number: int, told: Told, at: Scratch) -> Made:
     Raises:
         HyperpyError: a value has no ID.
     """
-    again = _Again(told.parts, at)
+    again = _Again(told.parts, at, told.until)
     turn = way.turns[number]
     found: list[Finding] = []
     unknown = 0
@@ -169,7 +171,8 @@ def _bare(item: Message) -> Message:
 class _Again:
     """Makes sub-paths again, with the answers that a step's recorded parts gave."""
 
-    def __init__(self, parts: Sequence[Record], at: Scratch) -> None:
+    def __init__(self, parts: Sequence[Record], at: Scratch, until: float = 0.0) -> None:
+        self._until = until or at.deadline()
         answers = [Oracle(one.device, one.key, one.request, one.result, one.status) for one in parts]
         self._answers = [one for one, part in zip(answers, parts, strict=True) if not part.cached_from]
         self._at = at
@@ -210,7 +213,7 @@ class _Again:
     def once(self, one: Resolve, chosen: Sequence[int]) -> tuple[Value | None, list[int]]:
         """Return what a sub-path gives, None if it cannot be made again; and where answers had to be chosen."""
         given = _Chosen(self._answers, chosen)
-        chain = Chain(deadline=self._at.deadline(), lookup=False, given=given, linked=True, may_sign=False)
+        chain = Chain(deadline=self._until, lookup=False, given=given, linked=True, may_sign=False)
         chain.strict = not self._answers
         resolver = self._at.resolver
         try:
