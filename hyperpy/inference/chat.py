@@ -1,19 +1,19 @@
 """Fill in a model's chat template. The template is a stranger's program, so it runs in a locked child process.
 
-The child has no network business, no environment, bounded memory and CPU seconds; inside it Jinja's immutable
-sandbox keeps the template away from Python. The one template of SmolLM2 is written out here and needs no child.
+The child is a fork of a process that is kept for it (``templating.py``), with no environment, bounded memory and CPU
+seconds; inside it Jinja's immutable sandbox keeps the template away from Python. The one template of SmolLM2 is
+written out here and needs no child.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hyperpy.errors import CodecError, ParameterError, SizeError
+from hyperpy.inference import templating
 
 ROLES = ("system", "user", "assistant", "tool")
 MAX_TURNS, MAX_CONTENT, MAX_TEMPLATE, MAX_RENDERED = 1024, 1 << 22, 1 << 16, 1 << 23
@@ -53,6 +53,7 @@ def render(template: Any, turns: list[dict[str, str]], tokens: Mapping[str, str]
 
     Raises:
         CodecError: there is no template, it is broken, or it wanted more than it may use.
+        Busy: this machine had no time for it; that is no result.
     """
     if not isinstance(template, str) or len(template) > MAX_TEMPLATE:
         raise CodecError("the model has no chat template of a bearable size", hint="Give token ids instead.")
@@ -69,50 +70,21 @@ def _smollm2(turns: list[dict[str, str]]) -> str:
     return told + "<|im_start|>assistant\n"
 
 
-_CHILD = """
-import json, resource, sys
-seconds, memory = int(sys.argv[1]), int(sys.argv[2])
-resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-def refuse(text="refused"):
-    raise ValueError(str(text))
-def now(form):
-    return "2000-01-01"
-def tojson(value, indent=None):
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-told = json.load(sys.stdin)
-env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
-env.globals = {"raise_exception": refuse, "strftime_now": now, "range": env.globals["range"],
-               "namespace": env.globals["namespace"]}
-env.filters["tojson"] = tojson
-try:
-    made = env.from_string(told["template"]).render(
-        messages=told["turns"], add_generation_prompt=True, tools=None, **told["tokens"])
-    json.dump({"text": made}, sys.stdout)
-except Exception as error:
-    json.dump({"error": f"{type(error).__name__}: {error}"[:300]}, sys.stdout)
-"""
-
-
 def _in_child(template: str, turns: list[dict[str, str]], tokens: Mapping[str, str]) -> str:
     """Fill in a template in a process of its own."""
-    told = json.dumps({"template": template, "turns": turns, "tokens": dict(tokens)})
+    limits = {"seconds": SECONDS, "memory": MEMORY, "most": 2 * MAX_RENDERED}
+    told = json.dumps({"template": template, "turns": turns, "tokens": dict(tokens), **limits})
+    found = templating.filled(told.encode())
     try:
-        done = subprocess.run(  # noqa: S603
-            [sys.executable, "-I", "-c", _CHILD, str(SECONDS), str(MEMORY)],
-            input=told.encode(),
-            capture_output=True,
-            timeout=4 * SECONDS,
-            env={},
-        )
-        answer = json.loads(done.stdout[: 2 * MAX_RENDERED]) if done.returncode == 0 else {}
-    except (subprocess.TimeoutExpired, ValueError):
+        answer = json.loads(found)
+    except (ValueError, RecursionError):
+        answer = {}
+    if not isinstance(answer, dict):
         answer = {}
     if "error" in answer:
-        raise CodecError(f"the model's chat template failed: {answer['error']}", hint="Give token ids instead.")
+        raise CodecError(
+            f"the model's chat template failed: {str(answer['error'])[:300]}", hint="Give token ids instead."
+        )
     text = answer.get("text")
     if not isinstance(text, str) or len(text) > MAX_RENDERED:
         raise CodecError("the model's chat template used more time or memory than it may")
