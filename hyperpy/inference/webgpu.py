@@ -57,7 +57,9 @@ class Child:
         source, sink = cast(BinaryIO, self._process.stdout), cast(BinaryIO, self._process.stdin)
         try:
             write(sink, list(request))
-            if not select.select([source], [], [], PATIENCE_S)[0]:
+            ready = select.poll()  # select() takes no number above 1,023
+            ready.register(source, select.POLLIN)
+            if not ready.poll(1000 * PATIENCE_S):
                 raise OSError("no answer in time")
             answer = read(source)
         except OSError:

@@ -150,7 +150,9 @@ class Child:
                 view = view[os.write(self._in, view) :]
             except BlockingIOError:
                 left = deadline - time.monotonic()
-                if left <= 0 or not select.select([], [self._in], [], left)[1]:
+                ready = select.poll()  # select() takes no number above 1,023
+                ready.register(self._in, select.POLLOUT)
+                if left <= 0 or not ready.poll(1000 * left):
                     raise DeviceTimeout("Lua did not end in time") from None
             except OSError:
                 raise ChildEnded from None
