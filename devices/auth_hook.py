@@ -29,7 +29,11 @@ class AuthHook:
 
     @key(deterministic=False)
     def request(self, base: Message, request: Message, ctx: Context) -> Message | Result:
-        """Return the hook's request with the signed sequence as ``body``; what the provider refuses is refused."""
+        """Return the hook's request with the signed sequence as ``body``; what the provider refuses is refused.
+
+        The private value ``signed-here``, a set that no client can make, names the signatures: they are over no path,
+        and yet are for this one request.
+        """
         source = request.get("request")
         if not isinstance(source, Message):
             raise ParameterError("auth-hook: the hook has no 'request'", name="request")
@@ -44,7 +48,8 @@ class AuthHook:
             return answer
         source = _with_secret(source, answer.value)
         signed = _signed(provider, source, ctx)
-        heard = signed.with_private(**source.private)
+        mine = frozenset(signed.commitments).difference(source.commitments)
+        heard = signed.with_private(**{**source.private, "signed-here": mine})
         made = request | {"request": heard, "body": tuple(path.parse(_public(signed)))}
         return self._finalized(base, provider, made, ctx)
 

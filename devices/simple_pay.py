@@ -113,7 +113,10 @@ class SimplePay:
 
     @key(deterministic=False)
     def topup(self, request: Message, amount: int, recipient: str, ctx: Context) -> int:
-        """Add ``amount`` to the balance of ``recipient`` and return it; for the operator only, once an order."""
+        """Add ``amount`` to the balance of ``recipient`` and return it; for the operator only, once an order.
+
+        A negative amount takes back what is there; a balance never falls below nothing.
+        """
         order = request.private.get("order")
         if not isinstance(order, Message) or not self._node.is_operator(request):
             raise Forbidden("Unauthorized", hint="Sign the request, its path too, with the operator's key.")

@@ -31,9 +31,9 @@ made = config.load(environ={}, flags={"hooks.on": {"request": hook, "response": 
 made = replace(made, extra={"simple-pay-ledger": {caller.address: int(sys.argv[3])}})
 n = TestNode(Node(made, key=wallet(), store=LmdbStore(sys.argv[1]), operator=wallet("operator").address))
 path = "/~message@1.0/keys"
-form = http_form(commitments.commit(Message({"path": path, "method": "POST"}), caller), bundle=True)
-headers = {name: text.decode() for name, text in form.headers.items()}
 while True:
+    form = http_form(commitments.commit(Message({"path": path, "method": "POST"}), caller), bundle=True)
+    headers = {name: text.decode() for name, text in form.headers.items()}
     assert n.post(path, form.body or b"", headers)["status"] == 200
     os.write(1, b"paid\\n")
 """

@@ -1,24 +1,26 @@
-"""p4@1.0: payment for requests. A hook device for the events ``request`` and ``response``.
+"""The keys of p4@1.0, a hook device for the events ``request`` and ``response``.
 
 Before a request runs, its price is set aside from the signer's balance; after it ran, the price is
 charged, once; if the call failed, nothing is, unless a part of it took effect. What is set aside lives in
 memory alone: a crash, or a reply that never leaves, gives it back. One actor per ledger decides who has
-enough.
+enough. Each signature pays once: before it is charged for, that is on the disk.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from hyperpy import device, key, path
-from hyperpy.capabilities import Keys, NodeControl, Workers
+from hyperpy.capabilities import Keys, NodeControl, Storage, Workers
 from hyperpy.commitments import committers, content_id
 from hyperpy.errors import DeviceError, Forbidden, HyperpyError, KeyNotFound, NotFound, ParameterError, StoreError
-from hyperpy.message import As, Atom, Message, Resolve, Value, as_text
+from hyperpy.message import As, Atom, Message, Value, as_text
 from hyperpy.sdk import Context, Result
+
+from .words import holds_path, names_device, paying
 
 _R = TypeVar("_R")
 _MONEY = frozenset({"balance", "topup"})
@@ -27,6 +29,10 @@ _FREE = {"p4@1.0": _MONEY, "simple-pay@1.0": _MONEY, "meta@1.0": frozenset({"inf
 _WORKS = frozenset({"set", "remove", "id", "commit", "committed", "verify"})
 """Keys that do more than look into a message."""
 _NEVER = "Node will not service this request under any circumstances."
+_PAID = "p4@1.0/paid/"
+"""Names of signatures that paid: each stands for whose it was."""
+_TWICE = "This signature has paid before, or is about to: sign the request again, with new salt or some new key."
+_UNBOUND = "Insufficient funds: the signature covers no path, so it does not pay for this. Sign path and method too."
 _GRACE = 10.0
 """Seconds past the request's deadline for which money stays set aside."""
 
@@ -35,18 +41,22 @@ class _Holds:
     """What is set aside from the accounts of one ledger. Used by one caller at a time."""
 
     def __init__(self) -> None:
-        self._held: dict[object, tuple[str, int, float]] = {}
+        self._held: dict[object, tuple[str, int, float, frozenset[str]]] = {}
         self._last = 0
 
     def of(self, account: str) -> int:
         """Return what is set aside from an account."""
         now = time.monotonic()
-        for call in [call for call, (_, _, until) in self._held.items() if until < now]:
+        for call in [call for call, held in self._held.items() if held[2] < now]:
             del self._held[call]
-        return sum(amount for name, amount, _ in self._held.values() if name == account)
+        return sum(held[1] for held in self._held.values() if held[0] == account)
 
-    def put(self, call: object, account: str, amount: int, until: float) -> None:
-        self._held[call] = (account, amount, until)
+    def about_to_pay(self, signatures: frozenset[str]) -> bool:
+        """Say whether money is set aside by one of the signatures."""
+        return any(signatures & held[3] for held in self._held.values())
+
+    def put(self, call: object, account: str, amount: int, until: float, signatures: frozenset[str]) -> None:
+        self._held[call] = (account, amount, until, signatures)
 
     def nonce(self, now: float) -> int:
         """Return a number greater than all before, restarts included: microseconds since 1970 or so."""
@@ -57,7 +67,7 @@ class _Holds:
         self._held.pop(call, None)
 
 
-@device("p4@1.0", needs=("node", "keys", "workers"), excludes=("set", "keys"))
+@device("p4@1.0", needs=("node", "keys", "store", "workers"), excludes=("set", "keys"))
 class P4:
     """Charges for requests, with the ``pricing-device`` and the ``ledger-device`` that its hook names.
 
@@ -69,17 +79,18 @@ class P4:
     with a greater ``nonce``. See docs/payments.md.
     """
 
-    def start(self, node: NodeControl, keys: Keys, workers: Workers) -> None:
-        """Take the settings, the node's key and the actors."""
-        self._node, self._keys, self._workers = node, keys, workers
+    def start(self, node: NodeControl, keys: Keys, store: Storage, workers: Workers) -> None:
+        """Take the settings, the node's key, the store and the actors."""
+        self._node, self._keys, self._store, self._workers = node, keys, store, workers
 
     @key(deterministic=False)
     def request(self, base: Message, request: Message, ctx: Context) -> Message | Result:
         """Let a request pass that can be paid, and set its price aside; answer any other."""
-        source, call = _heard(request)
-        if not _charges(base) or self._is_free(source):
+        heard, call = _heard(request)
+        if not _charges(base) or self._is_free(heard):
             return request
-        price = self._price(base, request, ("estimate",), ctx)
+        source = _with_payers(heard)
+        price = self._price(base, request | {"request": source}, ("estimate",), ctx)
         if price == 0:
             return request
         if price is None:
@@ -88,15 +99,18 @@ class P4:
         if len(signers) > 1:
             return Result("error", Message({"status": 400, "body": "Multiple signers in charge."}))
         account = signers[0] if signers else "unknown"
-        until = ctx.deadline + _GRACE
+        until, signatures = ctx.deadline + _GRACE, frozenset(source.commitments)
+        words = _UNBOUND if not signers and committers(heard) else "Insufficient funds"
 
         def reserve(holds: _Holds) -> Result | None:
             balance = self._balance(base, source, account, ctx)
             left = None if balance is None else balance - holds.of(account)
             if left is not None and left < price:
-                short = {"status": 402, "body": "Insufficient funds", "price": price, "balance": left}
+                short = {"status": 402, "body": words, "price": price, "balance": left}
                 return Result("error", Message(short))
-            holds.put(call, account, price, until)
+            if holds.about_to_pay(signatures) or any(map(self._store.named, _marks(signatures))):
+                return Result("error", Message({"status": 409, "body": _TWICE}))
+            holds.put(call, account, price, until, signatures)
             return None
 
         return self._at_ledger(base, reserve, ctx) or request
@@ -108,7 +122,9 @@ class P4:
         if not _charges(base) or self._is_free(source):
             return request
         failed = _failed(request.get("body")) and source.private.get("effects") is not True
-        price = 0 if failed else self._price(base, request, ("price", "estimate"), ctx) or 0
+        source = _with_payers(source)
+        asked = request | {"request": source}
+        price = 0 if failed else self._price(base, asked, ("price", "estimate"), ctx) or 0
 
         ordered = "ledger-path" in base  # then the order of the nonces is that of the schedule
         early = None if ordered or not price else self._order(source, price, int(ctx.now() * 1e6))
@@ -117,6 +133,8 @@ class P4:
             holds.drop(call)
             if not price:
                 return None
+            if source.commitments:
+                self._store.link_all(dict.fromkeys(_marks(source.commitments), committers(source)[0]))
             return self._charge(base, early or self._order(source, price, holds.nonce(ctx.now())), ctx)
 
         return self._at_ledger(base, settle, ctx) or request
@@ -150,7 +168,7 @@ class P4:
     def _is_free(self, source: Message) -> bool:
         """Say whether the path is one that costs nothing. A sub-path or a device makes it more than its path."""
         members = path.parse(source)
-        if any(_holds_path(one) or _names_device(one) for one in members):
+        if any(holds_path(one) or names_device(one) for one in members):
             return False
         listed = self._node.setting("p4-non-chargable-routes")
         target = source.text("path", "/")[:8192]
@@ -236,6 +254,15 @@ def _heard(request: Message) -> tuple[Message, object]:
     return source, call
 
 
+def _with_payers(source: Message) -> Message:
+    """Return a request with only those signatures that pay for it."""
+    return source.with_commitments(paying(source)) if source.commitments else source
+
+
+def _marks(signatures: Iterable[str]) -> list[str]:
+    return [_PAID + name for name in sorted(signatures)]
+
+
 def _charges(base: Message) -> bool:
     return "pricing-device" in base and ("ledger-device" in base or "ledger-path" in base)
 
@@ -276,19 +303,6 @@ def _costs_nothing(members: Sequence[Value]) -> bool:
     if len(asked) != len(names) or not 1 <= len(names) <= (2 if first.device == "meta@1.0" else 1):
         return False
     return asked[0] in _FREE.get(first.device, ()) and not _WORKS.intersection(asked)
-
-
-def _names_device(member: Value) -> bool:
-    inner = member.message if isinstance(member, As) else member
-    return isinstance(inner, Message) and any(name.rpartition(".")[2].lower() == "device" for name in inner.raw_items())
-
-
-def _holds_path(member: Value) -> bool:
-    if isinstance(member, As):
-        return isinstance(member.device, Resolve) or _holds_path(member.message)
-    if isinstance(member, Resolve):
-        return True
-    return isinstance(member, Message) and any(isinstance(item, (As, Resolve)) for item in member.raw_items().values())
 
 
 # -- a process as ledger -----------------------------------------------------------------------
