@@ -340,7 +340,10 @@ def _compute(call: _Call, number: int, ctx: Context) -> None:
     prompt, model = context.get("prompt"), graph.get("model") if graph is not None else None
     if graph is None or not isinstance(prompt, bytes) or not isinstance(model, bytes) or not prompt:
         raise _Refused(INVALID_ARGUMENT)
-    asked = parameters(prompt, [graph.get("config"), context.get("options")])
+    try:
+        asked = parameters(prompt, [graph.get("config"), context.get("options")])
+    except ParameterError:
+        raise _Refused(INVALID_ARGUMENT) from None
     asked |= {"model": model, "stream": False, "tee": False, **_affordable(asked, call.guest.left())}
     base = _MODELS | {"chat-mode": "messages" in asked}
     try:

@@ -11,7 +11,7 @@ from typing import Any
 
 from hyperpy import Context, Message, Result, device, key
 from hyperpy.capabilities import Models
-from hyperpy.errors import Busy, HyperpyError, ParameterError, SizeError
+from hyperpy.errors import Busy, HyperpyError, MessageError, ParameterError
 from hyperpy.inference import commitments
 from hyperpy.inference.serving import Card, Served, ids_of, in_time
 from hyperpy.inference.shaders import NAMES
@@ -25,9 +25,6 @@ from .forms import Forms
 
 _ITSELF = Message({"device": "inference@1.0"})
 _SHADERS = tuple(f"{name}.wgsl" for name in NAMES)
-_HEX = frozenset("0123456789abcdef")
-_NO_EVIDENCE = "Leave 'tee' out; ask for the process's state with ?attest=true."
-_REFERENCE = "What a name means differs from node to node; /~inference@1.0/v1/models lists references."
 
 
 @device("inference@1.0", needs=("models",), uses=("hyperpy.inference",), shaders=_SHADERS)
@@ -158,8 +155,8 @@ class Inference:
         ``t16 top_k p16 seed`` the sampling as the answer tells it. The ``name`` is what ``opening`` asks about.
         """
         model = Reader(base, request).text("model")
-        if not _is_reference(model):
-            raise ParameterError("a dispute names the model by reference", name="model", hint=_REFERENCE)
+        if not mail.is_reference(model):
+            raise ParameterError("a dispute names the model by reference", name="model", hint=mail.REFERENCE)
         served = self._models.open(model, ctx.deadline)
         asked = dispute.read(base, request, served.card.context)
         made = self._models.standing.of(asked, served.tracing, bytes.fromhex(served.card.weight_root), ctx.deadline)
@@ -181,19 +178,15 @@ class Inference:
         """Answer a message that was scheduled to a process of this device, in its outbox.
 
         ``data`` is the prompt, or a JSON text with OpenAI's parameters; the answer goes to who sent it, as
-        ``Inference-Response`` or ``Inference-Error``. The process names its model by reference, as ``model``.
+        ``Inference-Response`` or ``Inference-Error``. The process names its model by reference, as ``model``; no
+        message names another. A prompt has at most 2,048 tokens, an answer 256 in all its choices, levels 0 and 1.
         """
         found = mail.received(base, request)
         if found is None:
             return base
         try:
-            asked = read(Message({"chat-mode": found.chat}), found.parameters)
-            if asked.tee:
-                raise ParameterError("what processes are answered holds no evidence", name="tee", hint=_NO_EVIDENCE)
-            if not _is_reference(asked.model):
-                raise ParameterError("a process names its model by reference", name="model", hint=_REFERENCE)
-            answer = mail.response(self._answered(replace(asked, stream=False), ctx)[0])
-        except (ParameterError, SizeError) as error:
+            answer = mail.response(self._answered(found.asked(), ctx, mailed=True)[0])
+        except MessageError as error:  # what lacks time, room or the model is no result, and raised
             answer = mail.refusal(error.diagnostics())
         return base | {"results": found.results(answer)}
 
@@ -201,7 +194,7 @@ class Inference:
 
     def _opened(self, model: str, ctx: Context) -> tuple[Card, Served]:
         """Return a model by name or reference; what a name means here is an answer of ``which``, and recorded."""
-        if _is_reference(model):
+        if mail.is_reference(model):
             served = self._models.open(model, ctx.deadline)
             return replace(served.card, name=model), served
         found = ctx.resolve(_ITSELF, {"path": "which", "model": model})
@@ -209,11 +202,19 @@ class Inference:
         served = self._models.open(found.text("reference"), ctx.deadline)
         return replace(served.card, name=found.text("name")), served
 
-    def _answered(self, asked: Asked, ctx: Context) -> tuple[bytes, str]:
-        """Return an answer as JSON, and the state of its first choice."""
+    def _answered(self, asked: Asked, ctx: Context, mailed: bool = False) -> tuple[bytes, str]:
+        """Return an answer as JSON, and the state of its first choice.
+
+        Args:
+            mailed: it is for a process, whose bounds are the device's and not the node's.
+        """
         card, served = self._opened(asked.model, ctx)
         prompt = asked.ids(served.tokenizer)
-        limit = self._bounded(min(asked.limit, max(card.context - len(prompt), 1)))
+        if mailed:
+            mail.check_prompt(len(prompt))
+        limit = min(asked.limit, max(card.context - len(prompt), 1))
+        if not mailed:
+            self._check(limit)
         documents = Forms(asked, card, prompt)
         made = [Choice(n, served.tokenizer, asked.stops, limit, asked.top) for n in range(len(asked.samplings))]
         drafts = self._drafts(len(made), served)
@@ -248,8 +249,8 @@ class Inference:
         ids, states = [*prompt, *choice.ids], [bytes.fromhex(one) for one in choice.states]
         choice.commitments = commitments.told(served.tracing(), ids, len(prompt), states, level, paused)
 
-    def _bounded(self, limit: int) -> int:
-        """Return how long an answer may become, if this node makes such; it is never cut shorter than on others.
+    def _check(self, limit: int) -> None:
+        """Find whether this node makes answers so long; none is cut shorter than on others.
 
         Raises:
             Busy: it does not; that is no result.
@@ -259,7 +260,6 @@ class Inference:
                 f"this node makes at most {self._models.most} tokens of an answer",
                 hint="Ask for fewer with max_tokens, or have the operator raise [inference] tokens.",
             )
-        return limit
 
     def _drafts(self, count: int, served: Served) -> Sequence[Sequence[int]]:
         """Return the ids that somebody claims for each choice of a request that is made again: they are tried first."""
@@ -282,10 +282,6 @@ def _shaped() -> Iterator[None]:
         error.device = error.device or "inference@1.0"
         error.document = forms.failed(error)
         raise
-
-
-def _is_reference(model: str) -> bool:
-    return len(model) == 64 and set(model) <= _HEX
 
 
 def _json(body: bytes) -> Message:

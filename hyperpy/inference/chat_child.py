@@ -41,8 +41,12 @@ def _environment() -> ImmutableSandboxedEnvironment:
     return env
 
 
+class _Refused(Exception):
+    """The template refuses the turns, in words of its own."""
+
+
 def _refuse(text: str = "refused") -> None:
-    raise ValueError(str(text))
+    raise _Refused(str(text))
 
 
 def _apart(env: ImmutableSandboxedEnvironment, told: dict[str, Any]) -> bytes:
@@ -78,8 +82,12 @@ def _filled(env: ImmutableSandboxedEnvironment, told: dict[str, Any]) -> bytes:
         template = env.from_string(told["template"])
         text = template.render(messages=told["turns"], add_generation_prompt=True, tools=None, **told["tokens"])
         return json.dumps({"text": text}).encode()
-    except Exception as error:
-        return json.dumps({"error": f"{type(error).__name__}: {error}"[:300]}).encode()
+    except MemoryError:
+        return b"{}"
+    except _Refused as error:
+        return json.dumps({"error": str(error)[:300]}).encode()
+    except Exception as error:  # a library's own words may be others elsewhere, and a process's answer holds this text
+        return json.dumps({"error": type(error).__name__}).encode()
 
 
 def _read_frame() -> bytes | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from hyperpy.codecs import json
-from hyperpy.errors import MessageError
-from hyperpy.message import Message, Value
+from hyperpy.errors import MessageError, ParameterError
+from hyperpy.message import Link, Message, Value
 
 
 def parameters(data: bytes, options: Iterable[Value | None] = ()) -> dict[str, Value]:
@@ -15,6 +15,9 @@ def parameters(data: bytes, options: Iterable[Value | None] = ()) -> dict[str, V
     Args:
         data: a user's turn; or a JSON object that holds ``messages`` or ``prompt``.
         options: JSON objects with more parameters; later ones, then ``data``, go first. What is none counts as empty.
+
+    Raises:
+        ParameterError: one names messages that stand elsewhere (``K+link``): not every node could answer it.
     """
     items: dict[str, Value] = {}
     for one in options:
@@ -34,4 +37,15 @@ def _object(found: Value | None) -> Message:
         made = json.decode(found)
     except MessageError:
         return Message()
-    return made if isinstance(made, Message) else Message()
+    if not isinstance(made, Message):
+        return Message()
+    if _points_elsewhere(made):
+        raise ParameterError("a prompt holds all that it asks for; it has a link", hint="Write the text itself.")
+    return made
+
+
+def _points_elsewhere(one: Value) -> bool:
+    """Say whether a value read from JSON holds a link, however deep; the depth is bounded where it was read."""
+    if isinstance(one, Message):
+        return any(map(_points_elsewhere, one.raw_items().values()))
+    return isinstance(one, Link) or (isinstance(one, tuple) and any(map(_points_elsewhere, one)))

@@ -169,10 +169,10 @@ def test_the_written_out_template_is_the_template(roles: list[str]) -> None:
 @pytest.mark.parametrize(
     "template",
     [
-        "{{ 'a' * 10**10 }}",
         "{{ ().__class__.__mro__ }}",
         "{{ messages.__init__.__globals__ }}",
         "{{ raise_exception('no') }}",
+        "{{ 'a' * 10**10 }}",
         "{% include '/etc/passwd' %}",
         "{{ lipsum }}{{ cycler.x.y }}",
         "{% for",
@@ -190,6 +190,15 @@ def test_an_endless_template_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     with pytest.raises(CodecError, match="more time or memory"):
         chat.render(loop, [{"role": "user", "content": "hi"}], {})
+
+
+def test_how_a_template_fails_reads_the_same_everywhere() -> None:
+    """A process's answer holds the text: nothing of a library's own words may be in it."""
+    with pytest.raises(CodecError, match=r"failed: roles must alternate$") as found:
+        chat.render("{{ raise_exception('roles must alternate') }}", [{"role": "user", "content": "hi"}], {})
+    assert "Give token ids" in found.value.diagnostics()
+    with pytest.raises(CodecError, match=r"failed: UndefinedError$"):
+        chat.render("{{ nothing.at.all }}", [{"role": "user", "content": "hi"}], {})
 
 
 @pytest.mark.parametrize("turns", [[], [{"role": "root", "content": "x"}], [{"role": "user"}], [{}] * 2000])
