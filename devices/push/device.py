@@ -73,6 +73,7 @@ class Push:
     def push(self, base: Message, request: Message, ctx: Context) -> Result:
         """Push ``slot``, or schedule the request and push its slot; ``async`` answers at once.
 
+        The ``slot`` of a request with a ``target`` is a key of the message to schedule, as that of a process is.
         ``result-depth`` (1) says how deep results are shown, ``max-depth`` how far messages are followed. Behind
         24 deliveries inside one another the answer only says how many entries are ``not-shown``.
         """
@@ -80,7 +81,7 @@ class Push:
         ident = None
         later = _is_async(base, request)
         group = self._admitted(process, request) if later else ""
-        if "slot" in request:
+        if _names_slot(request):
             slot = _whole(request, "slot", 0)
         else:
             made = _scheduled(process, request, ctx)
@@ -116,7 +117,7 @@ class Push:
         """
         if self._node.is_operator(request):
             return ""
-        if "slot" in request and self._timers.owner(_task(process, _whole(request, "slot", 0))) is not None:
+        if _names_slot(request) and self._timers.owner(_task(process, _whole(request, "slot", 0))) is not None:
             return ""
         own, most = (int(as_text(self._node.setting(f"cron-{name}", 16))) for name in ("per-caller", "tasks"))
         return self._timers.admit(str(request.private.get("peer", "")), own=own, most=most)
@@ -301,6 +302,11 @@ def _is_process(body: Message) -> bool:
         if isinstance(found, bytes) and found.lower() == b"process":
             return True
     return False
+
+
+def _names_slot(request: Message) -> bool:
+    """Say whether a request asks for a slot to be pushed, and is no message with a key of that name."""
+    return "slot" in request and "target" not in request and not _is_process(request)
 
 
 def _is_async(base: Message, request: Message) -> bool:

@@ -92,6 +92,12 @@ def send(
     if action:
         items["action"] = action.encode()
     items.update(_tagged(tag, data))
+    if "slot" in items:
+        raise ParameterError(
+            "a message cannot have the key 'slot': other nodes would push that slot instead of scheduling it",
+            name="--tag",
+            hint="Use another name. To push a slot again: curl NODE/PROCESS/push&slot=N.",
+        )
     verb = "push" if push else "schedule"
     with _client(url, wallet) as client:
         reply = _good(client.send(f"/{process}~process@1.0/{verb}", items))

@@ -139,6 +139,10 @@ def test_mistakes_are_explained(person: Person, process: str) -> None:
     for verb in ("state", "log", "watch"):
         assert "this node holds no message" in person.run(verb, "A" * 43, code=1)
     assert "NAME=VALUE" in person.run("send", process, "--tag", "oops", code=1)
+    before = person.run("log", process, "--json")
+    for name in ("slot", "Slot"):
+        assert "'slot'" in person.run("send", process, "--tag", f"{name}=1", code=1)
+    assert person.run("log", process, "--json") == before
     assert "no file and no ID" in person.run("spawn", "--module", "nowhere.lua", code=1)
     assert "slot" in person.run("state", process, "--slot", "99", code=1)
     assert "cannot be read" in person.run("send", process, "--data", "@/nope", code=1)

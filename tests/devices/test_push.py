@@ -48,6 +48,32 @@ def test_a_message_is_delivered_and_its_answer_too(here: Place) -> None:
     assert commitments.signed_id(body["body"]).encode() == child(tree, "1", "id")
 
 
+@pytest.mark.parametrize("later", [False, True])
+def test_a_message_with_the_key_slot_is_scheduled(here: Place, later: bool) -> None:
+    """As a game's move or a booking has one: it is the message's own, and pushes no other slot."""
+    first, second = spawn(here, "1"), spawn(here, "2")
+    send(here, first, outbox={"1": {"target": second, "action": "not yet"}})
+    items: dict[str, Any] = {"target": first, "type": "Message", "slot": "1", "action": "Move"}
+    message = commitments.commit(Message({**items, "async": "true"} if later else items), wallet("alice"))
+    reply = post(here, f"/{first}~process@1.0/push", message)
+    assert (reply.status, dict(reply.headers)[b"slot"]) == (202 if later else 200, b"2")
+    assigned = here.slots.read(first, 2)
+    assert assigned is not None
+    assert isinstance(assigned["body"], Message)
+    assert assigned["body"]["slot"] == b"1"
+    assert here.value(first, "compute=2/got/3") == b"Move"
+    assert here.slots.head(second).slot == 0, "slot 1 was not pushed"
+    assert child(here.get(first, "push&slot=1"), "1", "slot") == 1
+
+
+def test_a_process_with_the_key_slot_is_spawned(here: Place) -> None:
+    made = here.definition("mailer@1.0", slot=5, **{"random-seed": "with slot"})
+    reply = post(here, "/~push@1.0/push", made)
+    name = commitments.signed_id(made)
+    assert (reply.status, dict(reply.headers)[b"slot"]) == (200, b"0")
+    assert here.slots.head(name).slot == 0
+
+
 def test_what_is_shown(here: Place) -> None:
     first, second = spawn(here, "1"), spawn(here, "2")
     slot = send(here, first, outbox={"1": {"target": second, "action": "x"}})
