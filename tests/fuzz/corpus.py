@@ -6,6 +6,8 @@ Everything is deterministic: the only keys are fixed seeds of curves whose signa
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from hyperpy import commitments
 from hyperpy.codecs import ans104, canonical, flat, httpsig, json, multipart, structured
@@ -13,6 +15,9 @@ from hyperpy.encoding import key_text
 from hyperpy.http.egress import http_message
 from hyperpy.keys_ans104 import Ed25519Signer, EthereumSigner, SolanaSigner
 from hyperpy.message import Atom, Link, Message
+
+if TYPE_CHECKING:
+    from hyperpy.inference.traces import Trace
 
 _SEED = bytes(range(32))
 _ID = "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA"
@@ -127,6 +132,37 @@ def _items() -> list[bytes]:
     return found
 
 
+@lru_cache(maxsize=1)
+def computation() -> Trace:
+    """Return an honest computation of the toy model."""
+    from hyperpy.inference import reference, weights
+    from hyperpy.inference.engines import toy_model
+    from hyperpy.inference.sampler import Sampling
+    from hyperpy.inference.traces import Trace
+
+    model = toy_model()
+    root = weights.weight_root(dict(model.weights))
+    return Trace(reference.Engine(model), root, (5, 6, 7, 200, 9), 5, Sampling())
+
+
+def _values() -> list[bytes]:
+    """Return evidence of true values, a statement and partials."""
+    from hyperpy.inference.commitments import OPS
+    from hyperpy.inference.evidence import Evidence
+    from hyperpy.inference.openings import Openings
+    from hyperpy.inference.statements import Partials
+    from hyperpy.inference.traces import WeightTree
+
+    trace = computation()
+    opened = Openings.own(trace, WeightTree(trace.engine.model.weights), 1, 3)
+    found = [trace.statement.encode(), Partials(trace.statement.name, 3, 1, bytes(32)).encode()]
+    for op in ("embedding", *OPS, "output_norm", "logits"):
+        parts = {**opened.inputs(3, op, 1, 5), "out": opened.tensor(3, op, 1, 5, 6)}
+        found.append(Evidence(op, 3, 1, 5, 0, Message.make(parts)).encode())
+    whole = opened.tensor(4, "logits", 0)
+    return [*found, Evidence("state", 4, parts=Message.make({"in": whole})).encode()]
+
+
 _MAKERS: dict[str, Callable[[], list[bytes]]] = {
     "path": lambda: list(_PATHS),
     "httpsig": _requests,
@@ -135,6 +171,7 @@ _MAKERS: dict[str, Callable[[], list[bytes]]] = {
     "sfv": lambda: list(_FIELDS),
     "json": _texts,
     "canonical": lambda: [canonical.encode(one) for one in (*MESSAGES, (1, (2, b"x")), 2**70, -1.5, None, Atom("a"))],
+    "value": _values,
 }
 
 

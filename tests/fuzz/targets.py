@@ -19,6 +19,7 @@ from hyperpy import path
 from hyperpy.codecs import ans104, canonical, httpsig, json, multipart, sfv
 from hyperpy.errors import HyperpyError
 from hyperpy.http.wire import RawRequest, read, write
+from tests.fuzz import corpus
 
 Target = Callable[[bytes], None]
 
@@ -134,6 +135,17 @@ def _canonical(data: bytes) -> None:
         raise AssertionError("other bytes came back")
 
 
+def _value(data: bytes) -> None:
+    """Hold evidence against an honest computation: whatever it is, it must not show anything false."""
+    from hyperpy.inference import evidence, judging, statements
+
+    for reader in (statements.read, statements.read_partials):
+        _tolerant(lambda reader=reader: reader(data))  # type: ignore[misc]
+    found = judging.judge(corpus.computation().statement, evidence.read(data))
+    if found.false:
+        raise AssertionError(f"an honest computation is convicted: {found}")
+
+
 TARGETS: dict[str, Target] = {
     "path": _path,
     "httpsig": _httpsig,
@@ -142,4 +154,5 @@ TARGETS: dict[str, Target] = {
     "sfv": _sfv,
     "json": _json,
     "canonical": _canonical,
+    "value": _value,
 }

@@ -77,8 +77,9 @@ def test_a_wrong_state_is_noticed() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_golden_roots(smollm2: tuple[Model, Tokenizer]) -> None:
-    engine = build("cpu", smollm2[0])
+@pytest.mark.parametrize("name", ["reference", "cpu"])
+def test_golden_roots(name: str, smollm2: tuple[Model, Tokenizer]) -> None:
+    engine = build(name, smollm2[0])
     assert isinstance(engine, reference.Engine)
     assert levels(engine, [*PROMPT, 504], len(PROMPT)) == [ROOTS]
 
