@@ -26,6 +26,14 @@ function remember(base) state = state or {} state[#state + 1] = #state base.size
 """
 
 BOMBS = {
+    "zeros quoted": b"""function run()
+        local s = ('\\0'):rep(1000000) for i = 1, 1000000 do string.format('%q', s) end end""",
+    "a text nearly found": b"""function run()
+        local s = ('a'):rep(50000) for i = 1, 10000000 do s:find('ab', 1, true) end end""",
+    "replacements of every byte": b"""function run()
+        local s = ('a'):rep(10000) for i = 1, 10000000 do s:gsub('.', '%0%0%0') end end""",
+    "a million keys": b"function run(base) base.r = {} for i = 1, 1000000 do base.r['k' .. i] = i end return base end",
+    "a million keys as an error": b"function run() local r = {} for i = 1, 1000000 do r['k' .. i] = i end error(r) end",
     "loop": b"function run() while true do end end",
     "loop in pcall": b"function f() while true do end end function run() while true do pcall(f) end end",
     "loop in xpcall's handler": b"""

@@ -72,6 +72,15 @@ def test_bombs_end_at_the_instruction_limit(lua: Bench, name: str) -> None:
     assert plain(result.value) == {"status": 400, "body": b"instruction limit exceeded", "limit": b"instructions"}
 
 
+@pytest.mark.parametrize("bad", [b"", b" r.f = print"])
+def test_what_is_returned_is_paid_for_by_the_item(lua: Bench, bad: bytes) -> None:
+    """700,000 keys cost more than there is, whether or not something else is wrong with them too."""
+    text = b"function run() local r = {} for i = 1, %d do r['k' .. i] = i end" + bad + b" return r end"
+    assert lua.step(code(text % 700_000), "run").value["limit"] == b"instructions"
+    few = lua.step(code(text % 7_000), "run")
+    assert (few.value["body"] == b"a message holds no function: f") if bad else (few.value["k7000"] == 7000)
+
+
 @pytest.mark.parametrize("name", GREEDY)
 def test_greed_ends_at_the_memory_limit(lua: Bench, name: str) -> None:
     result = lua.step(code(GREEDY[name]), "run")

@@ -111,7 +111,7 @@ local function ask(kind, ...)
   local n = select("#", ...)
   charge(ASKING)
   local request = S.encode({ ... }, n)
-  charge(#request // 16)
+  charge(#request // 16 + S.price())
   local reply, spent = S.host_ask(kind, request, S.left())
   if reply == nil then stop("aborted") end
   charge(#reply // 16 + spent)
@@ -202,6 +202,10 @@ end
 
 local gather = S.trust(function(ok, ...) return ok, S.raw_select("#", ...), { ... } end)
 
+local function exceeded(used)
+  return "limit", S.encode({ "instructions", S.TEXT.instructions }, 2), used
+end
+
 -- Runs f(...) within the limits; returns a word, its packed value and the instructions used.
 local guarded = S.trust(function(instructions, f, ...)
   instructions = instructions or INSTRUCTIONS
@@ -215,12 +219,16 @@ local guarded = S.trust(function(instructions, f, ...)
     if type(failure) ~= "table" then failure = { failure, {} } end
     local why = S.fatal(failure[1])
     if why then return "limit", S.encode({ why, S.TEXT[why] }, 2), used end
-    local fine, packed = raw_pcall(S.encode, failure, 2)
+    local fine, packed = raw_pcall(S.encode, failure, 2, nil, instructions - used)
+    used = used + S.price()
+    if packed == S.COSTLY then return exceeded(instructions) end
     if not fine then packed = S.encode({ "the error is no message: " .. packed, failure[2] }, 2) end
     return "error", packed, used
   end
-  local fine, packed = raw_pcall(S.encode, found, count)
+  local fine, packed = raw_pcall(S.encode, found, count, nil, instructions - used)
   if packed == S.FULL then return "limit", S.encode({ "memory", S.TEXT.memory }, 2), used end
+  used = used + S.price()
+  if packed == S.COSTLY then return exceeded(instructions) end
   if not fine then return "error", S.encode({ packed, {} }, 2), used end
   return "ok", packed, used
 end)

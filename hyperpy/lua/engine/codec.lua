@@ -5,6 +5,7 @@ local rawget, type, error, math_type, concat, pcall = rawget, type, error, math.
 local ordered, rawnext = next, S.raw_next
 local tostring, sort = tostring, table.sort
 local MAX_DEPTH, MAX_ITEMS, CHUNK, KEPT = 96, 1000000, 4096, 65536
+local ITEM, KEYED = 20, 100 -- instructions that an item of a list and one with a key cost, for those who read it too
 
 local decode
 
@@ -81,7 +82,7 @@ function S.decode(s) return (decode(s, 1)) end
 local SHORT = {}
 for n = 0, 255 do SHORT[n] = char(0xc4, n) end
 
-local out, n, items = {}, 0, 0
+local out, n, items, price = {}, 0, 0, 0
 local clean = true -- whether out and parts hold nothing large
 local parts, m = {}, 0 -- what is packed already, in chunks: few short texts at a time
 
@@ -163,17 +164,20 @@ local function put_pair(k, v, depth)
   if n > CHUNK then flush() end
 end
 
-local most = MAX_ITEMS
+local most, room = MAX_ITEMS, math.huge
+local COSTLY = "a value costs too much"
+S.COSTLY = COSTLY
 
-local function add_items(count)
-  items = items + count
+local function add_items(count, each)
+  items, price = items + count, price + count * each
+  if price > room then error(COSTLY, 0) end
   if items > most then error("a value holds too many items", 0) end
 end
 
 -- A table that has keys other than text.
 local function put_mixed(t, depth)
   local count, size, rest, m = shape(t, depth)
-  add_items(count)
+  add_items(count, rest == nil and ITEM or KEYED)
   n = n + 1
   if rest == nil then
     out[n] = size < 16 and char(0x90 + size) or pack(">BI4", 0xdd, size)
@@ -202,7 +206,7 @@ local function put_table(t, depth)
     if type(k) ~= "string" then return put_mixed(t, depth) end
     count = count + 1
   end
-  add_items(count)
+  add_items(count, KEYED)
   n = n + 1
   out[n] = count < 16 and char(0x80 + count) or pack(">BI4", 0xdf, count)
   for k, v in following, t do
@@ -241,7 +245,7 @@ end
 
 local function encoded(values, count)
   if not clean then parts, out = {}, {} end
-  n, m, items, clean = 1, 0, 0, false
+  n, m, items, price, clean = 1, 0, 0, 0, false
   out[1] = pack(">BI4", 0xdd, count)
   for i = 1, count do
     local v = values[i]
@@ -265,15 +269,41 @@ local function encoded(values, count)
   return made
 end
 
--- Returns the values 1..count of a table as one msgpack list; raises text for what no message can hold.
-function S.encode(values, count, limit)
-  most = limit or MAX_ITEMS
+-- Adds what the items of a table cost to `price`, whatever else is wrong with them; stops where it is too much.
+local function weigh(t, depth)
+  if type(t) ~= "table" or depth > MAX_DEPTH then return end
+  local count, last, list = 0, 0, true
+  for k in rawnext, t do
+    count = count + 1
+    if math_type(k) ~= "integer" or k < 1 then
+      list = false
+    elseif k > last then
+      last = k
+    end
+  end
+  price = price + count * ((list and last == count) and ITEM or KEYED)
+  for _, v in rawnext, t do
+    if price > room then return end
+    weigh(v, depth + 1)
+  end
+end
+
+-- What the items of the last value that was packed cost.
+function S.price() return price end
+
+-- Returns the values 1..count of a table as one msgpack list; raises text for what no message can hold, and COSTLY
+-- where its items cost more than `limit`.
+function S.encode(values, count, largest, limit)
+  most, room = largest or MAX_ITEMS, limit or math.huge
   local mark = S.mark()
   local ok, made = pcall(encoded, values, count)
   if ok then return made end
   if made == S.FULL then error(made, 0) end
   -- Which of several errors comes first is to be the same everywhere, and so is what it costs.
   S.back_to(mark)
+  price = 0
+  for i = 1, count do weigh(values[i], 1) end
+  if price > room then error(COSTLY, 0) end
   following = ordered
   ok, made = pcall(encoded, values, count)
   following = rawnext

@@ -129,7 +129,8 @@ function string.format(spec, ...)
         args[i] = tostring(v)
         v = args[i]
       end
-      charge(size_of(v) // (what == "s" and 32 or what == "q" and 4 or 8))
+      local size = size_of(v)
+      charge(what == "q" and 8 * size or size // (what == "s" and 32 or 8))
     end
   end
   return raw.format(spec, unpack(args, 1, n))
@@ -167,7 +168,7 @@ local function cheap(s, pat)
   charge(#pat)
   local steps = bound(pat, #s)
   if steps == nil then return false end
-  charge(steps // 16)
+  charge(steps // 8)
   return true
 end
 
@@ -185,6 +186,7 @@ function string.find(s, pat, init, plain)
   local i = start(init, #s, "find")
   if plain or no_specials(pat) then
     charge(#s * #pat // 32)
+    if #pat > 1 and i <= #s then charge((#s - i + 1) // 2) end -- each place where the first byte stands is looked at
     return find(s, pat, i, true)
   end
   if i > #s + 1 then return nil end
@@ -281,7 +283,7 @@ function string.gsub(s, pat, repl, max)
   if cheap(s, pat) then
     if kind == "string" then charge((#s + 1) * #repl // 256) end
     local made, count = raw.gsub(s, pat, repl, most)
-    charge(#made // 32)
+    charge(#made // 32 + count * (kind == "string" and 8 + #repl or 16))
     return made, count
   end
   local m = P.new(s, pat)
