@@ -8,6 +8,7 @@ deterministic; what a path resolves is an ordinary request.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -15,7 +16,7 @@ from hyperpy import path
 from hyperpy.actors import ActorSystem
 from hyperpy.cache import Batch
 from hyperpy.context import Chain, Frame
-from hyperpy.errors import HyperpyError
+from hyperpy.errors import DeviceStopped, DeviceTimeout, HyperpyError
 from hyperpy.message import Message
 from hyperpy.resolver import Resolver
 from hyperpy.sdk import Result
@@ -61,6 +62,13 @@ class Jobs:
                 result = rescue(error)
             also(result, batch)
             return result
+        except DeviceStopped:
+            raise
+        except DeviceTimeout as error:
+            if time.monotonic() < chain.deadline:
+                raise
+            # It had all the time that a job gets: whoever asks again is to know that.
+            raise DeviceStopped(f"the work was ended at its deadline: {error.message}") from error
         finally:
             if into is None:
                 batch.commit(self._store)

@@ -184,14 +184,15 @@ class Process:
 
         def work(worker: Worker) -> Message | None:
             self._stuck.check(process, slot, position)
-            return worker.advance(slot, min(deadline, time.monotonic() + _TURN_S), deadline, given, first=first)
+            try:
+                return worker.advance(slot, min(deadline, time.monotonic() + _TURN_S), deadline, given, first=first)
+            except DeviceStopped:
+                self._stuck.note(process, position())  # here: the caller may have gone before
+                raise
 
         self._stuck.check(process, slot, position)
         try:
             return self._workers.call(_KIND, process, lambda: self._worker(ready, process), work, deadline=deadline)
-        except DeviceStopped:
-            self._stuck.note(process, position())
-            raise
         except KeyNotFound as error:
             if error.message == _NOT_YET:
                 raise _Missing(Result("error", _not_yet(error, self._slots.head(process).slot + 1))) from None

@@ -22,6 +22,7 @@ from hyperpy.errors import Busy, DeviceReentered, DeviceTimeout
 
 from . import emscripten
 from .engine import CLOCK, Compiled, Import
+from .places import Places
 from .values import Failure, address, from_bits, shaped, to_bits
 
 PAGE = 65536
@@ -29,7 +30,7 @@ ZERO = bytes(PAGE)
 _TABLE = 1_000_000  # elements of a guest's tables
 _FRAMES = 250  # Python frames below which a guest runs on its caller's thread
 _INSIDE = 3  # guests that may wait for each other on one thread; each has a stack of its own
-_AT_ONCE = threading.BoundedSemaphore(16)
+_PLACES = Places()
 _here = threading.local()
 
 Host = Callable[[Import, tuple[Any, ...]], Sequence[Any]]
@@ -64,7 +65,7 @@ class Running:
 
         self.compiled, self.limits = compiled, limits
         self.store = Store(compiled.engine)
-        self.store.set_limits(memory_size=limits.memory, table_elements=_TABLE, instances=1, memories=1)
+        self.store.set_limits(memory_size=limits.memory, table_elements=_TABLE, instances=1, memories=1, tables=10)
         self.ended: BaseException | None = None
         self.host: Host | None = None
         self.invoked = 0
@@ -102,15 +103,14 @@ class Running:
             raise DeviceReentered(
                 "WebAssembly guests call each other too deeply", hint="Call fewer inside one another."
             )
-        if depth == 0 and not _AT_ONCE.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            raise Busy("too many WebAssembly calls run at once")
+        place = _PLACES.take(deadline) if depth == 0 else None
         try:
             if _deep():
                 return _apart(lambda: self._run(work, deadline, depth))
             return self._run(work, deadline, depth)
         finally:
-            if depth == 0:
-                _AT_ONCE.release()
+            if place is not None:
+                _PLACES.give(place)
 
     def _run(self, work: Callable[[], Any], deadline: float, depth: int) -> Any:
         outer: Running | None = getattr(_here, "running", None)

@@ -227,8 +227,7 @@ class Pool:
         """Lend a child to this thread: the one it already uses, the wanted one, or any.
 
         Raises:
-            Busy: too many wait already, or the pool is stopped.
-            DeviceTimeout: none got free in time.
+            Busy: too many wait already, none got free in time, or the pool is stopped.
         """
         mine: Child | None = getattr(self._here, "child", None)
         if mine is not None and mine.alive:
@@ -268,7 +267,7 @@ class Pool:
             return self._acquire(wanted, deadline)
         try:
             return self._acquire(wanted, soon)
-        except DeviceTimeout:
+        except Busy:
             return self._acquire(None, deadline)
 
     def _acquire(self, wanted: Child | None, deadline: float) -> Child:
@@ -336,7 +335,7 @@ class Pool:
             if waiter.child is None:
                 if waiter in self._waiting:
                     self._waiting.remove(waiter)
-                    raise DeviceTimeout("no process for Lua got free in time")
+                    raise Busy("no process for Lua got free in time")
                 self._starting += 1
         return waiter.child if waiter.child is not None else self._start()
 

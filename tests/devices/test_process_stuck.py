@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 from hyperpy.devices.process.stuck import LONGEST_S, WAIT_S, Stuck
 
-from hyperpy import Message, device, key
-from hyperpy.errors import Busy, DeviceStopped
+from hyperpy import Context, Message, device, key
+from hyperpy.errors import Busy, DeviceStopped, DeviceTimeout
 from hyperpy.lua import pool
 from tests.devices.lua_parts import SLOW, module
 from tests.devices.parts import Place, place
+from tests.devices.wasm_images import BOMBS, wasm
 
 
 @device("net-test@1.0")
@@ -81,6 +84,60 @@ def test_a_slot_that_can_be_computed_after_all_is_computed(at: Place) -> None:
     at.send(process, action="count")
     assert at.value(process, "now/count") == 3
     assert not stuck._entries
+
+
+@device("slow-test@1.0")
+class Slow:
+    """Takes all the time there is, or says at once that it has none."""
+
+    begun = 0
+
+    @key
+    def compute(self, base: Message, request: Message, ctx: Context) -> Message:
+        """Wait until the deadline."""
+        body = request["body"]
+        assert isinstance(body, Message)
+        if body.get("action") in (b"slow", b"hasty"):
+            Slow.begun += 1
+            if body.get("action") == b"slow":
+                threading.Event().wait(max(0.0, ctx.deadline - time.monotonic()) + 0.01)
+            raise DeviceTimeout("not yet")
+        return base
+
+
+def test_a_slot_that_takes_all_the_time_there_is_is_stuck_too() -> None:
+    Slow.begun = 0
+    with place(Slow, flags={"limits.deadline": 0.4}) as at:
+        process = at.spawn("slow-test@1.0")
+        at.send(process, action="slow")
+        found = []
+        for _ in range(40):
+            found.append(at.get(process, "now"))
+            if found[-1]["status"] == 503:
+                break
+        assert {reply["status"] for reply in found[:-1]} == {504}
+        assert b"slot 1 is stuck" in found[-1]["body"]
+        assert Slow.begun == 2
+        assert at.get(process, "compute=0")["status"] == 200
+
+
+def test_a_slot_that_gave_up_early_is_not_stuck() -> None:
+    with place(Slow) as at:
+        process = at.spawn("slow-test@1.0")
+        at.send(process, action="hasty")
+        assert [at.get(process, "now")["status"] for _ in range(4)] == [504] * 4
+
+
+def test_a_guest_that_runs_until_its_deadline_is_stuck() -> None:
+    with place(flags={"limits.deadline": 0.4}) as at:
+        process = at.spawn("wasm-64@1.0", image=wasm(BOMBS), **{"wasm-fuel": 10**17})
+        at.send(process, function="forever", parameters=[])
+        assert at.get(process, "compute=0")["status"] == 200
+        found = [at.get(process, "now") for _ in range(2)]
+        while found[-1]["status"] == 504 and len(found) < 40:
+            found.append(at.get(process, "now"))
+        assert found[-1]["status"] == 503
+        assert b"slot 1 is stuck" in found[-1]["body"]
 
 
 def test_each_time_the_node_waits_longer() -> None:

@@ -12,6 +12,7 @@ from hyperpy import Message
 from hyperpy.commitments import unsigned_id
 from hyperpy.context import Chain, Frame
 from hyperpy.errors import (
+    Busy,
     CodecError,
     DeviceTimeout,
     HyperpyError,
@@ -103,6 +104,53 @@ def test_neighbours_run_beside_a_bomb(bench: Any) -> None:
     assert thread.is_alive(), "the bomb held the interpreter"
     thread.join(30)
     assert len(ended) == 1
+
+
+def test_guests_that_never_end_keep_no_place_of_those_that_begin() -> None:
+    from hyperpy.devices.wasm_64.places import Places
+
+    places = Places(short=1, long=1, long_s=0.05)
+    late = time.monotonic() + 60
+    first = places.take(late)
+    second = places.take(late)  # the first is slow by now
+    with pytest.raises(Busy, match="too many"):
+        places.take(time.monotonic() + 0.3)  # and so is the second, but only one may be
+    places.give(first)
+    third = places.take(late)
+    for one in (second, third):
+        places.give(one)
+    assert not places._begun
+    assert not places._slow
+
+
+def test_sixteen_guests_that_never_end_do_not_keep_another_from_running() -> None:
+    with node(flags={"limits.deadline": 6.0}) as n:
+        bomb = n.node.resolve(base(wasm(BOMBS), **{"wasm-fuel": 10**17}), "init")
+        good = n.node.resolve(base(wasm(FAC.format(index="i64"))), "init")
+        ended: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                n.node.resolve(bomb, call("forever"), record=False)
+            except DeviceTimeout as error:
+                ended.append(error)
+
+        threads = [threading.Thread(target=run) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        while len(_places()._begun) + len(_places()._slow) < 16 and not ended:
+            time.sleep(0.02)
+        assert output(n.node.resolve(good, call("fac", 5.0), record=False))[1] == (120.0,)
+        assert not ended, "it waited until the others had ended"
+        for thread in threads:
+            thread.join(60)
+        assert len(ended) == 16
+
+
+def _places() -> Any:
+    from hyperpy.devices.wasm_64 import instance
+
+    return instance._PLACES
 
 
 def test_eight_callers_at_once_get_their_own_results() -> None:
