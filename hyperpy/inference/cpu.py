@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,6 +14,7 @@ from hyperpy.inference import cpu_kernels as kernels
 from hyperpy.inference import reference, tables
 from hyperpy.inference.arith import Ints
 from hyperpy.inference.model import Model
+from hyperpy.inference.pace import Pace
 from hyperpy.inference.reference import Cache, Trace
 from hyperpy.inference.tables import FA, FG, FH, FL, FN, FQ
 from hyperpy.inference.weights import Matrix
@@ -35,6 +37,7 @@ class Engine(reference.Engine):
 
     def __init__(self, model: Model) -> None:
         super().__init__(model)
+        self._pace = Pace()
         self._table = np.array(tables.exp2())
         self._none = np.empty((0, 0), np.int64)
         self._parts = {name: _parts(w) for name, w in model.weights.items() if isinstance(w, Matrix)}
@@ -46,7 +49,17 @@ class Engine(reference.Engine):
             return super().forward(ids, cache, every, trace)
         if not len(ids) or min(ids) < 0 or max(ids) >= self.config.vocabulary:
             raise ParameterError("an id is not in the vocabulary", name="ids")
-        return _LOOPS.submit(self._forward, ids, cache, every).result()
+        return _LOOPS.submit(self._paced if len(ids) == 1 else self._forward, ids, cache, every).result()
+
+    def _paced(self, ids: Sequence[int], cache: Cache, every: bool) -> Ints:
+        """Read one token, with one thread while others need the processor."""
+        kernels.use_threads(1 if self._pace.alone else 0)
+        began = time.perf_counter()
+        try:
+            return self._forward(ids, cache, every)
+        finally:
+            self._pace.took(time.perf_counter() - began)
+            kernels.use_threads(0)
 
     def _forward(self, ids: Sequence[int], cache: Cache, every: bool) -> Ints:
         cache.reserve(cache.length + len(ids))

@@ -7,6 +7,7 @@ Integers only, so that threads and vector units may sum in any order. Numbers ar
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -18,6 +19,10 @@ from numba.core import cgutils, codegen
 from numba.extending import intrinsic
 
 _tools: Any = cgutils  # untyped
+
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+"""How long threads wait awake for the next loop, read when the first one runs. GCC's own 300,000, some milliseconds,
+keep cores from others that need them, and so from us; with 0, every loop waits for the system to wake a thread."""
 
 PARTS = 32
 """Pieces that a matrix is cut into for the cores."""
@@ -33,6 +38,11 @@ def compiled(function: F) -> F:
 def threaded(function: F) -> F:
     """Compile a function whose ``prange`` loops run on all cores."""
     return cast(F, numba.njit(cache=True, nogil=True, parallel=True)(function))
+
+
+def use_threads(count: int) -> None:
+    """Let the loops of this thread run in so many threads; 0 means all."""
+    numba.set_num_threads(count or numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
 
 
 @compiled
