@@ -6,14 +6,14 @@ then written, then answered, so neither two callers at once nor a crash lose or 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from hyperpy import device, key, path
 from hyperpy.capabilities import NodeControl, Storage, Workers
 from hyperpy.commitments import committer_of, committers
 from hyperpy.errors import Forbidden, MessageError, NotFound, ParameterError
-from hyperpy.message import As, Message, Value, as_text, committed_list
+from hyperpy.message import As, Message, Resolve, Value, as_text, committed_list
 from hyperpy.sdk import Context, Result
 
 _R = TypeVar("_R")
@@ -82,7 +82,7 @@ class SimplePay:
         offered = self._offered(asked, ctx)
         if offered is not None:
             return offered
-        return _count(asked, 0) * _amount(self._node.setting("simple-pay-price", 1), "simple-pay-price")
+        return _count(asked) * _amount(self._node.setting("simple-pay-price", 1), "simple-pay-price")
 
     @key(deterministic=False, reads=True)
     def price(self, request: Message, ctx: Context) -> int:
@@ -172,22 +172,56 @@ def _account(name: str) -> str:
     return name
 
 
-def _count(asked: Message, depth: int) -> int:
-    """Return how many messages a request is, with those of the path that apply@1.0 will run."""
-    members = path.parse(asked)
-    total = len(members)
-    if total < 2 or depth == _INNER or _device(members[0]) != "apply@1.0":
-        return total
-    base, step = (one.message if isinstance(one, As) else one for one in members[:2])
+def _count(asked: Message) -> int:
+    """Return how many messages a request is: every part of every path that it will have resolved.
+
+    A path in parentheses, or under ``+resolve``, counts for each part that holds it: a request's keys go to all parts
+    of its path. So does a path that apply@1.0 will run.
+    """
+    return _parts(path.parse(asked), asked, 0, {})
+
+
+def _parts(members: Sequence[Value], asked: Message, depth: int, known: dict[int, int]) -> int:
+    total, applies = len(members), False
+    for at, member in enumerate(members):
+        for inner in _inside(member):
+            if id(inner) not in known:  # as one object, it may stand in every part
+                known[id(inner)] = _parts(inner.messages, asked, depth, known)
+            total += known[id(inner)]
+        if applies and depth < _INNER:
+            total += _applied(member, members[:at], asked, depth)
+        applies = applies or _device(member) == "apply@1.0"
+    return total
+
+
+def _inside(member: Value) -> Iterator[Resolve]:
+    """Yield the sub-paths that a part stands for, or holds under its keys."""
+    if isinstance(member, As):
+        if isinstance(member.device, Resolve):
+            yield member.device
+        yield from _inside(member.message)
+    elif isinstance(member, Resolve):
+        yield member
+    elif isinstance(member, Message):
+        for item in member.raw_items().values():
+            if isinstance(item, (As, Resolve)):
+                yield from _inside(item)
+
+
+def _applied(step: Value, before: Sequence[Value], asked: Message, depth: int) -> int:
+    """Return how many messages the path is that apply@1.0 finds under the key of a step; 0 if none is seen here."""
     name = step.get("path") if isinstance(step, Message) else None
-    places = [place for place in (step, base, asked) if isinstance(place, Message)]
-    text = next((place[as_text(name)] for place in places if as_text(name) in place), None) if name else None
+    if not isinstance(name, bytes):
+        return 0
+    key = as_text(name)
+    parts = (one.message if isinstance(one, As) else one for one in (step, *reversed(before), asked))
+    text = next((place.raw(key) for place in parts if isinstance(place, Message) and place.raw(key) is not None), None)
     if not isinstance(text, bytes):
-        return total
+        return 0
     try:
-        return total + _count(Message({"path": text}), depth + 1)
+        return _parts(path.parse(text), asked, depth + 1, {})
     except MessageError:
-        return total
+        return 0
 
 
 def _device(member: Value) -> str:
