@@ -75,11 +75,15 @@ class Asked:
     def chat(self) -> bool:
         return bool(self.turns)
 
-    def ids(self, tokenizer: Tokenizer) -> list[int]:
-        """Return the prompt as ids; raise what the tokenizer raises."""
+    def ids(self, tokenizer: Tokenizer, context: int) -> list[int]:
+        """Return the prompt as ids, unless it is sure to be longer than a context; raise what the tokenizer raises."""
         if self.turns:
+            tokenizer.check_fits((turn["content"] for turn in self.turns), context)
             return tokenizer.chat(self.turns)
-        return tokenizer.encode(self.prompt) if isinstance(self.prompt, str) else list(self.prompt)
+        if not isinstance(self.prompt, str):
+            return list(self.prompt)
+        tokenizer.check_fits((self.prompt,), context)
+        return tokenizer.encode(self.prompt)
 
 
 def _loaded(one: Value) -> Value:

@@ -209,7 +209,7 @@ class Inference:
             mailed: it is for a process, whose bounds are the device's and not the node's.
         """
         card, served = self._opened(asked.model, ctx)
-        prompt = asked.ids(served.tokenizer)
+        prompt = asked.ids(served.tokenizer, card.context)
         if mailed:
             mail.check_prompt(len(prompt))
         limit = min(asked.limit, max(card.context - len(prompt), 1))

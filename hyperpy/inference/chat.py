@@ -16,7 +16,7 @@ from hyperpy.errors import CodecError, ParameterError, SizeError
 from hyperpy.inference import templating
 
 ROLES = ("system", "user", "assistant", "tool")
-MAX_TURNS, MAX_CONTENT, MAX_TEMPLATE, MAX_RENDERED = 1024, 1 << 22, 1 << 16, 1 << 23
+MAX_TURNS, MAX_CONTENT, MAX_TEMPLATE, MAX_RENDERED = 1024, 1 << 19, 1 << 16, 1 << 21
 SECONDS, MEMORY = 5, 1 << 29
 """What a template may use: seconds of CPU, and bytes of address space."""
 

@@ -9,19 +9,28 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from hyperpy.errors import CodecError, ParameterError, SizeError
+from hyperpy.errors import Busy, CodecError, ParameterError, SizeError
 from hyperpy.inference import bpe
 from hyperpy.inference.chat import check_turns, render
 
-MAX_TEXT = 1 << 22
-"""Most bytes of a text that is encoded at once."""
+MAX_TEXT = 1 << 19
+"""Most bytes of a text that is encoded: the library takes some 300 bytes of memory for each token."""
+_LARGE = 1 << 14
+"""Bytes of a text from which on only one is encoded at a time."""
+_PATIENCE_S = 10.0
+_SHRINKS = 4
+"""How many times shorter NFC makes a text at most (UAX 15: 3 in UTF-8), where a tokenizer normalizes."""
 
 _FIELDS = ("model", "pre", "tokens", "token_type", "merges", "bos_token_id", "eos_token_id", "eot_token_id")
 _PIECES = ("scores", "unknown_token_id", "add_space_prefix")
+
+_LESS = "Send a shorter text."
+_one_large = threading.Lock()
 
 _BYTE = re.compile("<0x([0-9A-F]{2})>")
 _DISARM = "\ufdd0"
@@ -80,16 +89,38 @@ class Tokenizer:
         """Return the ids of plain text; nothing in it is a special token.
 
         Raises:
-            SizeError: the text has more than 4 MiB.
+            SizeError: the text has more than 512 KiB.
             ParameterError: the text holds lone surrogates.
+            Busy: other large texts are being encoded; that is no result.
         """
-        if len(text) > MAX_TEXT:
-            raise SizeError(f"a text of {len(text)} characters is not encoded at once, only {MAX_TEXT}")
+        size = _bytes_in(text)
+        if size > MAX_TEXT:
+            raise SizeError(f"a text of {size} bytes is not encoded, only one of {MAX_TEXT}", hint=_LESS)
+        if size < _LARGE:
+            return list(self._bpe.encode(text, add_special_tokens=False).ids) if text else []
+        if not _one_large.acquire(timeout=_PATIENCE_S):
+            raise Busy("other long texts are being read")
         try:
-            text.encode("utf-8")
-        except UnicodeEncodeError:
-            raise ParameterError("the text holds half of a surrogate pair", name="text") from None
-        return list(self._bpe.encode(text, add_special_tokens=False).ids) if text else []
+            return list(self._bpe.encode(text, add_special_tokens=False).ids)
+        finally:
+            _one_large.release()
+
+    def check_fits(self, texts: Iterable[str], count: int) -> None:
+        """Compare the length of texts with what so many tokens can stand for, before anything is encoded.
+
+        Raises:
+            SizeError: they cannot be so few tokens.
+            ParameterError: a text holds lone surrogates.
+        """
+        most = count * self.longest * (_SHRINKS if self.fields["pre"] == "qwen2" else 1)
+        size = sum(map(_bytes_in, texts))
+        if size > most:
+            raise SizeError(f"{size} bytes of prompt are more than a context of {count} tokens can hold", hint=_LESS)
+
+    @cached_property
+    def longest(self) -> int:
+        """Return how many bytes the longest token stands for."""
+        return max(len(self.bytes_of(ident)) for ident in range(len(self.tokens)))
 
     def encode_rendered(self, text: str) -> list[int]:
         """Return the ids of a filled-in template: special tokens where the template wrote them."""
@@ -158,6 +189,13 @@ class Stream:
         """Return what was never completed, as U+FFFD."""
         held, self._held = self._held, b""
         return held.decode("utf-8", "replace")
+
+
+def _bytes_in(text: str) -> int:
+    try:
+        return len(text.encode("utf-8"))
+    except UnicodeEncodeError:
+        raise ParameterError("the text holds half of a surrogate pair", name="text") from None
 
 
 def _length(lead: int) -> int:
