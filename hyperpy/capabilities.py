@@ -212,8 +212,7 @@ class Jobs(Protocol):
             into: collects what several steps write; the caller commits it before anybody is answered.
 
         Raises:
-            DeviceStopped: it had all the time that a job gets, or a safety net ended it.
-            HyperpyError: the step failed; its record is committed all the same.
+            HyperpyError: the step failed, DeviceStopped if it took all its time; its record is committed all the same.
         """
 
     def resolve(self, asked: Message) -> Result:
