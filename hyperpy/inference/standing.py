@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 KEPT: Final = 4
 """Computations that are kept."""
+ROOM: Final = 16_384
+"""Positions of all of them together, unless one alone has more; each takes its part of the model's cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ class Standing:
         with self._lock:
             making = self._made.get(asked.name)
             if making is None or (making.done() and making.exception() is not None):
-                self._make_room()
+                self._make_room(len(asked.ids))
                 making = self._made[asked.name] = self._maker.submit(self._make, asked, engine, weights)
             self._made.move_to_end(asked.name)
         while not making.done() and time.monotonic() < deadline:
@@ -95,11 +97,15 @@ class Standing:
         self._closed = True
         self._maker.shutdown(wait=False, cancel_futures=True)
 
-    def _make_room(self) -> None:
+    def _make_room(self, positions: int) -> None:
+        """Let go of what was asked about longest ago; what is being made stays."""
+        done = {name: one.result() for name, one in self._made.items() if one.done() and one.exception() is None}
+        used = sum(len(one.ids) for one in done.values())
         for name, making in list(self._made.items()):
-            if len(self._made) < KEPT:
+            if len(self._made) < KEPT and used + positions <= ROOM:
                 return
             if making.done():
+                used -= len(done[name].ids) if name in done else 0
                 del self._made[name]
         if len(self._made) >= KEPT:
             raise Busy("other disputes are being computed", hint="Try again later.")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import threading
 from collections.abc import Sequence
 from decimal import Decimal, localcontext
 from fractions import Fraction
@@ -98,13 +99,16 @@ class Rope:
         self._steps = steps
         self._at = [(1 << _BITS, 0)] * pairs
         self._rows = np.empty((0, pairs, 2), np.int64)
+        self._growing = threading.Lock()
 
     def upto(self, positions: int) -> npt.NDArray[np.int64]:
-        """Return [position][pair][cos, sin] in Q.30 for at least that many positions."""
-        have = len(self._rows)
-        if positions > have:
-            made = [self._next() for _ in range(max(positions, min(2 * have, have + 1024)) - have)]
-            self._rows = np.concatenate([self._rows, np.array(made, np.int64)])
+        """Return [position][pair][cos, sin] in Q.30 for at least that many positions; from any thread."""
+        if positions > len(self._rows):
+            with self._growing:
+                have = len(self._rows)
+                if positions > have:
+                    made = [self._next() for _ in range(max(positions, min(2 * have, have + 1024)) - have)]
+                    self._rows = np.concatenate([self._rows, np.array(made, np.int64)])
         return self._rows
 
     def _next(self) -> list[tuple[int, int]]:

@@ -94,11 +94,12 @@ class Trace:
 
     def tensors(self, token: int) -> dict[Any, Ints]:
         """Return the tensors of a token by name: ``embedding``, (layer, op), ``output_norm``, ``logits``."""
-        if self._last[0] != token:
+        last = self._last  # held here: another thread may ask for another token meanwhile
+        if last[0] != token:
             found = Tensors()
             self.engine.forward([self.ids[token]], self.cache.prefix(token), every=True, trace=found)
-            self._last = token, {name: rows[0] for name, rows in found.found.items()}
-        return self._last[1]
+            last = self._last = token, {name: rows[0] for name, rows in found.found.items()}
+        return last[1]
 
     def tensor(self, token: int, op: str, layer: int) -> Ints:
         """Return one tensor of a token."""

@@ -1,0 +1,120 @@
+"""What a node keeps for disputes, and what several threads may share."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from hyperpy.errors import Busy, NotFound, ParameterError, SizeError
+from hyperpy.inference import reference, standing, tables, weights
+from hyperpy.inference.engines import toy_model
+from hyperpy.inference.sampler import Sampling
+from hyperpy.inference.standing import Disputed, Standing
+
+REFERENCE = "ab" * 32
+WEIGHTS = weights.weight_root(dict(toy_model().weights))
+
+
+@pytest.fixture
+def kept() -> Iterator[Standing]:
+    made = Standing()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def engine() -> reference.Engine:
+    return reference.Engine(toy_model())
+
+
+@pytest.fixture
+def switching() -> Iterator[None]:
+    """Have threads take turns as often as can be."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def asked(*ids: int) -> Disputed:
+    return Disputed(REFERENCE, ids, len(ids), Sampling())
+
+
+def soon() -> float:
+    return time.monotonic() + 60
+
+
+def test_a_name_says_all_that_is_asked() -> None:
+    one = Disputed(REFERENCE, (1, 2, 3), 2, Sampling())
+    others = [
+        Disputed("cd" * 32, (1, 2, 3), 2, Sampling()),
+        Disputed(REFERENCE, (1, 2, 4), 2, Sampling()),
+        Disputed(REFERENCE, (1, 2, 3), 3, Sampling()),
+        Disputed(REFERENCE, (1, 2, 3), 2, Sampling(t16=656)),
+        Disputed(REFERENCE, (1, 2, 3), 2, Sampling(top_k=1)),
+        Disputed(REFERENCE, (1, 2, 3), 2, Sampling(p16=1)),
+        Disputed(REFERENCE, (1, 2, 3), 2, Sampling(seed=bytes([1]) * 32)),
+    ]
+    assert len({one.name, *(other.name for other in others)}) == 8
+    assert Disputed(REFERENCE, (1, 2, 3), 2, Sampling()).name == one.name
+
+
+def test_the_same_is_made_once(kept: Standing, engine: reference.Engine) -> None:
+    one = kept.of(asked(5, 6, 7), lambda: engine, WEIGHTS, soon())
+    assert kept.of(asked(5, 6, 7), lambda: engine, WEIGHTS, soon()) is one
+    assert kept.known(asked(5, 6, 7).name) is one
+    with pytest.raises(NotFound):
+        kept.known(asked(5, 6).name)
+
+
+def test_what_was_asked_about_longest_ago_goes(
+    kept: Standing, engine: reference.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standing, "ROOM", 20)
+    for number in range(3):
+        kept.of(asked(*range(6), number), lambda: engine, WEIGHTS, soon())
+    with pytest.raises(NotFound):
+        kept.known(asked(*range(6), 0).name)
+    kept.known(asked(*range(6), 1).name)
+    kept.of(asked(*range(30)), lambda: engine, WEIGHTS, soon())
+    assert kept.known(asked(*range(30)).name).tokens, "one alone may have more"
+    with pytest.raises(NotFound):
+        kept.known(asked(*range(6), 2).name)
+
+
+def test_who_comes_too_early_is_told_to_come_again(kept: Standing, engine: reference.Engine) -> None:
+    with pytest.raises(Busy, match="being computed") as error:
+        kept.of(asked(*range(200)), lambda: engine, WEIGHTS, time.monotonic())
+    assert error.value.retry_after
+    assert len(kept.of(asked(*range(200)), lambda: engine, WEIGHTS, soon()).tokens) == 200
+
+
+def test_what_cannot_be_computed_is_not_kept(kept: Standing, engine: reference.Engine) -> None:
+    for ids, kind in (((1, 264), ParameterError), ((1,) * 2048, SizeError)):
+        for _ in range(2):
+            with pytest.raises(kind):
+                kept.of(asked(*ids), lambda: engine, WEIGHTS, soon())
+        with pytest.raises(NotFound):
+            kept.known(asked(*ids).name)
+
+
+def test_questions_from_many_threads(kept: Standing, engine: reference.Engine, switching: None) -> None:
+    """Each gets the answer to its own question: what a node signs must not be mixed up."""
+    trace = kept.of(asked(*range(40)), lambda: engine, WEIGHTS, soon())
+    alone = [trace.answer({"ask": "token", "token": at}) for at in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda at: trace.answer({"ask": "token", "token": at % 40}), range(240)))
+    assert all(one == alone[at % 40] for at, one in enumerate(found))
+
+
+def test_rotations_grown_by_many_threads(switching: None) -> None:
+    wanted = tables.Rope(10000.0, 8).upto(400)
+    for _ in range(6):
+        shared = tables.Rope(10000.0, 8)
+        with ThreadPoolExecutor(8) as pool:
+            for rows in pool.map(shared.upto, [n * 10 for n in range(1, 40)]):
+                assert (rows == wanted[: len(rows)]).all() if len(rows) <= 400 else (rows[:400] == wanted).all()
