@@ -19,7 +19,7 @@ from .instance import Limits, called
 from .state import Live, Pages, State
 from .values import Failure, fit
 
-FUEL, MOST_FUEL = 2_000_000_000, 20_000_000_000
+FUEL, MOST_FUEL = 2_000_000_000, 8_000_000_000
 MEMORY, MOST_MEMORY = 256 << 20, 1 << 30
 _WHOLE = 1 << 20
 """Bytes of memory that a process's snapshot holds as one piece."""
@@ -28,7 +28,11 @@ IMPORTS = 2_000
 """Calls of imports that go through message resolution, in one call."""
 
 
-@device("wasm-64@1.0", needs=("store",), uses=("hyperpy.codecs.wasm", "hyperpy.codecs.wasm_convert"))
+@device(
+    "wasm-64@1.0",
+    needs=("store",),
+    uses=("hyperpy.codecs.wasm", "hyperpy.codecs.wasm_convert", "hyperpy.codecs.wasm_meter"),
+)
 class Wasm64:
     """Runs a WebAssembly image with 32- or 64-bit memory: same image, same calls, same results.
 

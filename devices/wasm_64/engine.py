@@ -10,18 +10,22 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from hyperpy.codecs import wasm
-from hyperpy.errors import Busy, CodecError, DeviceTimeout, SizeError
+from hyperpy.errors import Busy, CodecError, DeviceStopped, DeviceTimeout, SizeError
+
+from .compile_child import config
+from .compiler import COMPILER, Refused
 
 if TYPE_CHECKING:
     from wasmtime import Engine, FuncType, Linker, Module
 
 IMAGE_LIMIT = 32 << 20
-"""Bytes of one image. Compiling cannot be interrupted."""
-STACK = 512 << 10
-"""Bytes of a guest's call stack."""
+"""Bytes of one image."""
 _KEPT = 16
 _KEPT_BYTES = 64 << 20
-_COMPILING = 4
+_COMPILING = 64
+_CONVERTING = threading.BoundedSemaphore(2)
+_KNOWN_S = 600.0
+_KNOWN = 1_000
 _TICK_S = 0.05
 _LETTERS = {"i32": "i", "i64": "I", "f32": "f", "f64": "F"}
 
@@ -58,15 +62,15 @@ class Compiled:
     """
 
     def __init__(self, key: str, image: bytes, called: Callable[[Import, tuple[Any, ...]], Any]) -> None:
-        from wasmtime import FuncType, Linker, MemoryType, Module, WasmtimeError
+        from wasmtime import FuncType, Linker, MemoryType, Module
 
         made = wasm.instrument(image)
         self.key, self.size = key, len(image)
         self.globals, self.has_memory = made.globals, made.memory
         self.engine = engine()
         try:
-            self.module: Module = Module(self.engine, made.image)
-        except WasmtimeError as error:
+            self.module: Module = Module.deserialize(self.engine, COMPILER.compile(made.image))
+        except Refused as error:
             raise _refused(str(error)) from None
         self.linker: Linker = Linker(self.engine)
         for item in self.module.imports:
@@ -102,25 +106,17 @@ _engine: Engine | None = None
 _lock = threading.Lock()
 _modules: OrderedDict[tuple[str, str], Compiled] = OrderedDict()
 _compiling: dict[tuple[str, str], Future[Compiled]] = {}
+_stopped: OrderedDict[tuple[str, str], tuple[float, str]] = OrderedDict()
+"""Images that took too much to compile: until when that is taken for certain (monotonic seconds), and the text."""
 
 
 def engine() -> Engine:
     """Return the process's engine: 64-bit memory, counted steps, one NaN, no threads."""
     global _engine
     if _engine is None:
-        from wasmtime import Config, Engine
+        from wasmtime import Engine
 
-        config = Config()
-        config.wasm_memory64 = True
-        config.wasm_exceptions = True
-        config.wasm_threads = False
-        config.wasm_multi_memory = False
-        config.wasm_relaxed_simd_deterministic = True
-        config.cranelift_nan_canonicalization = True
-        config.consume_fuel = True
-        config.epoch_interruption = True
-        config.max_wasm_stack = STACK
-        _engine = Engine(config)
+        _engine = Engine(config())
     return _engine
 
 
@@ -135,8 +131,8 @@ def load(
 ) -> Compiled:
     """Return the compiled image of an ID, compiled once however many ask.
 
-    Compiling cannot be interrupted, so a thread of its own does it; a caller whose time ends leaves it to those
-    who ask later.
+    A process of its own does it, within limits; a caller whose time ends leaves it to those who ask later. What
+    passed the limits is not tried again for ten minutes.
 
     Args:
         image: returns the bytes; asked, on this thread, only if they must be compiled.
@@ -148,6 +144,7 @@ def load(
         LegacyExceptions: it must be converted first.
         CodecError, SizeError: it is no module, or too large.
         DeviceTimeout: it is not ready yet.
+        DeviceStopped: compiling it takes too much processor time or memory.
         Busy: too many images are being compiled.
     """
     name = (key, form)
@@ -156,6 +153,7 @@ def load(
         if found is not None:
             _modules.move_to_end(name)
             return found
+        _check_stopped(name)
     data = image()
     if len(data) > IMAGE_LIMIT:
         raise SizeError(f"an image may have {IMAGE_LIMIT} bytes, not {len(data)}")
@@ -165,12 +163,28 @@ def load(
             if len(_compiling) >= _COMPILING:
                 raise Busy("too many WebAssembly images are being compiled")
             job = _compiling[name] = Future()
-            args = (name, job, lambda: Compiled(key, change(data) if change is not None else data, called))
+            args = (name, job, lambda: Compiled(key, _changed(data, change), called))
             threading.Thread(target=_compile, args=args, name="hyperpy-wasm-compile", daemon=True).start()
     try:
         return job.result(max(0.0, deadline - time.monotonic()))
     except TimeoutError:
         raise DeviceTimeout("the image is still being compiled") from None
+
+
+def _check_stopped(name: tuple[str, str]) -> None:
+    until, text = _stopped.get(name, (0.0, ""))
+    left = until - time.monotonic()
+    if left > 0:
+        raise DeviceStopped(
+            text, hint=f"Make the image smaller, or its functions. This node tries again in {left:.0f} s."
+        )
+
+
+def _changed(data: bytes, change: Callable[[bytes], bytes] | None) -> bytes:
+    if change is None:
+        return data
+    with _CONVERTING:
+        return change(data)
 
 
 def _compile(name: tuple[str, str], job: Future[Compiled], make: Callable[[], Compiled]) -> None:
@@ -179,6 +193,10 @@ def _compile(name: tuple[str, str], job: Future[Compiled], make: Callable[[], Co
     except BaseException as error:
         with _lock:
             _compiling.pop(name, None)
+            if isinstance(error, DeviceStopped):
+                _stopped[name] = time.monotonic() + _KNOWN_S, error.message
+                while len(_stopped) > _KNOWN:
+                    _stopped.popitem(last=False)
         job.set_exception(error)
         return
     with _lock:

@@ -1,13 +1,15 @@
 """The WebAssembly binary format, as far as a host must read it: where a module keeps its state.
 
 A call's state is the memory and every mutable global. Most compilers export the memory alone, so
-:func:`instrument` adds exports for the rest; nothing else in the image changes.
+:func:`instrument` adds exports for the rest, and has costly operators paid for (``wasm_meter``); nothing else in
+the image changes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hyperpy.codecs.wasm_meter import Sections, check, leb, metered, number
 from hyperpy.errors import CodecError
 
 MAGIC = b"\0asm\x01\0\0\0"
@@ -42,10 +44,10 @@ class Instrumented:
 
 
 def instrument(image: bytes) -> Instrumented:
-    """Return the image with its memory and mutable globals exported.
+    """Return the image with its memory and mutable globals exported, and its costly operators paid for.
 
     Raises:
-        CodecError: no WebAssembly module, or it imports anything but functions.
+        CodecError: no WebAssembly module, one that is too large in some way, or it imports anything but functions.
     """
     if image[:8] != MAGIC:
         raise CodecError(
@@ -53,24 +55,24 @@ def instrument(image: bytes) -> Instrumented:
         )
     try:
         sections = _sections(image)
+        check(sections)
         bodies = dict(sections)
         _check_imports(bodies.get(2, b"\0"))
         mutable = _mutable(bodies.get(6, b"\0"))
         memory = bodies.get(5, b"\0")[:1] != b"\0"
+        sections = metered(sections)
     except IndexError:
         raise CodecError("the WebAssembly module ends too early") from None
     extra = [_export(MEMORY, 2, 0)] if memory else []
     extra += [_export(f"{GLOBAL}{index}", 3, index) for index in mutable]
-    if not extra:
-        return Instrumented(image, mutable, memory)
     return Instrumented(_with_exports(sections, extra), mutable, memory)
 
 
-def _sections(image: bytes) -> list[tuple[int, bytes]]:
-    found: list[tuple[int, bytes]] = []
+def _sections(image: bytes) -> Sections:
+    found: Sections = []
     at = 8
     while at < len(image):
-        size, start = _leb(image, at + 1)
+        size, start = leb(image, at + 1)
         if start + size > len(image):
             raise CodecError("a section of the WebAssembly module is longer than the module")
         found.append((image[at], image[start : start + size]))
@@ -79,11 +81,11 @@ def _sections(image: bytes) -> list[tuple[int, bytes]]:
 
 
 def _check_imports(body: bytes) -> None:
-    count, at = _leb(body, 0)
+    count, at = leb(body, 0)
     for _ in range(count):
         names = []
         for _ in range(2):
-            size, at = _leb(body, at)
+            size, at = leb(body, at)
             names.append(body[at : at + size].decode("utf-8", "replace"))
             at += size
         if body[at] != 0:
@@ -92,18 +94,18 @@ def _check_imports(body: bytes) -> None:
                 f"the module imports the {kind} {names[0][:80]!a}.{names[1][:80]!a}; only functions can be imported",
                 hint="Build it so that it defines and exports its own memory and table.",
             )
-        _, at = _leb(body, at + 1)
+        _, at = leb(body, at + 1)
 
 
 def _mutable(body: bytes) -> dict[int, str]:
     """Return the index and type of each mutable global of a number type."""
-    count, at = _leb(body, 0)
+    count, at = leb(body, 0)
     found: dict[int, str] = {}
     for index in range(count):
         kind = body[at]
         at += 1
         if kind in (0x63, 0x64):  # a reference to a heap type
-            _, at = _leb(body, at)
+            _, at = leb(body, at)
         if body[at] & 1 and kind in _NUMBERS:
             found[index] = _NUMBERS[kind]
         at = _past_expression(body, at + 1)
@@ -116,62 +118,38 @@ def _past_expression(body: bytes, at: int) -> int:
         operator = body[at]
         at += 1
         if operator in _IMMEDIATE:
-            _, at = _leb(body, at)
+            _, at = leb(body, at)
         elif operator in _FIXED:
             at += _FIXED[operator]
         elif operator == 0xFD:  # v128.const
-            _, at = _leb(body, at)
+            _, at = leb(body, at)
             at += 16
         elif operator not in _BARE:
             raise CodecError(f"a global of the module begins with operator 0x{operator:02x}, which is not supported")
     return at + 1
 
 
-def _with_exports(sections: list[tuple[int, bytes]], extra: list[bytes]) -> bytes:
+def _with_exports(sections: Sections, extra: list[bytes]) -> bytes:
     out = bytearray(MAGIC)
     done = False
-    for number, body in sections:
-        if number == _EXPORT:
-            count, at = _leb(body, 0)
-            body = _number(count + len(extra)) + body[at:] + b"".join(extra)
+    for kind, body in sections:
+        if kind == _EXPORT:
+            count, at = leb(body, 0)
+            body = number(count + len(extra)) + body[at:] + b"".join(extra)
             done = True
-        elif number in _LATER and not done:
-            out += _section(_EXPORT, _number(len(extra)) + b"".join(extra))
+        elif kind in _LATER and not done and extra:
+            out += _section(_EXPORT, number(len(extra)) + b"".join(extra))
             done = True
-        out += _section(number, body)
-    if not done:
-        out += _section(_EXPORT, _number(len(extra)) + b"".join(extra))
+        out += _section(kind, body)
+    if not done and extra:
+        out += _section(_EXPORT, number(len(extra)) + b"".join(extra))
     return bytes(out)
 
 
 def _export(name: str, kind: int, index: int) -> bytes:
     text = name.encode()
-    return _number(len(text)) + text + bytes([kind]) + _number(index)
+    return number(len(text)) + text + bytes([kind]) + number(index)
 
 
-def _section(number: int, body: bytes) -> bytes:
-    return bytes([number]) + _number(len(body)) + body
-
-
-def _leb(data: bytes, at: int) -> tuple[int, int]:
-    """Return an unsigned LEB128 number and where it ends; signed ones are only skipped with it."""
-    found = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        found |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return found, at
-        shift += 7
-        if shift > 70:
-            raise CodecError("a number in the WebAssembly module is too long")
-
-
-def _number(item: int) -> bytes:
-    out = bytearray()
-    while True:
-        item, low = item >> 7, item & 0x7F
-        if not item:
-            out.append(low)
-            return bytes(out)
-        out.append(low | 0x80)
+def _section(kind: int, body: bytes) -> bytes:
+    return bytes([kind]) + number(len(body)) + body
