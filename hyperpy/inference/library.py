@@ -15,6 +15,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +181,17 @@ class Library:
 
 
 def _entry(path: Path) -> Entry:
-    """Read a manifest."""
+    """Return what a manifest says; it is read again when it was written again."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise Corrupt(f"the manifest {path} is damaged: {error}", hint=f"Delete the folder {path.parent}.") from None
+    return _read(path, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+
+
+@lru_cache(maxsize=256)
+def _read(path: Path, signature: tuple[int, ...]) -> Entry:
+    """Read a manifest; ``signature`` says which one is meant."""
     try:
         manifest = json.loads(path.read_text("utf-8"))
         if manifest["model-id"] != path.parent.name:
