@@ -32,7 +32,6 @@ from hyperpy.message import Value, list_to_map
 from hyperpy.schedule_rules import schedulers_of
 from hyperpy.sdk import Result
 
-from . import values
 from .verdict import Undecided, Verdict, fault_id
 
 _ELSEWHERE: Final = (MessageNotFound, DeviceNotFound, *slot_rules.PASSING)
@@ -334,6 +333,8 @@ class Judge:
 
     def _value(self, proof: Proof) -> Verdict:
         """``wrong-value``, ``wrong-answer``: judged from what was signed alone, by HPI-1."""
+        from . import values  # which needs NumPy
+
         if self._pinned and self._of != values.DEVICE:
             raise Undecided(f"only {values.DEVICE} is judged by this, and only where its results are promised")
         return values.judged(proof)
