@@ -108,13 +108,16 @@ def verdicts() -> Iterator[None]:
 
 
 def write_whole(file: Path, data: bytes) -> None:
-    """Write a file, whole or not at all.
+    """Write a file, whole or not at all; what is no plain file, such as a device or a pipe, is written to as it is.
 
     Raises:
         ConfigError: it cannot be written.
     """
     beside = file.with_name(f".{file.name}.{os.getpid()}")
     try:
+        if file.exists() and not file.is_file():
+            file.write_bytes(data)
+            return
         beside.write_bytes(data)
         beside.replace(file)
     except OSError as error:

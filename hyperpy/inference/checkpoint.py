@@ -24,8 +24,8 @@ from hyperpy.inference.gguf import MAX_ITEMS, MAX_TENSORS, Gguf, Tensor
 from hyperpy.inference.model import ARCHITECTURES, Numbers
 from hyperpy.inference.tables import llama3_factors
 
-MAX_HEADER, MAX_JSON = 1 << 26, 1 << 26
-"""Most bytes of a safetensors header, and of any other JSON file of the folder."""
+MAX_HEADER, MAX_JSON, MAX_CONFIG = 1 << 26, 1 << 26, 1 << 20
+"""Most bytes of a safetensors header, of ``tokenizer.json`` or an index, and of any other file about the model."""
 
 _SIZES = {"F32": 4, "F16": 2, "BF16": 2}
 _OUTER = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
@@ -52,6 +52,7 @@ _WHOLE = {
     "attention.key_length": "head_dim",
     "context_length": "max_position_embeddings",
 }
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 _REAL = {"attention.layer_norm_rms_epsilon": "rms_norm_eps", "rope.freq_base": "rope_theta"}
 
 
@@ -68,7 +69,8 @@ def files_of(folder: Path) -> list[Path]:
     else:
         names = ["model.safetensors"]
     for name in (*names, "config.json", "tokenizer.json"):
-        if Path(name).name != name or not (folder / name).is_file():
+        possible = len(name.encode("utf-8", "replace")) <= 255 and "\0" not in name and Path(name).name == name
+        if not possible or not (folder / name).is_file():
             raise CodecError(f"the folder has no file '{name[:80]}'", hint="Fetch the whole checkpoint folder.")
     extra = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja")
     return [folder / name for name in (*names, *extra) if (folder / name).is_file()]
@@ -112,7 +114,7 @@ def tensors_of(view: memoryview, file: str) -> Iterable[Tensor]:
     end = 0
     for name, record in sorted(header.items(), key=_place):
         kind, shape, (first, last) = record["dtype"], record["shape"], record["data_offsets"]
-        if kind not in _SIZES:
+        if not isinstance(kind, str) or kind not in _SIZES:
             raise CodecError(f"'{name[:80]}' is of the type {str(kind)[:20]}", hint="F32, F16 and BF16 are read.")
         size = _SIZES[kind]
         for number in shape:
@@ -155,7 +157,15 @@ def _shape(config: Mapping[str, Any]) -> dict[str, Any]:
             f"the architecture '{str(kind)[:40]}' is not supported", hint=f"HPI-1 runs {', '.join(ARCHITECTURES)}."
         )
     biased = config.get("attention_bias", kind == "qwen2")
+    layers = config.get("layer_types") or []
+    sliding = not isinstance(layers, list) or any(one != "full_attention" for one in layers)
+    window = config.get("sliding_window") if kind == "llama" else None  # the others ask with use_sliding_window
+    experts = [name for name in _EXPERTS if config.get(name)]
     unlike = {
+        "layer_types": sliding,
+        "sliding_window": window is not None,
+        "partial_rotary_factor": config.get("partial_rotary_factor") not in (None, 1),
+        (experts or ["experts"])[0]: bool(experts),
         "hidden_act": config.get("hidden_act", "silu") != "silu",
         "use_sliding_window": config.get("use_sliding_window", False),
         "attention_bias": biased is not (kind == "qwen2"),
@@ -166,8 +176,10 @@ def _shape(config: Mapping[str, Any]) -> dict[str, Any]:
             raise CodecError(f"config.json asks for {key} = {str(config.get(key))[:60]}, which HPI-1 does not have")
     made: dict[str, Any] = {"general.architecture": kind}
     made |= {f"{kind}.{ours}": config[theirs] for ours, theirs in _WHOLE.items() if config.get(theirs) is not None}
+    rope = config.get("rope_parameters")
+    told = {**(rope if isinstance(rope, dict) else {}), **config}
     for ours, theirs in _REAL.items():
-        value = config.get(theirs)
+        value = told.get(theirs)
         if isinstance(value, int | float) and abs(value) < 1e30:
             value = float(np.float32(value))
         if value is not None:
@@ -178,7 +190,14 @@ def _shape(config: Mapping[str, Any]) -> dict[str, Any]:
 def _factors(config: Mapping[str, Any], metadata: Mapping[str, Any]) -> list[float]:
     """Return what the angle of each of RoPE's pairs is divided by; empty: nothing."""
     scaling = config.get("rope_scaling")
-    if scaling is None:
+    rope = config.get("rope_parameters")  # of Transformers 5: rope_theta and rope_scaling in one
+    if rope is not None:
+        alike = isinstance(rope, dict) and not any(isinstance(one, dict) for one in rope.values())
+        if not alike or rope.get("partial_rotary_factor") not in (None, 1):
+            raise CodecError(f"config.json asks for rope_parameters = {str(rope)[:60]}, which HPI-1 does not have")
+        if scaling is None and rope.get("rope_type", "default") != "default":
+            scaling = rope
+    if scaling is None or (isinstance(scaling, dict) and scaling.get("rope_type") == "default"):
         return []
     told = scaling if isinstance(scaling, dict) else {}
     kind = told.get("rope_type", told.get("type"))
@@ -242,12 +261,14 @@ def _companions(folder: Path, ids: Mapping[str, int]) -> dict[str, Any]:
             made.setdefault("tokenizer.ggml.eot_token_id", number)
     template = config.get("chat_template")
     if isinstance(template, list):
-        named = {one.get("name"): one.get("template") for one in template if isinstance(one, dict)}
-        template = named.get("default")
+        named = [one for one in template if isinstance(one, dict) and one.get("name") == "default"]
+        template = named[0].get("template") if named else None
     alone = folder / "chat_template.jinja"
     if alone.is_file():
-        template = _text(alone)
+        template = _text(alone, MAX_CONFIG)
     if isinstance(template, str):
+        if any("\ud800" <= letter <= "\udfff" for letter in template):
+            raise CodecError("the chat template is no Unicode text")
         made["tokenizer.chat_template"] = template
     return made
 
@@ -256,6 +277,7 @@ def _pre(file: Mapping[str, Any]) -> str:
     """Return the name of a pre-tokenizer that ``tokenizer.json`` spells out."""
     outer, normal = file.get("pre_tokenizer"), file.get("normalizer")
     parts = outer.get("pretokenizers", [outer]) if isinstance(outer, dict) else []
+    parts = parts if isinstance(parts, list) else []
     known = [part for part in parts if isinstance(part, dict)]
     kinds = [part.get("type") for part in known]
     level = known[-1] if known else {}
@@ -282,13 +304,14 @@ def _json(path: Path, optional: bool = False) -> dict[str, Any]:
     """Return the object that a JSON file holds."""
     if optional and not path.is_file():
         return {}
-    return _parsed(memoryview(_text(path).encode()), path.name)
+    most = MAX_JSON if path.name in ("tokenizer.json", "model.safetensors.index.json") else MAX_CONFIG
+    return _parsed(memoryview(_text(path, most).encode()), path.name)
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, most: int) -> str:
     try:
-        if path.stat().st_size > MAX_JSON:
-            raise SizeError(f"'{path.name}' has more than {MAX_JSON >> 20} MiB")
+        if path.stat().st_size > most:
+            raise SizeError(f"'{path.name}' has more than {most >> 20} MiB")
         return path.read_text("utf-8")
     except UnicodeDecodeError:
         raise CodecError(f"'{path.name}' is not UTF-8") from None

@@ -1,19 +1,22 @@
 """Models on disk: converted once, named by what they are, checked whenever they are loaded.
 
-A model is a folder named by its model-id (hex) with ``weights`` (the payloads of 4.5, one after another, mapped and
-never copied), ``tokenizer.json`` and ``manifest.json``. Loading hashes the payloads, so weights that rotted on disk
-are refused before they can make a wrong token.
+A model is a folder named by its model-id (hex) with ``weights`` (the payloads of 4.5, one after another),
+``tokenizer.json`` and ``manifest.json``. Loading reads the payloads whole and hashes what was read, so weights that
+rotted on disk are refused before they can make a wrong token. They are not mapped: a file that is written to or cut
+while it is mapped would change tokens, or end the process.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import fcntl
+import glob
 import hashlib
 import json
-import mmap
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperpy.errors import CodecError, Corrupt, NotFound, StoreError
+from hyperpy.errors import CodecError, Corrupt, NotFound, ParameterError, StoreError
 from hyperpy.inference import blocks, checkpoint, gguf, weights
 from hyperpy.inference.model import Config, Model, check_shapes, config_of
 from hyperpy.inference.reference import Engine
@@ -32,6 +35,7 @@ Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many bytes of how many."""
 
 ALIGN = 64
+_LOCK, _YOUNG_S = ".lock", 60.0
 LARGEST = 2**30
 """A calibration run whose residual stream passes this wants fewer fraction bits (5.1)."""
 _CALIBRATION = "In 1843 the first program was written: 12 steps, 25 variables.\n\ndef f(x): return x * 7 # naïve"
@@ -62,8 +66,7 @@ class Library:
 
     def entries(self) -> list[Entry]:
         """Return the models, by name."""
-        found = [_entry(path) for path in self.folder.glob("*/manifest.json") if len(path.parent.name) == 64]
-        return sorted(found, key=lambda entry: (entry.name, entry.ident))
+        return self.sound()[0]
 
     def sound(self) -> tuple[list[Entry], list[Corrupt]]:
         """Return the models, by name, and what is wrong with those whose manifest is damaged."""
@@ -83,10 +86,14 @@ class Library:
 
         Raises:
             NotFound: there is none.
+            Corrupt: there is none, but one whose manifest is damaged.
         """
-        for entry in self.entries():
+        found, damaged = self.sound()
+        for entry in found:
             if name == entry.name or (len(name) >= 8 and entry.ident.startswith(name)):
                 return entry
+        if damaged:  # it may be one of these
+            raise damaged[0]
         raise NotFound(
             f"there is no model '{name}' in {self.folder}",
             hint="See `hyperpy models list`; get one with `hyperpy models pull smollm2-135m`.",
@@ -94,7 +101,13 @@ class Library:
 
     def remove(self, name: str) -> Entry:
         """Delete a model and return what it was."""
-        entry = self.find(name)
+        try:
+            entry = self.find(name)
+        except (NotFound, Corrupt):
+            damaged = [path for path in self.folder.glob(f"{glob.escape(name)}*") if len(path.name) == 64]
+            if len(name) < 8 or len(damaged) != 1:
+                raise
+            entry = Entry(damaged[0].name[:16], damaged[0], {"model-id": damaged[0].name})
         shutil.rmtree(entry.folder)
         return entry
 
@@ -103,8 +116,11 @@ class Library:
 
         Raises:
             CodecError, SizeError: the file is not a model that HPI-1 can run; the text says why.
+            ParameterError: the name cannot be printed.
             StoreError: the disk is full, or the same weights are kept with another shape or tokenizer.
         """
+        if not name.isprintable() or not 1 <= len(name) <= 100:
+            raise ParameterError("a model's name has 1 to 100 printable characters", name="--name")
         files = checkpoint.files_of(file) if file.is_dir() else [file]
         parsed = checkpoint.read(file) if file.is_dir() else gguf.read(file)
         factors = parsed.tensors.pop("rope_freqs.weight", None)
@@ -113,8 +129,13 @@ class Library:
         )
         check_shapes(config, {tensor.name: tensor.shape for tensor in parsed.tensors.values()})
         tokenizer = Tokenizer(fields_of(parsed.metadata))
-        self.folder.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=".import-", dir=self.folder))
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._sweep()
+            work = Path(tempfile.mkdtemp(prefix=".import-", dir=self.folder))
+            lock = _locked(work)
+        except OSError as error:
+            raise self._refused(error) from None
         try:
             source = {"file": file.name, **_source(files, progress)}
             model, records = _convert(parsed, config, work / "weights", progress)
@@ -134,27 +155,52 @@ class Library:
             (work / "manifest.json").write_text(json.dumps(manifest, indent=1), "utf-8")
             return self._keep(work, manifest)
         except OSError as error:
-            raise StoreError(f"the model cannot be kept in {self.folder}: {error.strerror}") from None
+            raise self._refused(error) from None
         finally:
+            os.close(lock)
+            shutil.rmtree(work, ignore_errors=True)
+
+    def _refused(self, error: OSError) -> StoreError:
+        return StoreError(
+            f"the model cannot be kept in {self.folder}: {error.strerror}",
+            hint="Make room there, or name another folder with --models or HYPERPY_MODELS.",
+        )
+
+    def _sweep(self) -> None:
+        """Delete what imports left that were killed: nobody holds its lock any more."""
+        for work in self.folder.glob(".import-*"):
+            if time.time() - work.stat().st_mtime < _YOUNG_S and not (work / _LOCK).exists():
+                continue  # it may be about to be locked
+            try:
+                os.close(_locked(work))
+            except OSError:
+                continue
             shutil.rmtree(work, ignore_errors=True)
 
     def _keep(self, work: Path, manifest: dict[str, Any]) -> Entry:
         """Move a finished folder to its name."""
         target = self.folder / str(manifest["model-id"])
-        if target.exists():
+        aside = work.with_name(work.name + "-old")
+        try:
             old = _entry(target / "manifest.json").manifest
+        except Corrupt:  # or not there
+            old = None
+        if old is not None:
             same = Config(**old["config"]) == Config(**manifest["config"]) and old["tokenizer"] == manifest["tokenizer"]
             if not same:
                 raise StoreError(
                     f"the weights {manifest['model-id'][:16]} are kept with another shape or tokenizer",
                     hint=f"Remove the other one first: hyperpy models rm {manifest['model-id'][:16]}",
                 )
-            shutil.rmtree(target)
+        (work / _LOCK).unlink(missing_ok=True)
+        if target.exists():
+            os.replace(target, aside)
         os.replace(work, target)
+        shutil.rmtree(aside, ignore_errors=True)
         return _entry(target / "manifest.json")
 
     def load(self, name: str) -> tuple[Model, Tokenizer]:
-        """Map a model's weights and check them against its model-id.
+        """Read a model's weights and check them against its model-id.
 
         Raises:
             Corrupt: the bytes on disk are not what their name promises.
@@ -163,7 +209,7 @@ class Library:
         try:
             fields = json.loads((entry.folder / "tokenizer.json").read_text("utf-8"))
             config = Config(**entry.manifest["config"])
-            mapped = _map(entry.folder / "weights")
+            mapped = _read(entry.folder / "weights")
             found = {record["name"]: _weight(record, mapped) for record in entry.manifest["tensors"]}
             tokenizer = Tokenizer(fields)
         except (OSError, ValueError, KeyError, TypeError, CodecError) as error:
@@ -224,7 +270,7 @@ def _source(files: list[Path], progress: Progress) -> dict[str, Any]:
 
 
 def _convert(parsed: gguf.Gguf, config: Config, path: Path, progress: Progress) -> tuple[Model, list[dict[str, Any]]]:
-    """Write the integer weights of a file, and return them mapped, with a record of each."""
+    """Write the integer weights of a file, and return them, with a record of each."""
     records: list[dict[str, Any]] = []
     total, done = sum(len(tensor.data) for tensor in parsed.tensors.values()), 0
     with path.open("wb") as out:
@@ -239,7 +285,7 @@ def _convert(parsed: gguf.Gguf, config: Config, path: Path, progress: Progress) 
             progress("converting", done, total)
         out.flush()
         os.fsync(out.fileno())
-    mapped = _map(path)
+    mapped = _read(path)
     found = {record["name"]: _weight(record, mapped) for record in records}
     return Model(config, found, weights.model_id(found)), records
 
@@ -252,13 +298,26 @@ def _record(name: str, weight: Weight, offset: int) -> dict[str, Any]:
     return {"name": name, "offset": offset, "rows": rows, "columns": columns, "group": weight.group, "q": kind}
 
 
-def _map(path: Path) -> memoryview:
-    with path.open("rb") as file:
-        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+def _read(path: Path) -> memoryview:
+    """Return a file's bytes, aligned; nobody can change them."""
+    whole: Any = np.fromfile(path, np.uint8)
+    whole.flags.writeable = False
+    return memoryview(whole)
+
+
+def _locked(work: Path) -> int:
+    """Return a descriptor that holds the lock of an import's folder; raise OSError if somebody else does."""
+    made = os.open(work / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(made, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(made)
+        raise
+    return made
 
 
 def _weight(record: dict[str, Any], mapped: memoryview) -> Weight:
-    """Return the weight that a record describes, as views of the map."""
+    """Return the weight that a record describes, as views of the bytes."""
     parts = _parts(mapped, int(record["offset"]))
     if "values" in record:
         return Norm(parts("<i4", int(record["values"])), int(parts("<i4", 1)[0]))

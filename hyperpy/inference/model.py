@@ -140,7 +140,7 @@ def config_of(metadata: Mapping[str, Any], factors: Sequence[float] = (), halves
         hidden=number.whole("feed_forward_length", 32, 1 << 17),
         heads=heads,
         kv_heads=number.whole("attention.head_count_kv", 1, 256, default=heads),
-        vocabulary=len(metadata.get("tokenizer.ggml.tokens", ())),
+        vocabulary=len(words) if isinstance(words := metadata.get("tokenizer.ggml.tokens"), list) else 0,
         context=number.whole("context_length", 1, 1 << 17),
         eps=number.real("attention.layer_norm_rms_epsilon", 0.0, 1.0),
         rope_base=number.real("rope.freq_base", 1.0, 1e12, 10000.0),

@@ -104,7 +104,10 @@ def convert(tensor: Tensor) -> Weight:
         last = min(rows, first + step)
         if tensor.kind in blocks.FLOATS:
             part = Tensor(tensor.name, tensor.kind, (last - first, columns), _rows(tensor, first, last))
-            made.append(_from_floats(blocks.floats(part), tensor.name))
+            try:
+                made.append(_from_floats(blocks.floats(part), tensor.name))
+            except OverflowError:
+                raise CodecError(f"'{tensor.name}' has numbers beyond HPI-1", hint="Use another model.") from None
         else:
             made.append(_fit(*blocks.decode(tensor, first, last), 0, 1, tensor.name))
     return Matrix(*(np.concatenate(parts) for parts in zip(*((p.q, p.d, p.m, p.rm, p.re) for p in made), strict=True)))
@@ -147,7 +150,8 @@ def _from_floats(values: npt.NDArray[np.float64], name: str) -> Matrix:
     w = _round(np.ldexp(groups, (30 - exponent)[..., None].astype(np.int32)))
     peak = np.abs(w).max(axis=2, keepdims=True)
     q = np.sign(w) * ((254 * np.abs(w) + peak) // np.maximum(2 * peak, 1))
-    floor = np.where(peak[..., 0] > 0, exponent, -(10**6)).max(axis=1) - 28
+    highest = np.where(peak[..., 0] > 0, exponent, -(10**6)).max(axis=1)
+    floor = np.where(highest == -(10**6), 0, highest) - 28
     kept = (peak[..., 0] > 0) & (exponent >= floor[:, None])
     d = np.where(kept, peak[..., 0] << np.clip(exponent - floor[:, None], 0, 28), 0)
     return _fit(q.astype(np.int8).reshape(values.shape), d, np.zeros_like(d), floor - 6, 127, name)

@@ -153,6 +153,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"rope_theta": 10**400}, "freq_base"),
         ({"rope_theta": "1e4"}, "freq_base"),
         ({"num_attention_heads": 3}, "contradicts"),
+        ({"rope_parameters": {"rope_theta": 1e4, "rope_type": "yarn", "factor": 4.0}}, "rope_scaling"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "rope_parameters"),
+        ({"rope_parameters": 5}, "rope_parameters"),
+        ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "rope_parameters"),
+        ({"sliding_window": 16}, "sliding_window"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
+        ({"partial_rotary_factor": 0.25}, "partial_rotary"),
+        ({"num_local_experts": 8}, "num_local_experts"),
     ],
     ids=lambda value: value if isinstance(value, str) else "".join(value),
 )
@@ -183,6 +191,8 @@ LIES: list[tuple[bytes, str]] = [
     (header(b'{"a":{},"a":{}}'), "twice"),
     (header({"a": 1}), "other fields"),
     (header({"a": record(dtype="I64")}, bytes(16)), "type"),
+    (header({"a": record(dtype=["F32"])}, bytes(16)), "type"),
+    (header({"a": record(dtype={})}, bytes(16)), "type"),
     (header({"a": record(data_offsets=[0, 15])}, bytes(15)), "contradicts"),
     (header({"a": record()}, bytes(15)), "contradicts"),
     (header({"a": record()}, bytes(17)), "no tensor"),
@@ -293,3 +303,54 @@ def test_scaled_rotations_of_llama_3(tmp_path: Path) -> None:
     got = engine.forward(IDS, engine.cache(), every=True) / 65536.0
     judge.factors = np.array(expected)
     assert apart(got, judge.logits(IDS)) < 0.03
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_rotations_as_transformers_5_tells_them(whole: Path, tmp_path: Path, scaled: bool) -> None:
+    """``rope_parameters`` says what ``rope_theta`` and ``rope_scaling`` said: the same model comes out."""
+    told = {"factor": 2.0} if scaled else {}
+    old = {"rope_theta": 500000.0, **({"rope_scaling": {"rope_type": "linear", **told}} if scaled else {})}
+    kind = "linear" if scaled else "default"
+    new = {"rope_theta": None, "rope_parameters": {"rope_theta": 500000.0, "rope_type": kind, **told}}
+    found = []
+    for number, changed in enumerate((old, new)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        for file in whole.iterdir():
+            (folder / file.name).symlink_to(file)
+        (folder / "config.json").unlink()
+        config = {k: v for k, v in (config_json("llama") | changed).items() if v is not None}
+        (folder / "config.json").write_text(json.dumps(config))
+        found.append(Models(tmp_path / f"models{number}").add(folder, "toy").manifest["config"])
+    assert found[0] == found[1]
+    assert found[0]["rope_base"] == 500000.0
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("config.json", lambda one: one | {"padding": "x" * (1 << 20)}),
+        ("tokenizer.json", lambda one: one | {"pre_tokenizer": {"type": "Sequence", "pretokenizers": None}}),
+        ("tokenizer.json", lambda one: one | {"pre_tokenizer": {"type": "Sequence", "pretokenizers": 5}}),
+        ("tokenizer_config.json", lambda one: {"chat_template": "\ud800"}),
+        ("model.safetensors.index.json", lambda one: {"weight_map": {"a": "x" * 5000}}),
+        ("model.safetensors.index.json", lambda one: {"weight_map": {"a": "x\0"}}),
+    ],
+)
+def test_companions_that_are_hostile(whole: Path, tmp_path: Path, file: str, change: Callable[[Any], Any]) -> None:
+    for one in whole.iterdir():
+        (tmp_path / one.name).symlink_to(one)
+    known = json.loads((tmp_path / file).read_text()) if (tmp_path / file).exists() else {}
+    (tmp_path / file).unlink(missing_ok=True)
+    (tmp_path / file).write_text(json.dumps(change(known)))
+    with pytest.raises(MessageError):
+        Models(tmp_path / "models").add(tmp_path, "toy")
+
+
+def test_a_list_of_templates_with_odd_names(whole: Path, tmp_path: Path) -> None:
+    for one in whole.iterdir():
+        (tmp_path / one.name).symlink_to(one)
+    (tmp_path / "tokenizer_config.json").unlink(missing_ok=True)
+    named = [{"name": ["a"], "template": "x"}, {"name": "default", "template": "{{ messages }}"}]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
+    Models(tmp_path / "models").add(tmp_path, "toy")

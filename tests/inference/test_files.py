@@ -115,6 +115,22 @@ def test_a_shape_that_cannot_be_run_is_refused(changed: dict[str, Any], reason: 
         check_shapes(config_of(parsed.metadata), {t.name: t.shape for t in parsed.tensors.values()})
 
 
+def test_tokens_that_are_a_number_are_refused() -> None:
+    parsed = parse(toy.write({**toy.metadata(), "tokenizer.ggml.tokens": 5}, toy.tensors()))
+    with pytest.raises(CodecError):
+        config_of(parsed.metadata)
+
+
+def test_numbers_beyond_hpi_1_and_rows_of_zeros(recwarn: pytest.WarningsRecorder) -> None:
+    huge = np.full((2, 32), 3e38, "<f4")
+    with pytest.raises(CodecError):
+        weights.convert(Tensor("w", "F32", (2, 32), memoryview(huge.tobytes())))
+    made = weights.convert(Tensor("w", "F32", (2, 32), memoryview(np.zeros((2, 32), "<f4").tobytes())))
+    assert isinstance(made, weights.Matrix)
+    assert (not made.d.any(), made.rm.tolist(), made.re.tolist()) == (True, [32768] * 2, [40] * 2)
+    assert not recwarn.list
+
+
 def test_another_architecture_is_refused() -> None:
     with pytest.raises(CodecError, match="mamba"):
         config_of({**toy.metadata(), "general.architecture": "mamba"})

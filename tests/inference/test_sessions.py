@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import struct
 import zipfile
 from pathlib import Path
@@ -17,7 +18,7 @@ from typer.testing import CliRunner
 
 from hyperpy import cli
 from hyperpy.cli import app as shared
-from hyperpy.errors import CodecError, Corrupt, NotFound, ParameterError, SizeError
+from hyperpy.errors import CodecError, Corrupt, NotFound, ParameterError, SizeError, StoreError
 from hyperpy.inference import catalogue, chat, toy
 from hyperpy.inference.generation import generate, state_hash
 from hyperpy.inference.library import Library
@@ -249,6 +250,69 @@ def test_rot_on_disk_is_found(kept: Library, file: str) -> None:
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(Corrupt):
         kept.load("toy")
+
+
+def test_one_damaged_model_leaves_the_others(kept: Library, tmp_path: Path) -> None:
+    """They are listed and found; the damaged one can be imported again, or removed by its folder's name."""
+    first = kept.find("toy")
+    (tmp_path / "other.gguf").write_bytes(toy.gguf_bytes(seed="other"))
+    kept.add(tmp_path / "other.gguf", "other")
+    (first.folder / "manifest.json").write_text("{")
+    assert [entry.name for entry in kept.entries()] == ["other"]
+    assert kept.load("other")[0].config.width == toy.WIDTH
+    with pytest.raises(Corrupt):
+        kept.find("toy")
+    assert kept.add(tmp_path / "toy.gguf", "toy").folder == first.folder
+    kept.load("toy")
+    (first.folder / "manifest.json").write_text("{")
+    kept.remove(first.folder.name[:12])
+    assert [path.name for path in kept.folder.iterdir()] == [kept.find("other").ident]
+
+
+def test_weights_that_change_under_a_loaded_model_change_nothing(kept: Library, toy_model: Model) -> None:
+    """Overwritten in place, then cut: tokens stay right, and the process lives."""
+    model, _ = kept.load("toy")
+    path = kept.find("toy").folder / "weights"
+    with path.open("r+b") as file:
+        file.write(bytes(4096))
+        file.flush()
+        os.ftruncate(file.fileno(), 100)
+    judge, ours = Engine(toy_model), Engine(model)
+    assert np.array_equal(ours.forward(PROMPT, ours.cache()), judge.forward(PROMPT, judge.cache()))
+
+
+def test_a_killed_import_leaves_nothing_for_ever(kept: Library, tmp_path: Path) -> None:
+    stale, young = kept.folder / ".import-stale", kept.folder / ".import-young"
+    stale.mkdir()
+    (stale / ".lock").touch()
+    young.mkdir()  # somebody may be about to lock it
+    kept.add(tmp_path / "toy.gguf", "toy")
+    assert sorted(path.name for path in kept.folder.glob(".*")) == [".import-young"]
+
+
+@pytest.mark.parametrize("name", ["", "a\x1b[31m", "a\nb", "x" * 101])
+def test_names_that_cannot_be_printed(kept: Library, tmp_path: Path, name: str) -> None:
+    with pytest.raises(ParameterError):
+        kept.add(tmp_path / "toy.gguf", name)
+
+
+def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "toy.gguf").write_bytes(toy.gguf_bytes())
+    (tmp_path / "models").touch()
+    with pytest.raises(StoreError, match="cannot be kept") as found:
+        Library(tmp_path / "models").add(tmp_path / "toy.gguf", "toy")
+    assert "HYPERPY_MODELS" in str(found.value.hint)
+
+
+def test_what_is_no_plain_file_is_written_to_as_it_is(tmp_path: Path) -> None:
+    from hyperpy.cli.app import write_whole
+
+    os.mkfifo(tmp_path / "pipe")
+    read = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_whole(tmp_path / "pipe", b"whole")
+    assert os.read(read, 100) == b"whole"
+    os.close(read)
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def louder(times: int) -> bytes:
