@@ -16,6 +16,7 @@ from hyperpy.message import Value, as_text
 from .marks import Desk, Marks, mark_of
 from .outgoing import augmented, entries, evaluated, lowered, signed, target_of
 from .posted import Posted, placed
+from .shown import carried, entry_of, name_of
 
 _PROCESS: Final = {"device": b"process@1.0"}
 _TOO_FAR: Final = "the push goes too far: this message was not delivered"
@@ -75,7 +76,8 @@ class Push:
 
         The ``slot`` of a request with a ``target`` is a key of the message to schedule, as that of a process is.
         ``result-depth`` (1) says how deep results are shown, ``max-depth`` how far messages are followed. Behind
-        24 deliveries inside one another the answer only says how many entries are ``not-shown``.
+        24 deliveries inside one another the answer only says how many entries are ``not-shown``; ``left-out`` says
+        how many keys of the results HTTP cannot carry.
         """
         process = base | _PROCESS
         ident = None
@@ -145,16 +147,23 @@ class Push:
         sender = commitments.signed_id(definition)
         made: dict[str, Value] = {}
         if isinstance(results, Message):
-            for number, (index, item) in enumerate(entries(results.get("outbox"))):
+            listed = entries(results.get("outbox"))
+            own = {index for index, _ in listed}
+            for number, (index, item) in enumerate(listed):
+                name = name_of(index, number, own)
                 if number >= run.fan_out:
-                    made[index] = _failed(None, f"only the first {run.fan_out} messages of a slot are delivered")
+                    made[name] = _failed(None, f"only the first {run.fan_out} messages of a slot are delivered")
                     break
                 before = run.marks.known(mark_of(sender, slot, index))
-                made[index] = self._entry(_Letter(sender, slot, index, definition, before), item, shown, run)
+                child = self._entry(_Letter(sender, slot, index, definition, before), item, shown, run)
+                made[name] = entry_of(child, index, name)
             if run.level >= _LEVELS:
                 made = {"not-shown": len(made)} if made else {}
             if shown > 0:
-                made.update(results.raw_items())
+                fitting, left = carried(results)
+                made.update(fitting.raw_items())
+                if left:
+                    made["left-out"] = left
         return Result("ok", Message({**made, "slot": slot, "process": sender}))
 
     def _entry(self, letter: _Letter, item: Value, shown: int, run: _Run) -> Message:
@@ -330,6 +339,8 @@ def _whole(message: Message, name: str, default: int) -> int:
 
 
 def _without_target(index: str, entry: Value) -> Message:
+    if isinstance(entry, Message):
+        entry, _ = carried(entry)
     made = {"response": "error", "status": 404, "outbox-index": index, "message": entry}
     return Message({**made, "reason": "Target process not available."})
 

@@ -56,14 +56,14 @@ def target_of(entry: Message) -> str | None:
 def evaluated(entry: Message, index: str, sender: str, jobs: Jobs) -> Message:
     """Return the entry; one with the key ``resolve`` is a request, and its result is what is sent.
 
-    It is resolved with a stranger's rights, whoever pushes.
+    It is resolved with a stranger's rights, whoever pushes; the timed tasks that it starts are the sender's.
     """
     asked = entry.get("resolve")
     if asked is None:
         return entry
     source = entry.without("target", "resolve")
     try:
-        result = jobs.resolve(source | {"path": asked})
+        result = jobs.resolve((source | {"path": asked}).with_private(peer=f"process {sender}"))
         if result.status == "ok":
             found = result.value if isinstance(result.value, Message) else _forced(result.value)
             return Message.make(dict(found.raw_items())) | {"target": entry["target"]}

@@ -203,7 +203,7 @@ class Cron:
 
     tasks: int = _setting(1000, "Timed tasks at a time; a tenth is kept for the operator.", least=1)
     per_caller: int = _setting(
-        16, "Timed tasks, and pushes for later, at a time of one client address; the operator is exempt.", least=0
+        16, "Timed tasks, and pushes for later, at a time of one address or process; the operator is exempt.", least=0
     )
     min_interval: float = _setting(0.1, "Shortest interval in seconds; for the operator 0.01.", least=0.01)
 
