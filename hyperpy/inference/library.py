@@ -209,7 +209,7 @@ class Library:
         try:
             fields = json.loads((entry.folder / "tokenizer.json").read_text("utf-8"))
             config = Config(**entry.manifest["config"])
-            mapped = _read(entry.folder / "weights")
+            mapped = _payload(entry.folder / "weights")
             found = {record["name"]: _weight(record, mapped) for record in entry.manifest["tensors"]}
             tokenizer = Tokenizer(fields)
         except (OSError, ValueError, KeyError, TypeError, CodecError) as error:
@@ -285,7 +285,7 @@ def _convert(parsed: gguf.Gguf, config: Config, path: Path, progress: Progress) 
             progress("converting", done, total)
         out.flush()
         os.fsync(out.fileno())
-    mapped = _read(path)
+    mapped = _payload(path)
     found = {record["name"]: _weight(record, mapped) for record in records}
     return Model(config, found, weights.model_id(found)), records
 
@@ -298,7 +298,7 @@ def _record(name: str, weight: Weight, offset: int) -> dict[str, Any]:
     return {"name": name, "offset": offset, "rows": rows, "columns": columns, "group": weight.group, "q": kind}
 
 
-def _read(path: Path) -> memoryview:
+def _payload(path: Path) -> memoryview:
     """Return a file's bytes, aligned; nobody can change them."""
     whole: Any = np.fromfile(path, np.uint8)
     whole.flags.writeable = False
