@@ -20,7 +20,7 @@ from hyperpy.errors import DeviceError, Forbidden, HyperpyError, KeyNotFound, No
 from hyperpy.message import As, Atom, Message, Value, as_text
 from hyperpy.sdk import Context, Result
 
-from .words import holds_path, names_device, paying
+from .words import holds_path, names_device, paying, signatures
 
 _R = TypeVar("_R")
 _MONEY = frozenset({"balance", "topup"})
@@ -51,12 +51,12 @@ class _Holds:
             del self._held[call]
         return sum(held[1] for held in self._held.values() if held[0] == account)
 
-    def about_to_pay(self, signatures: frozenset[str]) -> bool:
+    def about_to_pay(self, given: frozenset[str]) -> bool:
         """Say whether money is set aside by one of the signatures."""
-        return any(signatures & held[3] for held in self._held.values())
+        return any(given & held[3] for held in self._held.values())
 
-    def put(self, call: object, account: str, amount: int, until: float, signatures: frozenset[str]) -> None:
-        self._held[call] = (account, amount, until, signatures)
+    def put(self, call: object, account: str, amount: int, until: float, given: frozenset[str]) -> None:
+        self._held[call] = (account, amount, until, given)
 
     def nonce(self, now: float) -> int:
         """Return a number greater than all before, restarts included: microseconds since 1970 or so."""
@@ -99,7 +99,7 @@ class P4:
         if len(signers) > 1:
             return Result("error", Message({"status": 400, "body": "Multiple signers in charge."}))
         account = signers[0] if signers else "unknown"
-        until, signatures = ctx.deadline + _GRACE, frozenset(source.commitments)
+        until, given = ctx.deadline + _GRACE, signatures(source)
         words = _UNBOUND if not signers and committers(heard) else "Insufficient funds"
 
         def reserve(holds: _Holds) -> Result | None:
@@ -108,9 +108,9 @@ class P4:
             if left is not None and left < price:
                 short = {"status": 402, "body": words, "price": price, "balance": left}
                 return Result("error", Message(short))
-            if holds.about_to_pay(signatures) or any(map(self._store.named, _marks(signatures))):
+            if holds.about_to_pay(given) or any(map(self._store.named, _marks(given))):
                 return Result("error", Message({"status": 409, "body": _TWICE}))
-            holds.put(call, account, price, until, signatures)
+            holds.put(call, account, price, until, given)
             return None
 
         return self._at_ledger(base, reserve, ctx) or request
@@ -134,7 +134,7 @@ class P4:
             if not price:
                 return None
             if source.commitments:
-                self._store.link_all(dict.fromkeys(_marks(source.commitments), committers(source)[0]))
+                self._store.link_all(dict.fromkeys(_marks(signatures(source)), committers(source)[0]))
             return self._charge(base, early or self._order(source, price, holds.nonce(ctx.now())), ctx)
 
         return self._at_ledger(base, settle, ctx) or request
@@ -259,8 +259,8 @@ def _with_payers(source: Message) -> Message:
     return source.with_commitments(paying(source)) if source.commitments else source
 
 
-def _marks(signatures: Iterable[str]) -> list[str]:
-    return [_PAID + name for name in sorted(signatures)]
+def _marks(given: Iterable[str]) -> list[str]:
+    return [_PAID + name for name in sorted(given)]
 
 
 def _charges(base: Message) -> bool:

@@ -18,11 +18,14 @@ from typing import Final
 
 from hyperpy import path
 from hyperpy.commitments import committer_of, is_own_word
-from hyperpy.errors import HyperpyError
+from hyperpy.encoding import b64u, b64u_decode, sha256
+from hyperpy.errors import CodecError, HyperpyError
 from hyperpy.message import As, Message, Resolve, Value, committed_list
 
 _DELIVERED: Final = frozenset({"schedule", "push"})
 _DEVICES: Final = frozenset({"scheduler@1.0", "process@1.0", "push@1.0"})
+_TELLING: Final = 64
+"""Bytes at the front of a signature of any kind that no other one shares."""
 _READ: Final = (("compute",), ("compute", "results"), ("as", "compute"))
 _ASKED: Final = frozenset(
     {"path", "accept", "accept-bundle", "accept-codec", "require-codec", "async", "result-depth", "max-depth"}
@@ -45,6 +48,22 @@ def paying(source: Message) -> Mapping[str, Message]:
     if covers is None:
         return bound
     return {**bound, **{name: one for name, one in loose.items() if covers in committed_list(one)}}
+
+
+def signatures(source: Message) -> frozenset[str]:
+    """Return what tells each signature on a request from all others.
+
+    Not its ID: one of Ethereum may be written with its recovery byte as 0 or as 27, and is the same.
+    """
+    return frozenset(_digest(name, one) for name, one in source.commitments.items())
+
+
+def _digest(name: str, commitment: Message) -> str:
+    try:
+        raw = b64u_decode(commitment.text("signature", ""))
+    except CodecError:
+        raw = b""
+    return b64u(sha256(raw[:_TELLING])) if len(raw) >= _TELLING else name
 
 
 def _delivered(source: Message) -> str | None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from hyperpy import Message, commitments
 from hyperpy.codecs import ans104
+from hyperpy.codecs.ans104_item import Item
+from hyperpy.encoding import b64u_decode
 from hyperpy.keys import RsaKey
+from hyperpy.keys_ans104 import EthereumSigner
 from hyperpy.testing import TestNode
 from tests.devices.test_payments import ALICE, WORK, Worker, balance, call, charged
 from tests.security.attack import ask, operator, send, sign, text
@@ -155,6 +159,26 @@ def test_a_request_pays_once_however_often_it_is_sent() -> None:
             assert send(n, request, WORK)["status"] == 409
         assert (balance(n), Worker.calls["no"]) == (94, 1)
         assert text(call(n, ALICE)) == "done", "the same, signed again"
+
+
+def test_a_signature_written_otherwise_is_the_same() -> None:
+    """Ethereum's recovery byte may be 0 or 27: another ID, and no other signature."""
+    signer = EthereumSigner(b"\x07" * 32)
+    funds: dict[str, Any] = {"simple-pay-ledger": {signer.address: 100}}
+    with charged(**funds) as n:
+        name = process(n, operator())
+        kind = {"content-type": "application/ans104", "codec-device": "ans104@1.0"}
+        item = Item(target=b64u_decode(name), tags=((b"type", b"Message"),), data=b"1984").sign(signer)
+        last = item.signature[64]
+        assert last in (27, 28)
+        twin = replace(item, signature=item.signature[:64] + bytes([last - 27]))
+        path = f"/{name}~process@1.0/schedule"
+        assert ask(n, "POST", path, kind, item.encode())["slot"] == 1
+        left = int(text(ask(n, "GET", f"/~p4@1.0/balance?target={signer.address}")))
+        assert left == 94
+        assert ask(n, "POST", path, kind, twin.encode())["status"] == 409
+        assert ask(n, "POST", path, kind, item.encode())["status"] == 409
+        assert int(text(ask(n, "GET", f"/~p4@1.0/balance?target={signer.address}"))) == 94
 
 
 def test_a_request_that_cost_nothing_may_be_sent_again() -> None:
