@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from hyperpy import Message, commitments
 from hyperpy.codecs import json
@@ -14,6 +14,7 @@ from hyperpy.inference.sampler import Sampling, sampling
 from hyperpy.inference.tokenizer import Tokenizer
 from hyperpy.message import NULL, Link, Value, as_text
 
+from . import refused
 from .receipts import request_digest, text_of
 
 DEFAULT_TOKENS: Final = 256
@@ -30,21 +31,7 @@ PARAMETERS: Final = (
     *("stream", "stream_options", "stop", "seed", "logprobs", "top_logprobs", "level", "echo", "tee"),
 )
 """What is read of a request, beside what is refused."""
-_REFUSED: Final[dict[str, tuple[Any, ...]]] = {
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "repetition_penalty": (1,),
-    "length_penalty": (1,),
-    "logit_bias": (),
-    "tools": (),
-    "functions": (),
-    "best_of": (1,),
-    "echo": (False, 0),
-    "early_stopping": (False,),
-    "suffix": (b"",),
-}
-"""What would change the answer and is not part of HPI-1, with the values that change nothing."""
-_ECHOED: Final = (*PARAMETERS, *_REFUSED, "response_format", "user")
+_ECHOED: Final = (*PARAMETERS, *refused.REFUSED, "response_format", "user")
 """What a text that evidence is about says of the request."""
 
 
@@ -95,7 +82,9 @@ class Reader:
     """Takes values by OpenAI's names from a request, then from what the path put on the base; null is nothing."""
 
     def __init__(self, base: Message, request: Message) -> None:
-        self._from = (_document(request), base)
+        written = _written(request)
+        self._request, self._names = request | dict(written), list(written)
+        self._from = (self._request, base)
 
     def get(self, name: str) -> Value | None:
         """Return a value; ``-`` may stand for ``_``."""
@@ -105,6 +94,15 @@ class Reader:
                 if found is not None and found != NULL:
                     return tuple(map(_loaded, found)) if isinstance(found, tuple) else found
         return None
+
+    def check(self, strict: bool) -> None:
+        """Refuse what could change an answer and is not understood; raise ParameterError.
+
+        Args:
+            strict: there is nothing but parameters in the request.
+        """
+        refused.check(self.get)
+        refused.check_names(self._request.raw_items(), self._request if strict else self._names, PARAMETERS)
 
     def all(self, names: Sequence[str]) -> dict[str, Value]:
         """Return the values that are there."""
@@ -123,6 +121,8 @@ class Reader:
         found = self.get(name)
         if found is None:
             return default
+        if isinstance(found, float) and found.is_integer() and abs(found) < 1 << 53:
+            found = int(found)  # JSON has one kind of number
         text = as_text(found) if isinstance(found, (bytes, int)) and not isinstance(found, bool) else ""
         if (
             not text.isascii()
@@ -151,15 +151,18 @@ class Reader:
         raise ParameterError(f"'{name}' must be true or false", name=name)
 
 
-def read(base: Message, request: Message) -> Asked:
+def read(base: Message, request: Message, *, strict: bool = False) -> Asked:
     """Return what a request on a base asks for.
+
+    Args:
+        strict: there is nothing but parameters in the request.
 
     Raises:
         ParameterError, SizeError: something of it is malformed, or not part of HPI-1.
     """
     reader = Reader(base, request)
     chat = base.get("chat-mode") is True or base.get("chat-mode") == b"true"
-    _refuse(reader)
+    reader.check(strict)
     turns = turns_of(reader.get("messages")) if chat else ()
     limit = reader.whole("max_completion_tokens", 0, 1, 1 << 20) or reader.whole(
         "max_tokens", DEFAULT_TOKENS, 1, 1 << 20
@@ -191,16 +194,16 @@ def read(base: Message, request: Message) -> Asked:
     )
 
 
-def _document(request: Message) -> Message:
-    """Return a request with the keys of a JSON text that it has as its body."""
+def _written(request: Message) -> Mapping[str, Value]:
+    """Return the keys of a JSON text that a request has as its body."""
     body = request.get("body")
     if not isinstance(body, bytes) or not body.lstrip().startswith(b"{"):
-        return request
+        return {}
     try:
         found = json.decode(body)
     except CodecError:
-        return request
-    return request | dict(found.raw_items()) if isinstance(found, Message) else request
+        return {}
+    return found.raw_items() if isinstance(found, Message) else {}
 
 
 def turns_of(found: Value | None) -> tuple[dict[str, str], ...]:
@@ -280,20 +283,14 @@ def _level(reader: Reader, tokens: int) -> int:
 
 
 def _top(reader: Reader, chat: bool) -> int:
-    if not chat:
-        return reader.whole("logprobs", -1, 0, MAX_TOP) if not isinstance(reader.get("logprobs"), bool) else -1
-    return reader.whole("top_logprobs", 0, 0, MAX_TOP) if reader.flag("logprobs") else -1
-
-
-def _refuse(reader: Reader) -> None:
-    for name, harmless in _REFUSED.items():
-        found = reader.get(name)
-        if found is None or found in harmless or (isinstance(found, (Message, tuple)) and not len(found)):
-            continue
-        raise ParameterError(f"'{name}' is not part of HPI-1 here", name=name, hint=f"Leave '{name}' out.")
-    form = reader.get("response_format")
-    if isinstance(form, Message) and form.get("type") not in (None, b"text"):
-        raise ParameterError("'response_format' can be text only", name="response_format")
+    alternatives = reader.whole("top_logprobs", 0, 0, MAX_TOP)
+    told = reader.flag("logprobs") if chat else False
+    if alternatives and not told:
+        hint = "Set 'logprobs' to true." if chat else "Give their number as 'logprobs'."
+        raise ParameterError("'top_logprobs' goes with 'logprobs'", name="top_logprobs", hint=hint)
+    if chat:
+        return alternatives if told else -1
+    return -1 if reader.get("logprobs") is False else reader.whole("logprobs", -1, 0, MAX_TOP)
 
 
 Emit = Callable[[bytes], None]

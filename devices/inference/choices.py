@@ -23,6 +23,7 @@ class Choice:
     Attributes:
         ids: the tokens taken, the one that ended it included.
         states: hex of the state from which each was chosen (HPI-1, 12, level 1).
+        offsets: how many characters of the text were complete before each token that has log-probabilities.
         commitments: levels 2 and 3, one map for each token, where they were asked for.
     """
 
@@ -35,6 +36,7 @@ class Choice:
         self.states: list[str] = []
         self.commitments: list[dict[str, Any]] = []
         self.logprobs: list[dict[str, Any]] = []
+        self.offsets: list[int] = []
         self._told = 0
         self.reason = ""
 
@@ -48,6 +50,7 @@ class Choice:
         else:
             if self._top >= 0:
                 self.logprobs.append(self._logprob(token))
+                self.offsets.append(len(self.text))
             self.text += self._stream.feed(self._tokenizer.bytes_of(token.ident))
             if len(self.ids) >= self._limit:
                 self.reason = "length"

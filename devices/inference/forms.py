@@ -60,17 +60,18 @@ class Forms:
             made["message"] = {"role": "assistant", "content": one.text}
         else:
             made["text"] = one.text
-        told = self._logprobs(one.logprobs) if self._asked.top >= 0 else None
+        told = self._logprobs(one.logprobs, one.offsets) if self._asked.top >= 0 else None
         return {**made, "logprobs": told, "finish_reason": one.reason, "token_ids": one.ids}
 
-    def _logprobs(self, told: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def _logprobs(self, told: Sequence[Mapping[str, Any]], offsets: Sequence[int]) -> dict[str, Any]:
+        """Return log-probabilities; of tokens with the same text, the old form's maps have room for the best alone."""
         if self._asked.chat:
             return {"content": list(told)}
-        tops = [{one["token"]: one["logprob"] for one in entry["top_logprobs"]} for entry in told]
         return {
             "tokens": [one["token"] for one in told],
             "token_logprobs": [one["logprob"] for one in told],
-            "top_logprobs": tops,
+            "top_logprobs": [_best(entry["top_logprobs"]) for entry in told],
+            "text_offset": list(offsets),
         }
 
     def _usage(self, choices: Sequence[Choice]) -> dict[str, int]:
@@ -105,10 +106,11 @@ class Forms:
 
     def news(self, choice: Choice) -> bytes:
         """Return a piece with what is new of a choice, or nothing."""
+        count = len(choice.logprobs)
         text, told = choice.news()
         if not text and not told and not choice.reason:
             return b""
-        logprobs = self._logprobs(told) if told else None
+        logprobs = self._logprobs(told, choice.offsets[count - len(told) : count]) if told else None
         return self._piece(choice, {"content": text} if text else {}, logprobs, text)
 
     def _piece(self, choice: Choice, delta: dict[str, Any], logprobs: Any, text: str = "") -> bytes:
@@ -130,6 +132,14 @@ class Forms:
         if self._asked.usage:
             document["usage"] = usage
         return b"data: " + text_of(document) + b"\n\n"
+
+
+def _best(alternatives: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return log-probabilities by text, of alternatives that begin with the best."""
+    made: dict[str, float] = {}
+    for one in alternatives:
+        made.setdefault(one["token"], one["logprob"])
+    return made
 
 
 def listed(cards: Sequence[Card]) -> bytes:

@@ -49,7 +49,7 @@ class Received:
         if not isinstance(self.model, bytes) or not is_reference(as_text(self.model)):
             raise ParameterError("a process names its model by reference", name="model", hint=REFERENCE)
         items = parameters(self.data, [self.options]) | {"model": self.model}
-        asked = read(Message({"chat-mode": "messages" in items}), Message.make(items))
+        asked = read(Message({"chat-mode": "messages" in items}), Message.make(items), strict=True)
         if asked.tee:
             raise ParameterError("what processes are answered holds no evidence", name="tee", hint=_NO_EVIDENCE)
         if asked.level > 1:

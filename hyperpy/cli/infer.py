@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _CHAT = "/~inference@1.0/v1/chat/completions"
 _HEADERS = ((b"content-type", b"application/json"),)
+LEAST = 16
+"""Tokens of an answer from which on its speed says something."""
 _WHILE_IT_TAKES = 10.0**9
 """Seconds: the person at the terminal decides when an answer takes too long."""
 
@@ -72,17 +74,19 @@ def infer(
         write_whole(receipt, data)
     usage, state = answer["usage"], answer["hyperpy"]["state"][0]
     rate = clock.rate(usage["completion_tokens"])
+    told = f"then {rate:.1f} tokens/s" if rate is not None else "too few to tell a speed"
     if json:
         choice = answer["choices"][0]
         found = {"text": choice["message"]["content"], "ids": choice["token_ids"]}
         found |= {"prompt-ids": answer["hyperpy"]["prompt_token_ids"], "state": state, "engine": engine}
         found |= {name: answer["hyperpy"][name][0] for name in ("states", "commitments") if name in answer["hyperpy"]}
-        show({**found, "tokens-per-second": round(rate, 1), "receipt-id": made.text("id")}, True)
+        speed = None if rate is None else round(rate, 1)
+        show({**found, "tokens-per-second": speed, "receipt-id": made.text("id")}, True)
         return
     typer.echo()
     _say(
-        f"{usage['prompt_tokens']} + {usage['completion_tokens']} tokens, first after {clock.first_s:.2f} s, then "
-        f"{rate:.1f} tokens/s ({engine}); state {state}"
+        f"{usage['prompt_tokens']} + {usage['completion_tokens']} tokens, first after {clock.first_s:.2f} s, "
+        f"{told} ({engine}); state {state}"
     )
     _say(f"receipt {made.text('id')}" + (f", {len(data)} bytes in {receipt}" if receipt is not None else ""))
 
@@ -117,10 +121,11 @@ class _Clock:
         """Seconds until the first piece."""
         return self._first - self._began
 
-    def rate(self, tokens: int) -> float:
-        """Return tokens per second, behind the first piece."""
+    def rate(self, tokens: int) -> float | None:
+        """Return tokens per second, behind the first piece; None of too few: several come at once, the last perhaps
+        without text."""
         took = self._last - self._first
-        return (tokens - 1) / took if tokens > 1 and took > 0 else 0.0
+        return (tokens - 1) / took if tokens >= LEAST and took > 0 else None
 
 
 def _node(models: Path, limit: int) -> Node:

@@ -197,12 +197,12 @@ class Models:
     def part(self, name: str, number: int) -> bytes:
         """Return :data:`PART` bytes of a model's file, the last perhaps fewer; raise NotFound, ParameterError."""
         entry, _ = self._entry(self.which(name).reference)
-        with (entry.folder / "weights").open("rb") as file:
-            file.seek(number * PART)
-            data = file.read(PART) if number >= 0 else b""
-        if not data:
-            raise ParameterError(f"the model has no part {number}", name="part")
-        return data
+        file = entry.folder / "weights"
+        if not 0 <= number < -(-file.stat().st_size // PART):
+            raise ParameterError(f"the model has no part {str(number)[:40]}", name="part")
+        with file.open("rb") as opened:
+            opened.seek(number * PART)
+            return opened.read(PART)
 
     def _entry(self, ref: str) -> tuple[Entry, Card]:
         entries, damaged = self._sound()

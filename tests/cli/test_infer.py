@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from hyperpy.cli.infer import _Clock
 from hyperpy.inference import reference, toy
 from hyperpy.inference.engines import toy_model
 from hyperpy.inference.generation import generate
@@ -59,7 +60,7 @@ def test_an_answer_its_speed_and_its_receipt(models: Path, tmp_path: Path) -> No
     done = run(models, tmp_path, *words, "--receipt", "a.receipt")
     ids, text = wanted("hello", 9)
     assert done.stdout == text + "\n"
-    assert re.search(rf" \+ {len(ids)} tokens, first after [0-9.]+ s, then [0-9.]+ tokens/s", done.stderr)
+    assert re.search(rf" \+ {len(ids)} tokens, first after [0-9.]+ s, too few to tell a speed", done.stderr)
     ident = re.search(r"receipt ([A-Za-z0-9_-]{43})", done.stderr)
     assert ident is not None
     with node(flags={"inference.models": str(models), "inference.engine": "reference"}) as n:
@@ -101,3 +102,10 @@ def test_a_nodes_receipt_is_made_again_offline(models: Path, tmp_path: Path) -> 
     bare = json.loads(run(elsewhere, elsewhere, "verify", "r.receipt", "--replay", "--json", code=2).stdout)
     assert bare["verdict"] == "missing"
     assert any("is not at hand" in one["text"] for step in bare["steps"] for one in step["findings"])
+
+
+@pytest.mark.parametrize(("tokens", "rate"), [(1, None), (2, None), (15, None), (16, 7.5), (31, 15.0)])
+def test_a_speed_is_told_of_answers_long_enough(tokens: int, rate: float | None) -> None:
+    clock = _Clock(quiet=True)
+    clock._first, clock._last = 1.0, 3.0
+    assert clock.rate(tokens) == rate
