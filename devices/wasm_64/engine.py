@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 IMAGE_LIMIT = 32 << 20
 """Bytes of one image."""
 _KEPT = 16
-_KEPT_BYTES = 64 << 20
+_KEPT_BYTES = 256 << 20  # of compiled code
 _COMPILING = 64
 _CONVERTING = threading.BoundedSemaphore(2)
 _KNOWN_S = 600.0
@@ -65,13 +65,15 @@ class Compiled:
         from wasmtime import FuncType, Linker, MemoryType, Module
 
         made = wasm.instrument(image)
-        self.key, self.size = key, len(image)
+        self.key = key
         self.globals, self.has_memory = made.globals, made.memory
         self.engine = engine()
         try:
-            self.module: Module = Module.deserialize(self.engine, COMPILER.compile(made.image))
+            code = COMPILER.compile(made.image)
         except Refused as error:
             raise _refused(str(error)) from None
+        self.size = len(code)
+        self.module: Module = Module.deserialize(self.engine, code)
         self.linker: Linker = Linker(self.engine)
         for item in self.module.imports:
             if isinstance(item.type, FuncType):  # instrument() lets nothing else through

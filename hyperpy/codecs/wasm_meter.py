@@ -32,6 +32,10 @@ BODY: Final = 1 << 20
 """Bytes of one function."""
 LOCALS: Final = 10_000
 """Local variables of one function."""
+LOOKS: Final = 1_000_000
+"""Operators, local variables' groups and the like that are looked at one by one, in one image."""
+_SECTION: Final = 1 << 20
+"""Bytes of those sections that are."""
 _SPREAD: Final = 1 << 30
 """Locals times bytes of one function: what a compiler that follows each of them has to look at."""
 
@@ -75,6 +79,8 @@ def check(sections: Sections) -> None:
             (name, most), count = _MOST[number], leb(body, 0)[0]
             if count > most:
                 raise CodecError(f"the module has {count} {name}; an image may have {most}")
+            if number in (1, 2, 6, 13) and len(body) > _SECTION:
+                raise CodecError(f"the {name} of the module have {len(body)} bytes; they may have {_SECTION}")
 
 
 def metered(sections: Sections) -> Sections:
@@ -102,10 +108,22 @@ def metered(sections: Sections) -> Sections:
     return [(id_, changed.get(id_, body)) for id_, body in sections if id_]  # custom sections point into the code
 
 
+class _Looks:
+    """What is left of :data:`LOOKS`."""
+
+    def __init__(self) -> None:
+        self._left = LOOKS
+
+    def spend(self, looks: int) -> None:
+        self._left -= looks
+        if self._left < 0:
+            raise CodecError(f"the module takes more than {LOOKS} looks to read; build it with fewer operators")
+
+
 def _code(body: bytes, calls: dict[int, bytes]) -> bytes | None:
     """Return the code section with the calls in it; None where there is nothing to change."""
     count, at = leb(body, 0)
-    out, same = [number(count)], True
+    out, same, looks = [number(count)], True, _Looks()
     for _ in range(count):
         size, start = leb(body, at)
         at = start + size
@@ -113,7 +131,7 @@ def _code(body: bytes, calls: dict[int, bytes]) -> bytes | None:
             raise IndexError(_SHORT)
         if size > BODY:
             raise CodecError(f"a function of the module has {size} bytes; it may have {BODY}")
-        sites = _sites(body, _past_locals(body, start, size), at)
+        sites = _sites(body, _past_locals(body, start, size, looks), at, looks)
         if sites is None:
             return None
         if sites:
@@ -128,7 +146,7 @@ def _code(body: bytes, calls: dict[int, bytes]) -> bytes | None:
     return None if same else b"".join(out)
 
 
-def _sites(body: bytes, at: int, end: int) -> list[tuple[int, int]] | None:
+def _sites(body: bytes, at: int, end: int, looks: _Looks) -> list[tuple[int, int]] | None:
     """Return where the costly operators of a function stand and what they cost; None if it is of the older kind."""
     found: list[tuple[int, int]] = []
     while True:
@@ -139,6 +157,7 @@ def _sites(body: bytes, at: int, end: int) -> list[tuple[int, int]] | None:
         operator = body[at]
         at += 1
         steps = 0
+        looks.spend(1)
         if operator in _COSTLY:
             numbers, steps = _COSTLY[operator]
         elif operator == 0xFC:
@@ -150,18 +169,22 @@ def _sites(body: bytes, at: int, end: int) -> list[tuple[int, int]] | None:
         elif operator == 0x0E:  # br_table
             count, at = leb(body, at)
             numbers = count + 1
+            looks.spend(count // _LEBS)
         elif operator == 0x1C:  # select of a type
             count, at = leb(body, at)
+            looks.spend(count)
             for _ in range(count):
                 at = _past_type(body, at)
             numbers = 0
         elif operator == 0x1F:  # try_table
-            at = _past_catches(body, at)
+            at = _past_catches(body, at, looks)
             numbers = 0
         elif operator in _LEGACY:
             return None
         else:
             numbers = -1
+        if numbers > end - at:
+            raise IndexError(_SHORT)
         if numbers < 0:
             raise CodecError(f"a function of the module holds an operator that is not known: 0x{operator:02x}")
         while numbers >= _LEBS and (many := _MANY.match(body, at, end)) is not None:
@@ -174,9 +197,10 @@ def _sites(body: bytes, at: int, end: int) -> list[tuple[int, int]] | None:
             found.append((site, steps))
 
 
-def _past_catches(body: bytes, at: int) -> int:
+def _past_catches(body: bytes, at: int, looks: _Looks) -> int:
     at = _past_type(body, at)
     count, at = leb(body, at)
+    looks.spend(count)
     for _ in range(count):
         kind = body[at]
         for _ in range(1 if kind in (2, 3) else 2):
@@ -185,8 +209,9 @@ def _past_catches(body: bytes, at: int) -> int:
     return at
 
 
-def _past_locals(body: bytes, start: int, size: int) -> int:
+def _past_locals(body: bytes, start: int, size: int, looks: _Looks) -> int:
     groups, at = leb(body, start)
+    looks.spend(groups)
     total = 0
     for _ in range(groups):
         count, at = leb(body, at)

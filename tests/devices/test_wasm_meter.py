@@ -143,9 +143,13 @@ def test_operators_that_are_not_known_are_refused() -> None:
         ("(table 1 funcref)" * 11, "11 tables"),
         ("(func " + "(local i64)" * 10_001 + ")", "10001 local variables"),
         ("(func (local i32)" + "(local.set 0 (i32.const 1000000))" * 180_000 + ")", "a function of the module has"),
+        (
+            ("(func " + "(memory.fill (i32.const 0) (i32.const 0) (i32.const 0))" * 90_000 + ")") * 12 + "(memory 1)",
+            "more than 1000000 looks",
+        ),
         ("(func " + "(local i32)" * 9_000 + "(local.set 0 (i32.const 1))" * 40_000 + ")", "9000 local variables"),
     ],
-    ids=["functions", "globals", "tables", "locals", "body", "locals in a long body"],
+    ids=["functions", "globals", "tables", "locals", "body", "operators", "locals in a long body"],
 )
 def test_images_that_take_too_long_to_compile_are_refused(bench: Any, text: str, message: str) -> None:
     with pytest.raises(CodecError, match=message):
