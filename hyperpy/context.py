@@ -95,8 +95,13 @@ class Given:
     """
 
     def __init__(self, oracles: Iterable[Oracle] = (), *, raising: bool = True) -> None:
-        self._left = deque(oracles)
+        self._all = tuple(oracles)
         self.raising = raising
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Begin again with the first answer."""
+        self._left = deque(self._all)
         self.used = 0
         self.fault: tuple[str, str, str, str] | None = None
 

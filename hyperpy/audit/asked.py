@@ -45,7 +45,8 @@ def answered(asked: Asked, plan: Plan, evidence: Evidence, options: Options, pee
         plan, evidence: of the node's own receipt for the hashpath of the answer.
         peer: whom to ask for a message that a path names and that the evidence does not hold.
     """
-    with Scratch(evidence, devices=options.devices, config=options.config, seconds=options.seconds) as scratch:
+    given, seconds, loading = options.devices, options.seconds, options.loading
+    with Scratch(evidence, devices=given, config=options.config, seconds=seconds, loading=loading) as scratch:
         return _answered(_Look(asked, plan, evidence, scratch, peer))
 
 

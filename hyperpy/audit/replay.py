@@ -41,6 +41,7 @@ class Options:
         sample: how many steps to draw; 0 takes all. ``seed`` says which.
         slots: the range of slots that was asked for.
         seconds: what one step may take.
+        loading: seconds to wait for a language model to be loaded, which counts against no step.
         devices: files or classes beside the bundled and installed devices.
         config: settings that devices may read.
         attester: what opens what was sealed to this node; see :class:`hyperpy.audit.scratch.Scratch`.
@@ -51,6 +52,7 @@ class Options:
     seed: int = 0
     slots: tuple[int, int] | None = None
     seconds: float = DEADLINE_S
+    loading: float = 0.0
     devices: Sequence[str | Path | type] = ()
     config: Config | None = None
     attester: Attester | None = None
@@ -221,6 +223,7 @@ def checker_of(evidence: Evidence, options: Options) -> Iterator[Checker]:
         devices=options.devices,
         config=options.config,
         seconds=options.seconds,
+        loading=options.loading,
         attester=options.attester,
     ) as scratch:
         yield Checker(evidence, scratch)

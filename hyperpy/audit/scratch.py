@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hyperpy import commitments, hashpath, path
 from hyperpy.accounts import Accounts
@@ -19,7 +19,7 @@ from hyperpy.cache import Batch, Cache
 from hyperpy.capabilities import Attester
 from hyperpy.config import Config
 from hyperpy.context import Chain, Frame, Services, Step, device_error
-from hyperpy.errors import Forbidden, HyperpyError, MessageNotFound
+from hyperpy.errors import Busy, DeviceTimeout, Forbidden, HyperpyError, MessageNotFound
 from hyperpy.inference.serving import Models
 from hyperpy.jobs import Workers
 from hyperpy.message import Message, Value
@@ -33,6 +33,8 @@ from hyperpy.store.base import Store
 from hyperpy.trail import Record, Trail
 from hyperpy.watchdog import Watchdog
 
+_T = TypeVar("_T")
+
 DEADLINE_S = 30.0
 """Seconds that one step may take."""
 _NOTED = 100
@@ -45,6 +47,7 @@ class Scratch:
         devices: files or classes beside the bundled and installed ones, as the node had them.
         config: settings that devices may read; by default those of a new node.
         seconds: what one step may take.
+        loading: seconds to wait for a language model to be loaded, which counts against no step.
         attester: the node's own, which opens what was sealed to it; without it that counts as attested.
     """
 
@@ -55,10 +58,12 @@ class Scratch:
         devices: Sequence[str | Path | type] = (),
         config: Config | None = None,
         seconds: float = DEADLINE_S,
+        loading: float = 0.0,
         attester: Attester | None = None,
     ) -> None:
         config = config or Config()
         self.seconds = seconds
+        self._loading = loading
         self.store: Store = Layered(evidence.store)
         self.cache = Noting(self.store)
         self.actors = ActorSystem()
@@ -80,6 +85,7 @@ class Scratch:
         slots = Slots(self.store, self.cache, self.actors)
         self.claimed: Callable[[], Message | None] = lambda: None
         """Returns the result that is claimed of the step being made: what may be tried first, and is never believed."""
+        self._models = Models(config.inference, self._claimed_body)
         self._lend: dict[str, Any] = {
             "node": Absent(setting=lambda name, default=None: settings.get(name, default)),
             "store": Storage(self.cache, self.store),
@@ -88,7 +94,7 @@ class Scratch:
             "workers": Workers(self.actors),
             "jobs": self.jobs,
             "http": Absent(allowed=lambda peer: False),
-            "models": Models(config.inference, self._claimed_body),
+            "models": self._models,
             "attester": Absent(kind="", kem=b"") if attester is None else self._lent(attester),
         }
         self.watchdog.start()
@@ -96,6 +102,18 @@ class Scratch:
     def deadline(self) -> float:
         """Return when a step that begins now must be done (monotonic seconds)."""
         return time.monotonic() + self.seconds
+
+    def patiently(self, work: Callable[[float], _T]) -> _T:
+        """Return what work makes until a deadline; once more, if its time went by while a model was loaded."""
+        loaded = self._models.settled(0.0)
+        while True:
+            try:
+                return work(self.deadline())
+            except (Busy, DeviceTimeout):
+                now = self._models.settled(self._loading) if self._loading else loaded
+                if now == loaded:
+                    raise
+                loaded = now
 
     def _lent(self, own: Attester) -> Absent:
         """Return what of a node's attester an audit may use: to open what was sealed to it, and go on privately."""
@@ -218,12 +236,17 @@ class ScratchJobs:
     ) -> Result:
         """See :meth:`hyperpy.capabilities.Jobs.step`."""
         batch = Batch()
-        chain = Chain(deadline=self._scratch.deadline(), batch=batch, lookup=False, may_sign=False, strict=True)
-        chain.slot = slot
-        if slot is None:
-            chain.batch, chain.linked = None, True
+
+        def once(deadline: float) -> Result:
+            batch.clear()
+            chain = Chain(deadline=deadline, batch=batch, lookup=False, may_sign=False, strict=True)
+            chain.slot = slot
+            if slot is None:
+                chain.batch, chain.linked = None, True
+            return self._scratch.resolver.step(base, request, Frame(self._scratch.resolver, chain, 0, None))
+
         try:
-            result = self._scratch.resolver.step(base, request, Frame(self._scratch.resolver, chain, 0, None))
+            result = self._scratch.patiently(once)
         except HyperpyError as error:
             if rescue is None:
                 raise

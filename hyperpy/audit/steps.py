@@ -366,10 +366,15 @@ class Checker:
         record = step.record
         strict = step.slot is not None
         self.scratch.claimed = lambda: self._claimed(record)
-        self.scratch.cache.missed.clear()
-        self.scratch.cache.met.clear()
+
+        def once(until: float) -> Result:
+            given.rewind()
+            self.scratch.cache.missed.clear()
+            self.scratch.cache.met.clear()
+            return self.scratch.resolver.rerun(record, until, base=base, given=given, strict=strict)
+
         try:
-            result = self.scratch.resolver.rerun(record, self.scratch.deadline(), base=base, given=given, strict=strict)
+            result = self.scratch.patiently(once)
         except (DeviceTimeout, Busy) as error:
             return [Finding("time", f"the step was given up: {error.message}")]
         except HyperpyError as error:

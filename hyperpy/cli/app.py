@@ -31,6 +31,11 @@ ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file wit
 StoreDir = Annotated[Path | None, typer.Option("--store", help="Folder of the store.")]
 Wallet = Annotated[Path | None, typer.Option("--wallet", help="Wallet file (JWK); made if absent.")]
 DeviceFiles = Annotated[list[Path], typer.Option("--device", help="Python file with a device; may be repeated.")]
+Seconds = Annotated[
+    float, typer.Option("--seconds", min=0.001, help="What one step may take; loading a model is apart.")
+]
+LOADING_S = 600.0
+"""Seconds that an audit waits for a language model to be loaded."""
 Url = Annotated[str | None, typer.Option("--url", help="Ask the node at this URL.")]
 
 

@@ -14,7 +14,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hyperpy.cli import challenge
-from hyperpy.cli.app import ConfigFile, DeviceFiles, Json, StoreDir, Url, Wallet, err, out, show, verdicts, write_whole
+from hyperpy.cli.app import (
+    LOADING_S,
+    ConfigFile,
+    DeviceFiles,
+    Json,
+    Seconds,
+    StoreDir,
+    Url,
+    Wallet,
+    err,
+    out,
+    show,
+    verdicts,
+    write_whole,
+)
 from hyperpy.cli.node import settings
 from hyperpy.cli.remote import is_url, named_by, receipt_of
 from hyperpy.errors import ConfigError, ParameterError
@@ -93,6 +107,7 @@ def verify(
     policy: _Policy = None,
     strict: _Strict = False,
     html: _Html = None,
+    seconds: Seconds = 30.0,
     device: DeviceFiles = [],  # noqa: B006
     json: Json = False,
 ) -> None:
@@ -109,7 +124,7 @@ def verify(
         raise typer.Exit(3) from None
     if challenge.is_proof(data):
         raise typer.Exit(challenge.verify_proof(data, device, json=json))
-    report = _checked(data, replay, _rules(policy), device)
+    report = _checked(data, replay, _rules(policy), device, seconds)
     if html is not None:
         from hyperpy.audit import html as pages
 
@@ -197,7 +212,7 @@ def _rules(file: Path | None) -> dict[str, Any] | None:
     return found
 
 
-def _checked(data: bytes, again: bool, policy: dict[str, Any] | None, devices: list[Path]) -> Report:
+def _checked(data: bytes, again: bool, policy: dict[str, Any] | None, devices: list[Path], seconds: float) -> Report:
     with _progress("making steps again" if again else "checking") as tell:
         if not again:
             from hyperpy import verify as light
@@ -206,7 +221,8 @@ def _checked(data: bytes, again: bool, policy: dict[str, Any] | None, devices: l
         from hyperpy.audit.replay import Options
         from hyperpy.audit.verified import replayed
 
-        return replayed(data, Options(devices=tuple(devices)), policy, progress=tell)
+        options = Options(devices=tuple(devices), seconds=seconds, loading=LOADING_S)
+        return replayed(data, options, policy, progress=tell)
 
 
 @contextmanager

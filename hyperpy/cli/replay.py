@@ -10,7 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from hyperpy.cli.app import ConfigFile, DeviceFiles, Json, StoreDir, Url, err, out, show, verdicts, write_whole
+from hyperpy.cli.app import (
+    LOADING_S,
+    ConfigFile,
+    DeviceFiles,
+    Json,
+    Seconds,
+    StoreDir,
+    Url,
+    err,
+    out,
+    show,
+    verdicts,
+    write_whole,
+)
 from hyperpy.cli.logs import only_ours
 from hyperpy.cli.node import settings
 from hyperpy.cli.remote import is_url, named_by, receipt_of
@@ -44,7 +57,7 @@ def replay(
     first: Annotated[bool, typer.Option("--first/--all", help="Stop at the first fault, or go on.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Let attested inputs not pass: exit code 2.")] = False,
     jobs: Annotated[int | None, typer.Option(min=1, help="Worker processes; by default one a processor.")] = None,
-    seconds: Annotated[float, typer.Option(min=0.001, help="What one step may take.")] = 30.0,
+    seconds: Seconds = 30.0,
     details: Annotated[bool, typer.Option("--details", help="Show every step with all its words.")] = False,
     against: Annotated[str | None, typer.Option(help="Compare with what the node at this URL recorded.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write the report as an HTML page into this file.")] = None,
@@ -66,6 +79,7 @@ def replay(
         seed=seed,
         slots=slot_range(slots),
         seconds=seconds,
+        loading=LOADING_S,
         devices=tuple(made.devices.files),
         config=made,
     )

@@ -146,6 +146,7 @@ class Models:
         self._loader = ThreadPoolExecutor(1, "hyperpy-models")
         self._lock = threading.Lock()
         self._closed = False
+        self._loads = 0
         self.standing = Standing()
 
     def cards(self) -> list[Card]:
@@ -267,6 +268,14 @@ class Models:
             self._open.move_to_end(ref)
             return found
 
+    def settled(self, seconds: float) -> int:
+        """Wait so long for models that are being loaded; return how many were loaded since the start."""
+        with self._lock:
+            loading = [one for one in self._open.values() if not one.done()]
+        if loading and seconds > 0:
+            wait(loading, timeout=seconds)
+        return self._loads
+
     def close(self) -> None:
         """End all answers and let go of the models."""
         with self._lock:
@@ -291,6 +300,7 @@ class Models:
         model, tokenizer = Library(self._folder()).load(entry.ident)
         config, engine = self._config, self._engine(model)
         batcher = Batcher(engine, most=config.sessions, waiting=config.queue, reuse=config.reuse)
+        self._loads += 1
         return Served(card, tokenizer, batcher, lru_cache(maxsize=1)(lambda: tracing(engine)), files)
 
     def _engine(self, model: Model) -> Backend:
