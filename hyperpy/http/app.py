@@ -23,6 +23,7 @@ from hyperpy.errors import Busy, CodecError, DeviceTimeout, HyperpyError, SizeEr
 from hyperpy.http.brief import is_brief
 from hyperpy.http.browsers import VARY, guarded
 from hyperpy.http.form import Ingress, RawReply, RawRequest, Rules, Wants
+from hyperpy.http.openai import shaped
 from hyperpy.http.secrets import scrub_value
 from hyperpy.http.streaming import HEADERS, Pipe, last, may_stream
 from hyperpy.http.wire import answer_at_edge, read, without_cors, write, write_error
@@ -153,7 +154,7 @@ class App:
             reply = answer or await self._answer(raw)
         except _Refused as refused:
             raw = RawRequest(str(scope["method"]), scope.get("raw_path") or b"")
-            reply = write_error(refused.error, _plain_wants(scope), status=refused.status)
+            reply = shaped(raw.target, write_error(refused.error, _plain_wants(scope), status=refused.status))
             reply.headers.append((b"connection", b"close"))
         finally:
             if body is not None:
@@ -174,9 +175,10 @@ class App:
     async def _answer(self, raw: RawRequest, pipe: Pipe | None = None) -> RawReply:
         """Have a worker thread answer, within the deadline."""
         try:
-            return await self._workers.ask((raw, time.monotonic() + self.bounds.deadline, pipe))
+            made = await self._workers.ask((raw, time.monotonic() + self.bounds.deadline, pipe))
         except HyperpyError as error:
-            return write_error(error, wants_of(raw))
+            made = write_error(error, wants_of(raw))
+        return shaped(raw.target, made)
 
     async def _streamed(self, raw: RawRequest, receive: Receive, send: Send) -> RawReply | None:
         """Answer in pieces, if there are any, and return None; else return the reply, which is still to be sent."""
