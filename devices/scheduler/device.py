@@ -161,6 +161,11 @@ class Scheduler:
             sent = Message({"path": f"/{process}/schedule", "method": "POST", "body": found})
             return self._answered(at, sent, request)
         known = self._definition(process, base, found)
+        if not targets.is_process(found) and self._slots.head(process).slot < 0:
+            raise MessageNotFound(
+                f"the process {process} is not scheduled here yet: its definition is slot 0",
+                hint="Schedule the definition first: POST it to /~scheduler@1.0/schedule.",
+            )
         body = message.loaded(found, self._store.read)
         made = self._slots.append(
             process, lambda head: self._build(process, known, head, body, ctx), deadline=ctx.deadline

@@ -183,3 +183,17 @@ def test_a_process_without_scheduler_is_told_so(n: TestNode) -> None:
 def test_a_node_that_schedules_nothing_says_so() -> None:
     with node(flags={"scheduler.mode": "disabled"}) as n:
         assert post(n, process(n))["status"] == 403
+
+
+def test_slot_0_is_for_the_process(n: TestNode) -> None:
+    """A message that came before its process would be a slot 0 that no audit accepts."""
+    made = process(n)
+    name = signed_id(made)
+    batch_put(n, made)
+    reply = post(n, said(name))
+    assert reply["status"] == 404
+    assert "slot 0" in reply.text("body")
+    assert own(n, name) == []
+    assert post(n, made)["slot"] == 0
+    assert post(n, said(name))["slot"] == 1
+    assert n.get(f"/~scheduler@1.0/verify-schedule?target={name}")["valid"] is True
