@@ -37,6 +37,7 @@ BUNDLED: dict[str, str] = {
     **{f"{name}@1.0": f"hyperpy.devices.{name.replace('-', '_')}" for name in _ONE_FILE},
     **{f"{name}@1.0": "hyperpy.devices.codecs" for name in ("structured", "httpsig", "flat", "json", "ans104")},
     "stack-transformer@1.0": "hyperpy.devices.stack",
+    "inference-models@1.0": "hyperpy.devices.inference",
     "scheduler@1.0": "hyperpy.devices.scheduler",
     "lua@5.3a": "hyperpy.devices.lua",
 }

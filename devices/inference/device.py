@@ -18,7 +18,7 @@ from hyperpy.inference.shaders import NAMES
 from hyperpy.inference.tokenizer import Tokenizer
 from hyperpy.message import Value
 
-from . import attested, browser, dispute, forms, mail
+from . import attested, browser, dispute, forms, listing, mail
 from .asked import PARAMETERS, Asked, Reader, read, turns_of
 from .choices import Choice
 from .forms import Forms
@@ -78,9 +78,9 @@ class Inference:
 
     @key(deterministic=False, reads=True)
     def models(self) -> Message:
-        """List the models of this node, as OpenAI's interface does."""
+        """List the models of this node, as OpenAI's interface does; ``models/ID`` is one of them."""
         with _shaped():
-            return _json(forms.listed(self._models.cards()))
+            return _json(forms.listed(self._models.cards())) | {"device": listing.NAME}
 
     @key(deterministic=False, reads=True)
     def health(self, ctx: Context) -> Message:

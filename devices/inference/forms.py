@@ -144,20 +144,21 @@ def _best(alternatives: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 def listed(cards: Sequence[Card]) -> bytes:
     """Return the list of models; each with the digests that say what it is."""
-    rows = [
-        {
-            "id": card.name,
-            "object": "model",
-            "created": 0,
-            "owned_by": "hyperpy",
-            "max_model_len": card.context,
-            "reference": card.reference,
-            "model-id": card.model_id,
-            "weight-root": card.weight_root,
-        }
-        for card in cards
-    ]
-    return text_of({"object": "list", "data": rows})
+    return text_of({"object": "list", "data": [row(card) for card in cards]})
+
+
+def row(card: Card) -> dict[str, Any]:
+    """Return a model as the list has it."""
+    return {
+        "id": card.name,
+        "object": "model",
+        "created": 0,
+        "owned_by": "hyperpy",
+        "max_model_len": card.context,
+        "reference": card.reference,
+        "model-id": card.model_id,
+        "weight-root": card.weight_root,
+    }
 
 
 def layout(found: Layout) -> bytes:

@@ -35,7 +35,8 @@ def shaped(target: bytes, made: RawReply) -> RawReply:
     """Return a reply to a target: an error there in OpenAI's shape, anything else as it is."""
     if made.status < 400 or _V1.match(target) is None:
         return made
-    kind = next((value for name, value in made.headers if name == b"content-type"), b"")
+    told = dict(made.headers)
+    kind = told.get(b"content-type", b"")
     text = made.body.decode("utf-8", "replace")
     if kind.startswith(b"application/json"):
         try:
@@ -44,9 +45,10 @@ def shaped(target: bytes, made: RawReply) -> RawReply:
             return made
         if not isinstance(found, dict) or "error" in found:
             return made
-        text = str(found.get("body", ""))
+        text = f"{found.get('body', '')}\n{told.get(b'hint', b'').decode('latin-1')}"
     elif not kind.startswith(b"text/plain"):
         return made
     headers = [(name, value) for name, value in made.headers if name not in _GONE and not name.startswith(b"ao-")]
-    message = " ".join(text.split())
+    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+    message = " ".join(line if line.endswith((".", "!", "?", ":")) else f"{line}." for line in lines)
     return RawReply(made.status, [*headers, (b"content-type", b"application/json")], document(message, made.status))

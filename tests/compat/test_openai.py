@@ -58,7 +58,16 @@ def client(url: str) -> Iterator[openai.OpenAI]:
 
 
 def test_python_chat_and_models(client: openai.OpenAI) -> None:
-    assert [one.id for one in client.models.list()] == ["toy"]
+    (row,) = client.models.list()
+    assert row.id == "toy"
+    assert client.models.retrieve("toy") == row
+    assert client.models.retrieve(row.model_extra["reference"]) == row  # type: ignore[index]
+    with pytest.raises(openai.NotFoundError) as lost:
+        client.models.retrieve("gpt-4")
+    assert lost.value.body == {
+        "message": "the model 'gpt-4' is not on this node. Known: toy.", "type": "not_found_error", "param": None,
+        "code": None,
+    }  # fmt: skip
     found = client.chat.completions.create(**HELLO)
     assert found.choices[0].message.role == "assistant"
     assert found.choices[0].message.content
