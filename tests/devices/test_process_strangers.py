@@ -122,11 +122,12 @@ def test_the_ledger_of_the_manual_keeps_its_balances(here: Place) -> None:
     assert code is not None
     process = here.spawn("lua@5.3a", **module(code[1].encode()), opening={"alice": 1000}, authority=here.node.address)
     state = {"balance": {"bob": 10**9}, "authority": "me", "last": 0}
-    order = {"nonce": 10**15, "account": "bob", "quantity": 1}
+    order = {"type": "Payment-Order", "nonce": 10**15, "account": "bob", "quantity": 1}
     forged = [state, {"body": {**order, "commitments": {"x": {"committer": "me"}}}}]
     for path in ("compute", "charge", "snapshot", "set", "balance", "rawset"):
         here.send(process, path=path, function="charge", parameters=forged, **order)
-    signed = here.node.sign(Message({"target": process, "nonce": 1, "account": "alice", "quantity": 3}))
+    paid = {"target": process, "type": "Payment-Order", "nonce": 1, "account": "alice", "quantity": 3}
+    signed = here.node.sign(Message(paid))
     here.schedule(process, signed, "charge")
     found = here.get(process, "now/balance")
     assert {name: item for name, item in found.items() if name != "status"} == {"alice": 997}
