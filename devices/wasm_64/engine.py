@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 import time
 from collections import OrderedDict
@@ -107,6 +108,7 @@ def _refused(text: str) -> CodecError:
 _engine: Engine | None = None
 _lock = threading.Lock()
 _modules: OrderedDict[tuple[str, str], Compiled] = OrderedDict()
+atexit.register(_modules.clear)  # while the binding can still let go of them
 _compiling: dict[tuple[str, str], Future[Compiled]] = {}
 _stopped: OrderedDict[tuple[str, str], tuple[float, str]] = OrderedDict()
 """Images that took too much to compile: until when that is taken for certain (monotonic seconds), and the text."""

@@ -32,6 +32,9 @@ BOMBS = {
         local s = ('a'):rep(50000) for i = 1, 10000000 do s:find('ab', 1, true) end end""",
     "replacements of every byte": b"""function run()
         local s = ('a'):rep(10000) for i = 1, 10000000 do s:gsub('.', '%0%0%0') end end""",
+    "floats written out": b"function run() for i = 1, 1e8 do local x = string.format('%f', 1e308 / i) end end",
+    "floats in a list": b"""function run()
+        local t = {} for i = 1, 100000 do t[i] = 1e308 / i end for i = 1, 1e8 do table.concat(t) end end""",
     "a million keys": b"function run(base) base.r = {} for i = 1, 1000000 do base.r['k' .. i] = i end return base end",
     "a million keys as an error": b"function run() local r = {} for i = 1, 1000000 do r['k' .. i] = i end error(r) end",
     "loop": b"function run() while true do end end",

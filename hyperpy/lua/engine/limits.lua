@@ -96,6 +96,7 @@ S.finish = S.trust(function(instructions)
 end)
 
 S.stop, S.charge, S.TEXT = stop, charge, TEXT
+S.FLOAT = 40 -- what writing a float as text costs
 S.FULL = "not enough memory" -- Lua's own words
 function S.over() return over end
 -- Where counting stands, and back to it: for what is done a second time.

@@ -193,6 +193,7 @@ S.OBJECTS = OBJECTS
 function G.tostring(...)
   local v = ...
   if OBJECTS[type(v)] then return text(v) end
+  if math_type(v) == "float" then S.charge(S.FLOAT) end
   return (raw_tostring(...))
 end
 S.tostring = G.tostring

@@ -5,7 +5,7 @@ local raw, t_raw, u_raw = {}, {}, {}
 for k, v in rawnext, string do raw[k] = v end
 for k, v in rawnext, table do t_raw[k] = v end
 for k, v in rawnext, utf8 do u_raw[k] = v end
-local type, error, select, tonumber, tointeger = type, error, select, tonumber, math.tointeger
+local type, error, select, tonumber, tointeger, math_type = type, error, select, tonumber, math.tointeger, math.type
 local byte, sub, find, unpack, concat = raw.byte, raw.sub, raw.find, t_raw.unpack, t_raw.concat
 local tostring, raw_tostring, OBJECTS = S.tostring, tostring, S.OBJECTS
 local HALF, MOST_VALUES = 1 << 31, 1000000
@@ -116,6 +116,8 @@ function string.unpack(f, s, ...)
   return raw.unpack(f, s, ...)
 end
 
+local FLOATS = { a = 50, A = 50, e = 50, E = 50, f = 200, g = 50, G = 50 } -- `%f` may write three hundred digits
+
 -- `%s` of a table would show its address.
 function string.format(spec, ...)
   if type(spec) ~= "string" then return raw.format(spec, ...) end
@@ -130,7 +132,8 @@ function string.format(spec, ...)
         v = args[i]
       end
       local size = size_of(v)
-      charge(what == "q" and 8 * size or size // (what == "s" and 32 or 8))
+      charge((what == "q" and 8 * size or size // (what == "s" and 32 or 8)) + (FLOATS[what] or 0))
+      if what == "s" and math_type(v) == "float" then charge(S.FLOAT) end
     end
   end
   return raw.format(spec, unpack(args, 1, n))
@@ -313,7 +316,7 @@ end
 function table.concat(list, sep, i, j)
   local first = integer(i, 1, 3, "concat")
   local last = j == nil and type(list) == "table" and #list or integer(j, 0, 4, "concat")
-  if last >= first then charge((last - first + 0.0) * (1 + size_of(sep) / 64)) end
+  if last >= first then charge((last - first + 0.0) * (20 + size_of(sep) / 64)) end -- floats among them
   local made = concat(list, sep, first, last)
   charge(#made // 32)
   return made
