@@ -20,6 +20,7 @@ from hyperpy.message import Value
 
 from . import attested, browser, dispute, forms, listing, mail
 from .asked import PARAMETERS, Asked, Reader, read, turns_of
+from .begun import Begun
 from .choices import Choice
 from .forms import Forms
 
@@ -39,6 +40,7 @@ class Inference:
     def start(self, models: Models) -> None:
         """Take the models of this node."""
         self._models = models
+        self._begun = Begun()
 
     def stop(self) -> None:
         """End all answers."""
@@ -217,8 +219,12 @@ class Inference:
             self._check(limit)
         documents = Forms(asked, card, prompt)
         made = [Choice(n, served.tokenizer, asked.stops, limit, asked.top) for n in range(len(asked.samplings))]
-        drafts = self._drafts(len(made), served)
+        drafts, name = self._drafts(len(made), served), (card.reference, asked.digest, asked.seed.hex())
+        if mailed and (begun := self._begun.take(name)):
+            drafts = begun
         with ExitStack() as open_sessions:
+            if mailed:
+                open_sessions.push(partial(self._unfinished, name, made))
             sessions = [
                 open_sessions.enter_context(
                     served.batcher.submit(
@@ -242,6 +248,11 @@ class Inference:
         if asked.stream:
             ctx.emit((documents.usage(made) if asked.usage else b"") + forms.DONE)
         return documents.whole(made), made[0].states[-1]
+
+    def _unfinished(self, name: tuple[str, ...], made: list[Choice], kind: type[BaseException] | None, *_: Any) -> None:
+        """Keep what there is of an answer that could not be finished, if it could not."""
+        if kind is not None:
+            self._begun.keep(name, [list(one.ids) for one in made])
 
     def _commit(self, served: Served, prompt: Sequence[int], choice: Choice, level: int, deadline: float) -> None:
         """Add levels 2 and 3 to a choice, from its ids alone."""

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from hyperpy import Message
+from hyperpy.errors import DeviceTimeout
 from hyperpy.inference import toy
+from hyperpy.inference.batching import Batcher, Session
+from hyperpy.inference.generation import Token
 from hyperpy.inference.library import Library
 from tests.devices.mailing import Mailer, send
 from tests.devices.parts import Place, place
@@ -124,3 +129,52 @@ def test_what_a_message_carries_is_text(models: Path) -> None:
         assert (odd["x-reference"], odd.get("x-session"), odd["action"]) == (b"7", None, b"Inference-Response")
         assert odd["target"] == here.author.address.encode()
         assert (much.get("x-reference"), much["x-session"]) == (None, b"s")
+
+
+def test_an_answer_longer_than_a_deadline_is_made_in_several(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that makes ten tokens within a deadline, here by count and not by the clock, makes 32 in the end."""
+    made = [0]
+    honest = Session.__next__
+
+    def tired(self: Session) -> Token:
+        made[0] += 1
+        if made[0] > 10:
+            raise DeviceTimeout("time ran out")
+        return honest(self)
+
+    drafts: list[list[int]] = []
+    submit = Batcher.submit
+
+    def watched(self: Batcher, *args: Any, draft: Any = (), **more: Any) -> Session:
+        drafts.append(list(draft))
+        made[0] = -len(drafts[-1])  # tokens that are read cost next to nothing
+        return submit(self, *args, draft=draft, **more)
+
+    question = {"data": "hello", "x-options": '{"temperature": 3, "seed": 1, "max_tokens": 32}'}
+    with place(Mailer, flags=flags(models)) as here:
+        process = here.spawn("inference@1.0", model=reference(here))
+        slot = send(here, process, **question)
+        with monkeypatch.context() as patched:
+            patched.setattr(Session, "__next__", tired)
+            patched.setattr(Batcher, "submit", watched)
+            inference = here.node.registry.lookup("inference@1.0").instance
+            answers = []
+            for _ in range(5):
+                try:
+                    answers.append(_computed(inference, here, process, question))
+                    break
+                except DeviceTimeout:
+                    continue
+        whole = here.get(process, f"compute={slot}")["results"]["outbox"]["1"]["data"]  # type: ignore[index,call-overload]
+        ids = json.loads(whole)["choices"][0]["token_ids"]  # type: ignore[arg-type]
+    assert len(ids) > 20, "or the test shows nothing"
+    assert drafts == [ids[:count] for count in range(0, len(ids), 10)]
+    assert [one["data"] for one in answers] == [whole]
+
+
+def _computed(inference: Any, here: Place, process: str, question: dict[str, Any]) -> Message:
+    """Call the key itself, as a slot does that is tried again: without what a node does about slots that fail."""
+    base = Message({"process": Message({"model": reference(here)})})
+    ctx = SimpleNamespace(deadline=time.monotonic() + 60)
+    found: Message = inference.compute(base, Message({"body": Message(question)}), ctx)["results"]["outbox"]["1"]
+    return found
