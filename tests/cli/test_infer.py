@@ -72,7 +72,8 @@ def test_an_answer_its_speed_and_its_receipt(models: Path, tmp_path: Path) -> No
         record = n.node.trail.by_hashpath(reply.hashpath or "")
         assert record is not None
         assert record.result == ident[1]
-    report = json.loads(run(models, tmp_path, "verify", "a.receipt", "--replay", "--strict", "--json").stdout)
+    again_options = ("--replay", "--seconds", "60", "--strict", "--json")
+    report = json.loads(run(models, tmp_path, "verify", "a.receipt", *again_options).stdout)
     assert report["verdict"] == "reproduced"
     again = json.loads(run(models, tmp_path, *words, "--json").stdout)
     assert (again["ids"], again["text"], again["receipt-id"]) == (ids, text, ident[1])
