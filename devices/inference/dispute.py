@@ -12,6 +12,8 @@ from hyperpy.inference.standing import Disputed
 from .asked import Reader
 
 _HEX: Final = frozenset("0123456789abcdef")
+_IDS: Final = 1 << 31
+"""Above all token ids of all models."""
 
 
 def read(base: Message, request: Message, context: int) -> Disputed:
@@ -25,7 +27,7 @@ def read(base: Message, request: Message, context: int) -> Disputed:
     """
     reader = Reader(base, request)
     found = reader.get("ids")
-    ids = tuple(one for one in found if type(one) is int) if isinstance(found, tuple) else ()
+    ids = tuple(one for one in found if type(one) is int and 0 <= one < _IDS) if isinstance(found, tuple) else ()
     if not isinstance(found, tuple) or not ids or len(ids) != len(found) or len(ids) > context:
         raise ParameterError(f"'ids' must be a list of at most {context} token ids", name="ids")
     seed = reader.text("seed", "00" * 32)

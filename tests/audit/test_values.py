@@ -334,6 +334,8 @@ def test_nobody_stands_for_ids_that_were_not_chosen(honest: Served) -> None:
         {"ids": "1,2"},
         {"ids": [1, -1]},
         {"ids": [1, 10**6]},
+        {"ids": [1, 2**31]},
+        {"ids": [10**30]},
         {"prompt": 0},
         {"prompt": 99},
         {"t16": 5},
