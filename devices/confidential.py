@@ -39,6 +39,13 @@ _MARK: Final = "confidential-state"
 _OWN: Final = frozenset({"device", "process", "at-slot", "snapshot", "initialized", "results", _MARK})
 """Keys of the state outside that are never taken from inside; ``results`` are where they are public."""
 _MAX_PUBLIC: Final = 64
+_MAX_SHOWN: Final = 48
+"""Lists and maps inside one another in a public key: below what a message may have, for the state is around it."""
+_UNREADABLE: Final = (
+    f"what was sealed does not open, or is no message with a '{confidential.REPLY}' of 32 bytes, without links and at "
+    f"most {confidential.MAX_DEPTH} deep"
+)
+_NOT_KEPT: Final = b"what the process made of this cannot be written: nested too deeply, or no value of a message"
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +185,13 @@ class Confidential:
         state, answer = self._executed(held.state, asked, ctx)
         numbers = held.numbers if opened is None else {**held.numbers, opened.sender: opened.number}
         after = _Held(state | {"at-slot": number}, number, numbers)
-        return Result("ok", self._outside(process, base, after, self._results(process, answer, opened, number)))
+        try:
+            made = self._outside(process, base, after, self._results(process, answer, opened, number))
+        except (MessageError, RecursionError):
+            after = replace(after, state=held.state.without("results") | {"at-slot": number})
+            lost = Message({"error": _NOT_KEPT})
+            made = self._outside(process, base, after, self._results(process, lost, opened, number))
+        return Result("ok", made)
 
     # -- what is sealed --------------------------------------------------------------------------
 
@@ -223,11 +236,12 @@ class Confidential:
         info = confidential.info(attestation, body.text("policy", ""), address, process.ident, sender, number)
         try:
             found = canonical.decode(self._attester.unseal(sealed, info))
-        except (ValueError, RecursionError):
-            found = None
+            confidential.check_form(found, confidential.MAX_DEPTH, links=False)
+        except (HyperpyError, ValueError, RecursionError):
+            found = None  # what is wrong with it may say what was sealed
         secret = found.raw(confidential.REPLY) if isinstance(found, Message) else None
         if not isinstance(found, Message) or not isinstance(secret, bytes) or len(secret) != 32:
-            raise ParameterError(f"what was sealed is no message with a '{confidential.REPLY}' of 32 bytes")
+            raise ParameterError(_UNREADABLE)
         items = {name: item for name, item in found.raw_items().items() if name != confidential.REPLY}
         return _Opened(sender, number, sealed, secret, items)
 
@@ -274,6 +288,8 @@ class Confidential:
         items = {name: item for name, item in base.raw_items().items() if name not in process.public or name in _OWN}
         inner = held.state.raw_items()
         items |= {name: inner[name] for name in process.public if name in inner and name not in _OWN}
+        for name in process.public:
+            confidential.check_form(results if name == "results" else items.get(name, b""), _MAX_SHOWN)
         told = commitments.content_id(_bare(held.state.without("process")))
         numbers = canonical.encode(Message(dict(held.numbers)))
         text = key_bytes(told) + held.slot.to_bytes(8, "big", signed=True) + numbers

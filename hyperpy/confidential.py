@@ -14,6 +14,8 @@ A sealed message is an ordinary signed message to the process. It has
     ``policy``               name of the policy that accepted it
     ``number``               above that of every earlier sealed message of the same sender to this process
 
+It is nested at most 32 deep and holds no links, which lead nowhere inside.
+
 Sealed for one process, sender and number, it opens under no others; a copy that somebody else signs is refused, and
 so is the same one again. Inside are the message's own keys and ``reply-secret`` (32 bytes), under which the answer
 stands in the state's ``results/sealed``.
@@ -24,6 +26,7 @@ bytes, and a schedule that was rolled back gives nothing away but which answers 
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,8 +42,8 @@ from hyperpy.attest.statement import Statement
 from hyperpy.attested import attestation_id
 from hyperpy.codecs import canonical
 from hyperpy.encoding import b64u, b64u_decode, native, sha256
-from hyperpy.errors import CodecError, HyperpyError, ParameterError
-from hyperpy.message import Message
+from hyperpy.errors import CodecError, HyperpyError, ParameterError, SizeError
+from hyperpy.message import Link, Message, Value
 
 DEVICE: Final = "confidential-device"
 KEY: Final = "confidential-key"
@@ -51,6 +54,8 @@ SEALED: Final = ("sealed", "attestation", "policy", "number")
 REPLY: Final = "reply-secret"
 MOST: Final = 1 << 63
 """Numbers are below this."""
+MAX_DEPTH: Final = 32
+"""Lists and maps inside one another in a sealed message, itself counted."""
 
 _MESSAGE: Final = b"hyperpy/tee/message/v1\0"
 _ANSWER: Final = b"hyperpy/tee/message-answer/v1\0"
@@ -141,6 +146,31 @@ def info(attestation: bytes, policy: str, address: bytes, process: str, sender: 
         raise ParameterError("a process and a sender have 32 bytes each")
     request = sha256(_MESSAGE + parts + number.to_bytes(8, "big"))
     return sealing.context(attestation, policy, address, request)
+
+
+def check_form(item: Value | None, most: int, *, links: bool = True) -> None:
+    """Raise unless a value can be part of a message, wherever it stands.
+
+    Args:
+        most: lists and maps inside one another, the value itself counted.
+        links: whether it may hold links.
+
+    Raises:
+        SizeError: it is nested more deeply.
+        ParameterError: it holds None, a number that is not finite or, where they are refused, a link.
+    """
+    left: list[tuple[Value | None, int]] = [(item, 1)]
+    while left:
+        one, depth = left.pop()
+        if isinstance(one, (Message, tuple)):
+            if depth > most:
+                raise SizeError(f"nested deeper than {most}")
+            inner = one.raw_items().values() if isinstance(one, Message) else one
+            left += [(part, depth + 1) for part in inner]
+        elif one is None or (isinstance(one, float) and not math.isfinite(one)):
+            raise ParameterError("a message holds no empty values, and finite numbers")
+        elif isinstance(one, Link) and not links:
+            raise ParameterError("a link leads to nothing here")
 
 
 def answer_key(secret: bytes, process: str, sealed: bytes, slot: int) -> bytes:

@@ -156,7 +156,7 @@ def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Start]:
     with ExitStack() as stack:
         running: list[ExitStack] = []
 
-        def run(name: str = "store", attester: Any = None, **flags: Any) -> Place:
+        def run(name: str = "store", attester: Any = None, devices: Any = (Vault,), **flags: Any) -> Place:
             if running:
                 running.pop().close()
             own = stack.enter_context(ExitStack())
@@ -167,7 +167,7 @@ def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Start]:
                 key=wallet(),
                 store=LmdbStore(folder),
                 operator=wallet("operator").address,
-                devices=[Vault],
+                devices=list(devices),
                 attester=attester or configfs.Configfs(fake_kernel.snp(amd), "sev_guest"),
             )
             own.enter_context(node)

@@ -1,0 +1,126 @@
+"""Confidential processes: no message, whoever sent it, stops one, and no text of what is inside comes out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack  # type: ignore[import-untyped]
+import pytest
+
+from hyperpy import Message, confidential, key
+from hyperpy.attest import sealing
+from hyperpy.codecs import canonical
+from hyperpy.encoding import b64u
+from hyperpy.keys import RsaKey
+from hyperpy.message import Link
+from hyperpy.sdk import Context, device
+from hyperpy.testing import wallet
+from hyperpy.verdicts import Verdict
+from tests.attest.test_confidential import LUA, MARK, Place, Start, Vault, _results, module, replayed, start
+
+__all__ = ["start"]
+
+
+def deep(levels: int) -> Message:
+    """Return maps inside one another."""
+    made = Message({"x": "y"})
+    for _ in range(levels - 1):
+        made = Message({"d": made})
+    return made
+
+
+def sealed_as_is(at: Place, process: str, plain: bytes, sender: RsaKey) -> dict[str, Any]:
+    """Return the keys of a sealed message whose plain text is any bytes."""
+    at.number += 1
+    machine = at.machine()
+    info = confidential.info(machine.attestation, machine.policy, machine.address, process, sender.address, at.number)
+    made = sealing.seal(plain, machine.kem, info)
+    told = {"attestation": b64u(machine.attestation), "policy": machine.policy, "number": at.number}
+    return {"sealed": b64u(made), **told}
+
+
+def plain_text(**items: Any) -> bytes:
+    return canonical.encode(Message({**items, "reply-secret": bytes(32)}))
+
+
+@pytest.mark.parametrize("device", ["vault@1.0", "lua@5.3a"])
+def test_a_sealed_message_that_cannot_be_read_inside_is_refused_and_the_process_goes_on(
+    start: Start, device: str
+) -> None:
+    """Links lead nowhere inside; what is too deep, empty or no message is refused with one text for all of them."""
+    at = start()
+    process = at.spawn(device, "count", **({"module": module(LUA)} if device == "lua@5.3a" else {}))
+    thief = wallet("thief")
+    there = process  # an ID that the node does have
+    wrong = [
+        plain_text(word=Link("A" * 43)),
+        plain_text(unused=Link(there)),
+        plain_text(list=(b"a", Message({"deep": (Link("A" * 43),)}))),
+        plain_text(word=deep(confidential.MAX_DEPTH)),
+        plain_text(word=deep(120)),
+        msgpack.packb({b"word": None, b"reply-secret": bytes(32)}),
+        canonical.encode(Message({"zriv-" + MARK: b"y"})).replace(b"zriv-", b"priv-"),
+        msgpack.packb([MARK.encode()]),
+        MARK.encode(),
+        plain_text(word=MARK)[:-1],
+    ]
+    told = set()
+    for plain in wrong:
+        slot = at.send(process, sealed_as_is(at, process, plain, thief), thief)
+        state = at.get(f"/{process}/compute={slot}")
+        assert (state["status"], state["at-slot"]) == (200, slot), plain[:60]
+        assert "sealed" not in _results(state)
+        told.add(_results(state).text("error"))
+    assert len(told) == 1
+    assert MARK not in told.pop()
+    assert at.get(f"/{process}/now")["count"] == 1, "nothing was computed of them"
+    at.ask(process, word="next", more=deep(confidential.MAX_DEPTH - 1))
+    state = at.get(f"/{process}/now")
+    assert (state["at-slot"], state["count"]) == (len(wrong) + 1, 2)
+    assert replayed(at, process, at.node.attestation).verdict is Verdict.REPRODUCED
+
+
+@device("wrap@1.0")
+class Wrap:
+    """Puts what it is given deep into its results or its state."""
+
+    @key
+    def compute(self, base: Message, request: Message, ctx: Context) -> Message:
+        """Wrap a message as deep, and where, as it says."""
+        body = request["body"]
+        assert isinstance(body, Message)
+        count = base.get("count", 0)
+        assert isinstance(count, int)
+        where, levels = body.text("where", ""), body.get("levels", 0)
+        assert isinstance(levels, int)
+        made = body
+        for _ in range(levels):
+            made = Message({"d": made})
+        kept = Message.make({"number": float("inf")}) if where == "infinite" else made
+        changed = {"kept": kept} if where in ("kept", "infinite") else {}
+        results = made if where == "results" else Message({"output": "ok"})
+        return base | {"count": count + 1, **changed, "results": results}
+
+
+@pytest.mark.parametrize(
+    ("public", "where", "levels"),
+    [
+        ("count", "results", 130),
+        ("count, results", "results", 60),
+        ("count, kept", "kept", 60),
+        ("count, kept", "infinite", 0),
+    ],
+)
+def test_what_cannot_be_written_is_an_error_and_the_process_goes_on(
+    start: Start, public: str, where: str, levels: int
+) -> None:
+    at = start(devices=[Vault, Wrap])
+    process = at.spawn("wrap@1.0", public)
+    for number in range(2):
+        found = at.ask(process, where=where, levels=levels)
+        assert b"cannot be written" in found["error"]  # type: ignore[operator]
+        good = at.ask(process, where="kept", levels=3, number=number)
+        assert _results(good)["output"] == b"ok"
+        state = at.get(f"/{process}/now")
+        assert (state["status"], state["count"]) == (200, 2 + number), "what was not written is not counted"
+    assert at.get(f"/{process}/now")["at-slot"] == 4
