@@ -174,14 +174,19 @@ class Confidential:
         if number != held.slot + 1:
             raise ParameterError(f"slot {number} does not follow slot {held.slot}", name="slot")
         body = request.get("body")
-        opened, asked = None, request
-        if isinstance(body, Message) and "sealed" in body:
-            try:
+        opened = None
+        try:
+            if not isinstance(body, Message):
+                raise ParameterError("an assignment's body is a message", name="body")
+            if "sealed" in body:
                 opened = self._opened(process, body, held)
-            except (MessageError, CommitmentError) as error:
-                refused = Message({"error": error.message})
-                return Result("ok", self._outside(process, base, replace(held, slot=number), refused))
-            asked = request | {"body": Message.make({**opened.items, "from": opened.sender.encode()})}
+                body = Message.make({**opened.items, "from": opened.sender.encode()})
+            else:
+                body = _from_signer(body)
+        except (MessageError, CommitmentError) as error:
+            refused = Message({"error": error.message})
+            return Result("ok", self._outside(process, base, replace(held, slot=number), refused))
+        asked = request | {"body": body}
         state, answer = self._executed(held.state, asked, ctx)
         numbers = held.numbers if opened is None else {**held.numbers, opened.sender: opened.number}
         after = _Held(state | {"at-slot": number}, number, numbers)
@@ -301,6 +306,20 @@ class Confidential:
 def as_bytes(item: Any) -> Any:
     """Return text as a message holds it."""
     return item.encode() if isinstance(item, str) else item
+
+
+def _from_signer(body: Message) -> Message:
+    """Return an unsealed message as it is read inside: what is signed of it, and ``from``, its one signer.
+
+    Signed by nobody, or by several, it has no ``from``.
+
+    Raises:
+        CommitmentError: a signature does not verify.
+    """
+    commitments.check(body)
+    signers = commitments.committers(body)
+    known = commitments.only_committed(body)
+    return known | {"from": signers[0].encode()} if len(signers) == 1 else known.without("from")
 
 
 def _begun(process: _Process) -> Message:

@@ -7,10 +7,12 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]
 import pytest
 
-from hyperpy import Message, confidential, key
+from devices.confidential import _from_signer
+from hyperpy import Message, commitments, confidential, key
 from hyperpy.attest import sealing
 from hyperpy.codecs import canonical
 from hyperpy.encoding import b64u
+from hyperpy.errors import CommitmentError
 from hyperpy.keys import RsaKey
 from hyperpy.message import Link
 from hyperpy.sdk import Context, device
@@ -124,3 +126,35 @@ def test_what_cannot_be_written_is_an_error_and_the_process_goes_on(
         state = at.get(f"/{process}/now")
         assert (state["status"], state["count"]) == (200, 2 + number), "what was not written is not counted"
     assert at.get(f"/{process}/now")["at-slot"] == 4
+
+
+# -- who it is from ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", ["vault@1.0", "lua@5.3a"])
+def test_from_is_who_signed_whatever_an_unsealed_message_says(start: Start, device: str) -> None:
+    at = start()
+    process = at.spawn(device, "results", **({"module": module(LUA)} if device == "lua@5.3a" else {}))
+    victim, thief = wallet("user").address, wallet("thief")
+    for said in ({"from": victim}, {}, {"from": ("a", victim)}):
+        slot = at.send(process, {"word": "x", **said}, thief)
+        state = at.get(f"/{process}/compute={slot}")
+        assert (state["status"], _results(state)["from"]) == (200, thief.address.encode())
+
+
+def test_an_unsealed_message_of_several_signers_or_none_has_no_from() -> None:
+    """What only one of them signed is not there, nor what none did."""
+    one, two = wallet("user"), wallet("thief")
+    plain = Message({"word": "x", "from": one.address})
+    twice = commitments.commit(commitments.commit(plain, one), two)
+    assert len(commitments.committers(twice)) == 2
+    for body in (plain, twice):
+        found = _from_signer(body)
+        assert (found["word"], "from" in found) == (b"x", False)
+    added = commitments.commit(Message({"word": "x"}), one) | {"action": "Transfer"}
+    assert commitments.committers(added) == (one.address,)
+    found = _from_signer(added)
+    assert (found["from"], "action" in found) == (one.address.encode(), False)
+    signed = commitments.commit(Message({"word": "x"}), one)
+    with pytest.raises(CommitmentError):
+        _from_signer(Message.make({"word": b"y"}, signed.commitments))
