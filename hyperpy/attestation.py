@@ -26,6 +26,7 @@ from hyperpy.attest.bundle import MAX_MANIFESTS, Evidence
 from hyperpy.attest.codes import refusal, require
 from hyperpy.attest.statement import Statement
 from hyperpy.attestation_batch import Together, Turn
+from hyperpy.attestation_code import node_digest
 from hyperpy.attestation_key import key_for_secrets
 from hyperpy.attester import Attester, base, detect
 from hyperpy.attester import nvidia as gpus_here
@@ -33,7 +34,7 @@ from hyperpy.attester.software import SoftwareAttester
 from hyperpy.capabilities import Sink
 from hyperpy.config import Config
 from hyperpy.context import Chain
-from hyperpy.encoding import b64u, b64u_decode, key_bytes, sha256
+from hyperpy.encoding import b64u, b64u_decode, key_bytes
 from hyperpy.errors import AttestationError, CodecError, ConfigError, HyperpyError, ParameterError, SealedElsewhere
 from hyperpy.keys import RsaKey
 from hyperpy.message import As, Atom, Message, Value, as_text
@@ -59,14 +60,21 @@ class Attestation:
         key: the node's own; statements name it.
         about: returns the node message.
         attester: what makes evidence; None looks for the hardware of this machine.
+        code: returns the digest of the code that the node runs; by default of hyperpy and of what ``[devices]`` says.
     """
 
     clock = staticmethod(time.time)
     """Seconds since 1970, for what statements say of when they were made."""
 
     def __init__(
-        self, config: Config, key: RsaKey, about: Callable[[], Message], attester: Attester | None = None
+        self,
+        config: Config,
+        key: RsaKey,
+        about: Callable[[], Message],
+        attester: Attester | None = None,
+        code: Callable[[], bytes] | None = None,
     ) -> None:
+        self._code = code if code is not None else lambda: node_digest(config, ())
         self._config, self._key, self._about = config.tee, key, about
         self._lock, self._counting = threading.Lock(), threading.Lock()
         self._asked: deque[float] = deque(maxlen=config.tee.reports)
@@ -79,7 +87,7 @@ class Attestation:
         self.run: Callable[..., Result] | None = None
         found = attester if attester is not None else detect()
         if found is None and config.tee.software:
-            found = SoftwareAttester(runtime_digest())
+            found = SoftwareAttester(self._code())
         self._attester = found
         self.kind = found.kind if found is not None else ""
         secret = key_for_secrets(found, config, self._named)
@@ -97,7 +105,7 @@ class Attestation:
 
     def _named(self) -> Sequence[bytes]:
         """Return what evidence of the node's identity names."""
-        return key_bytes(self._key.address), commitments.content_key(self._about()), runtime_digest()
+        return key_bytes(self._key.address), commitments.content_key(self._about()), self._code()
 
     @property
     def hardware(self) -> bool:
@@ -118,6 +126,7 @@ class Attestation:
             "evidence-types": [self.kind] if own is not None else [],
             "nvidia": self._gpus is not None,
             "kem": b64u(self.kem),
+            "runtime": b64u(self._code()),
             "providers": rows,
         }
         return Message(made)
@@ -172,6 +181,7 @@ class Attestation:
             "purpose": ((statements.SOFTWARE if software else "") + purpose).encode(),
             "address": b64u_decode(self._key.address),
             "key": b"\x01" + self._key.modulus,
+            "runtime": self._code(),
             "issued-at": int(self.clock()).to_bytes(8, "big"),
             **({"nonce": nonce} if nonce else {"epoch": self._epoch}),
         }
@@ -179,13 +189,11 @@ class Attestation:
             made["kem"] = self.kem
         if purpose in _ABOUT:
             made["node-message"] = commitments.content_key(self._about())
-        if purpose == "node-identity":
-            made["runtime"] = runtime_digest()
         return statements.make({**made, **(fields or {})})
 
     def identity(self) -> Evidence:
-        """See :meth:`hyperpy.capabilities.Attester.identity`. It is made again where the settings have changed."""
-        about = commitments.content_key(self._about())
+        """See :meth:`hyperpy.capabilities.Attester.identity`. It is made again where settings or code changed."""
+        about = commitments.content_key(self._about()) + self._code()
         known = self._identity
         if known is None or known[0] != about:
             known = self._identity = about, self.evidence("node-identity", gpus=True)
@@ -319,21 +327,6 @@ def _read(name: str) -> bytes:
     if len(data) > _MAX_FILE:
         raise ConfigError(f"[tee] the file {name} is too long")
     return data
-
-
-_DIGESTS: list[bytes] = []
-
-
-def runtime_digest() -> bytes:
-    """Return the SHA-256 of hyperpy's own files: their paths and digests, sorted."""
-    if not _DIGESTS:
-        folder = Path(__file__).resolve().parent
-        rows = [
-            f"{one.relative_to(folder).as_posix()} {sha256(one.read_bytes()).hex()}\n"
-            for one in sorted(folder.rglob("*.py"))
-        ]
-        _DIGESTS.append(sha256("".join(rows).encode()))
-    return _DIGESTS[0]
 
 
 # -- what asks for an attestation ---------------------------------------------------------------

@@ -2,13 +2,18 @@
 
 Either way it is in memory alone. A derived one is made again at every start from a key that AMD's firmware gives to a
 guest with this measurement and policy, on this chip, with firmware not below the committed one. With it goes all that
-evidence of the node's identity names: its address, its settings, hyperpy's own files; and the operator's device files.
-Whoever starts the same guest with other settings gets another key.
+evidence of the node's identity names: its address, its public settings, what code it runs; the operator's device
+files; and the private settings that say which code runs and who may see secrets: ``[devices]``, ``[tee]`` without what
+only vouches (certificates, collateral, manifests) or counts (reports, batch), and ``[inference]``. Whoever starts the
+same guest with others of these gets another key. Other private settings (where the store is, what is logged, how long
+the trail is kept) do not change it.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final, Protocol, runtime_checkable
 
@@ -23,6 +28,8 @@ from hyperpy.encoding import sha256
 from hyperpy.errors import AttestationError, ConfigError
 
 RUN: Final = "run"
+_FREE: Final = frozenset({"certificates", "collateral", "manifests", "reports", "batch"})
+"""Settings of ``[tee]`` that neither say which code runs nor who may see secrets."""
 _INFO: Final = b"hyperpy/tee/key/v1\0"
 
 
@@ -53,9 +60,19 @@ def key_for_secrets(found: Attester | None, config: Config, about: Callable[[], 
     except AttestationError as error:
         raise ConfigError(f"[tee] key = 'derived': {error.message}", hint="It takes /dev/sev-guest.") from None
     files = [sha256(_read(one)) for one in config.devices.files]
-    told = b"".join(sha256(one) for one in (*about(), *files))
+    told = b"".join(sha256(one) for one in (*about(), _settings(config), *files))
     raw = HKDF(SHA256(), 32, salt=None, info=_INFO + told).derive(given)
     return X25519PrivateKey.from_private_bytes(raw)
+
+
+def _settings(config: Config) -> bytes:
+    """Return the private settings that a derived key depends on, in one form."""
+    kept = {
+        "devices": {"override": sorted(config.devices.override), "grant": config.devices.grant},
+        "tee": {name: item for name, item in asdict(config.tee).items() if name not in _FREE},
+        "inference": asdict(config.inference),
+    }
+    return json.dumps(kept, sort_keys=True).encode()
 
 
 def _read(name: str) -> bytes:

@@ -14,6 +14,7 @@ from hyperpy import attestation, commitments, path, reply, results
 from hyperpy.accounts import Accounts
 from hyperpy.actors import ActorSystem
 from hyperpy.attestation import Attestation
+from hyperpy.attestation_code import node_digest
 from hyperpy.attester import Attester
 from hyperpy.audit.service import Audits
 from hyperpy.cache import Batch, Cache
@@ -119,7 +120,9 @@ class Node:
         secret = sha256(b"timers " + key.to_jwk()["d"].encode())
         self.timers = Timers(self._run_path, limit=config.cron.tasks, store=store, secret=secret)
         slots = Slots(store, self.cache, self.actors)
-        self.attestation = Attestation(config, key, self.settings.info, attester)
+        self.attestation = Attestation(
+            config, key, self.settings.info, attester, lambda: node_digest(config, self.registry.added())
+        )
         self.attestation.run = self._run_sealed
         self.models = Models(config.inference)
         self._lend: dict[str, Any] = {

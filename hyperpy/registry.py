@@ -13,14 +13,14 @@ import importlib
 import importlib.util
 import sys
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points, version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from hyperpy.errors import ConfigError, DeviceNotFound
+from hyperpy.errors import ConfigError, DeviceNotFound, HyperpyError
 from hyperpy.sdk import DeviceSpec, spec_of
 
 GROUP = "hyperpy.devices"
@@ -89,6 +89,8 @@ class Registry:
         }
         self._override = frozenset(override)
         self._files: dict[Path, tuple[str, ...]] = {}
+        self._ran: set[str] = set()
+        self._added: tuple[str, ...] | None = None
         for point in entry_points(group=GROUP):
             self._claim(point.name, f"entry point {point.value}", point.load)
         for item in files:
@@ -114,7 +116,8 @@ class Registry:
             ConfigError: the file does not exist, does not import, or holds no device.
         """
         with self._lock:
-            module = _import_file(path)
+            self._added = None
+            module = _import_file(path, self._ran)
             classes = [
                 member
                 for member in vars(module).values()
@@ -135,6 +138,24 @@ class Registry:
                 self._loaded.pop(name, None)
             self._files[path] = names
             return names
+
+    def added(self) -> Sequence[str]:
+        """Return a line for each device that did not come with hyperpy, and for each file that was ever loaded.
+
+        ``device NAME DIGEST`` has :func:`implementation_digest`, ``file DIGEST`` the SHA-256 of the very bytes that
+        ran, in hex.
+
+        Raises:
+            ConfigError: an installed device does not load, or its code cannot be read.
+        """
+        with self._lock:
+            if self._added is None:
+                rows = [f"file {one}" for one in sorted(self._ran)]
+                for name, (owner, load) in sorted(self._sources.items()):
+                    if owner != BUNDLED.get(name):
+                        rows.append(f"device {name} {_code_of(name, load)}")
+                self._added = tuple(rows)
+            return self._added
 
     def names(self) -> list[str]:
         """Return the names of all devices, sorted."""
@@ -209,18 +230,30 @@ def _bundled_class(name: str, module: str) -> Callable[[], type]:
     return load
 
 
-def _import_file(path: Path) -> ModuleType:
+def _code_of(name: str, load: Callable[[], type]) -> str:
+    try:
+        return implementation_digest(spec_of(load()))
+    except HyperpyError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"the code of device '{name}' cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _import_file(path: Path, ran: set[str]) -> ModuleType:
+    """Return the module of a file: of the very bytes whose digest is put into ``ran``, never of a compiled copy."""
     if not path.is_file():
         raise ConfigError(f"device file {path} does not exist", hint="Check its name, or make one: hyperpy new device.")
-    digest = hashlib.sha256(path.read_bytes() + str(path.resolve()).encode()).hexdigest()[:16]
+    data = path.read_bytes()
+    digest = hashlib.sha256(data + str(path.resolve()).encode()).hexdigest()[:16]
     name = f"hyperpy_device_{path.stem}_{digest}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"{path} is no Python file", hint="A device file's name ends in .py.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    ran.add(hashlib.sha256(data).hexdigest())
     try:
-        spec.loader.exec_module(module)
+        exec(compile(data, str(path), "exec", dont_inherit=True), module.__dict__)  # noqa: S102 - the operator's own file
     except ConfigError:
         raise
     except Exception as error:

@@ -250,7 +250,8 @@ class Tee:
     key: str = _setting(
         "run",
         "The key that secrets are sealed to: 'run' (a new one at every start) or 'derived' (SEV-SNP: by the firmware, "
-        "the same for this software and these settings on this chip; confidential processes then outlive a start).",
+        "the same for this software and the settings that docs/attestation.md lists, on this chip; "
+        "confidential processes then outlive a start).",
         choices=("run", "derived"),
         public=False,
     )

@@ -338,6 +338,12 @@ def test_a_derived_key_is_the_same_after_a_start_and_another_for_everything_else
         attestation(guest(tmp_path, FakeSevGuest(amd)), "another node"),
         attestation(guest(tmp_path, FakeSevGuest(amd)), about="other settings"),
         attestation(guest(tmp_path, FakeSevGuest(amd)), **{"devices.files": [str(device)]}),
+        attestation(guest(tmp_path, FakeSevGuest(amd)), **{"devices.grant": {"x@1.0": ["attester"]}}),
+        attestation(guest(tmp_path, FakeSevGuest(amd)), **{"devices.override": ["confidential@1.0"]}),
+        attestation(guest(tmp_path, FakeSevGuest(amd)), **{"tee.secrets": "folder"}),
+        attestation(guest(tmp_path, FakeSevGuest(amd)), **{"tee.software": True}),
+        attestation(guest(tmp_path, FakeSevGuest(amd)), **{"inference.models": "folder"}),
+        attestation(guest(tmp_path, FakeSevGuest(amd)), **{"inference.engine": "reference"}),
         attestation(guest(tmp_path, FakeSevGuest(amd)), **{"tee.key": "run"}),
         attestation(guest(tmp_path, FakeSevGuest(amd)), **{"tee.key": "run"}),
     ]
@@ -348,6 +354,8 @@ def test_a_derived_key_is_the_same_after_a_start_and_another_for_everything_else
     for one in others:
         with pytest.raises(CodecError):
             one.unseal(sealed, b"info")
+    for flags in ({"tee.reports": 7}, {"tee.batch": 3}, {"trail.days": 3.0}, {"store.dir": "elsewhere"}):
+        assert attestation(guest(tmp_path, FakeSevGuest(amd)), **flags).kem == first.kem, flags
 
 
 def test_where_no_key_is_derived_a_node_does_not_start(amd: FakeAmd, tmp_path: Path) -> None:
