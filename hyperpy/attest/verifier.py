@@ -47,7 +47,8 @@ class Expected:
         fields: fields of the statement that must have these values: ``purpose``, ``address``, ``result``, ...
         report_data: the very 64 bytes, with a statement or without (HyperBEAM's form).
 
-    All that is given must hold; nonce, epochs and fields can only hold of evidence with a statement.
+    All that is given must hold; where nothing is, the result is that of no expectation, a warning at best. Nonce,
+    epochs and fields can only hold of evidence with a statement.
     """
 
     nonce: bytes | None = None
@@ -222,7 +223,7 @@ def _bound(
         part.checks.append(("binding", "fail"))
         part.vector["instance-identity"] = 97
         return None
-    held = expected is not None and (said is not None or expected.report_data is not None)
+    held = expected is not None and (expected.needs_statement or expected.report_data is not None)
     part.vector["instance-identity"] = 2 if held else _UNBOUND
     part.checks.append(("binding", "pass" if held else "skipped"))
     return said

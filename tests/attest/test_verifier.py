@@ -54,6 +54,14 @@ def test_bound_genuine_and_allowed_is_affirming(amd: FakeAmd) -> None:
     )
 
 
+@pytest.mark.parametrize("fields", [None, {}])
+def test_an_expectation_of_nothing_is_none(amd: FakeAmd, fields: dict[str, bytes] | None) -> None:
+    found = verifier.verify(evidence(amd), POLICY, now=NOW, expected=verifier.Expected(fields=fields))
+    assert (found.word, found.codes) == ("warning", ())
+    assert found.parts["cpu0"].vector["instance-identity"] == 32
+    assert ("binding", "skipped") in found.parts["cpu0"].checks
+
+
 def evidence_again(found: result.Result, amd: FakeAmd) -> bundle.Evidence:
     """Return other evidence of the same: its signature differs, its claims do not."""
     assert found.status == result.AFFIRMING
