@@ -243,6 +243,9 @@ class Attestation:
         except (HyperpyError, OSError) as error:
             log.warning("no attestation: %s", error)
             return _marked(made, "failed", code="attester/unavailable")
+        except Exception:
+            log.exception("making an attestation failed")
+            return _marked(made, "failed", code="attester/unavailable")
         return _marked(made, "hardware" if self._attester.hardware else "software", found.text())
 
     def _attested(self, made: Message, ask: Ask, chain: Chain) -> attested.Attestation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -10,6 +11,8 @@ from hyperpy.attest.codes import refusal
 from hyperpy.attested import Attestation
 from hyperpy.errors import HyperpyError
 
+log = logging.getLogger("hyperpy.attestation")
+
 
 class Turn:
     """One result that is to be attested: the fields of its statement, and what became of it."""
@@ -17,7 +20,7 @@ class Turn:
     def __init__(self, nonce: bytes, fields: dict[str, bytes]) -> None:
         self.nonce, self.fields = nonce, fields
         self.made: Attestation | None = None
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.done = threading.Event()
 
     def outcome(self) -> Attestation:
@@ -47,7 +50,8 @@ class Together:
         """Return the attestation of a turn, alone or together with others.
 
         Raises:
-            AttestationError: ``attester/...``: there is none now.
+            AttestationError: ``attester/...``: there is none now; ``attester/unavailable`` where making it failed.
+            HyperpyError, OSError: what making it raised.
         """
         with self._gathering:
             self._waiting.append(turn)
@@ -69,11 +73,16 @@ class Together:
 
     def _serve(self, taken: Sequence[Turn]) -> None:
         try:
-            for turn, made in zip(taken, self._attest(taken), strict=True):
+            for turn, made in list(zip(taken, self._attest(taken), strict=True)):
                 turn.made = made
-        except (HyperpyError, OSError) as error:
+        except BaseException as error:
+            known = isinstance(error, (HyperpyError, OSError))
+            if not known:
+                log.exception("making an attestation failed")
             for turn in taken:
-                turn.error = error
+                turn.error = error if known else refusal("attester/unavailable", f"it failed: {type(error).__name__}")
+            if not isinstance(error, Exception):
+                raise
         finally:
             for turn in taken:
                 turn.done.set()

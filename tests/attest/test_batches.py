@@ -22,6 +22,7 @@ from hyperpy.attestation_batch import Together, Turn
 from hyperpy.attested import Place, Wanted
 from hyperpy.client import Client
 from hyperpy.codecs import canonical
+from hyperpy.context import Chain
 from hyperpy.encoding import b64u, sha256
 from hyperpy.errors import AttestationError, AttesterError
 from hyperpy.http.server import Server
@@ -369,6 +370,48 @@ def test_where_there_is_no_report_nobody_has_one() -> None:
     for one in turns(2):
         with pytest.raises(AttesterError, match="attester/race"):
             together.attested(one)
+
+
+@pytest.mark.parametrize("wrong", [ValueError("a library"), None])
+def test_whatever_fails_all_of_a_batch_have_the_same_code(wrong: Exception | None) -> None:
+    """Nothing but HyperpyError and OSError leaves it; a wrong number of attestations is nobody's."""
+    go, begun = threading.Event(), threading.Event()
+
+    def attest(taken: Sequence[Turn]) -> list[attested.Attestation]:
+        begun.set()
+        assert go.wait(20)
+        if wrong is not None:
+            raise wrong
+        return [attested.Attestation(Evidence("snp", b"r"))] * (len(taken) + 1)
+
+    def code(turn: Turn) -> str:
+        with pytest.raises(AttestationError) as found:
+            together.attested(turn)
+        return found.value.code
+
+    together, asking = Together(attest, 64, 20.0), turns(4)
+    with ThreadPoolExecutor(4) as pool:
+        futures = [pool.submit(code, asking[0])]
+        assert begun.wait(20)
+        futures += [pool.submit(code, one) for one in asking[1:]]
+        while len(together._waiting) < 3:
+            time.sleep(0.005)
+        go.set()
+        assert [one.result() for one in futures] == ["attester/unavailable"] * 4
+
+
+@pytest.mark.parametrize("level", ["identity", "result"])
+def test_an_attester_that_breaks_spoils_no_reply(level: str) -> None:
+    class Broken:
+        kind, provider, hardware = "snp", "a fake", True
+
+        def evidence(self, report_data: bytes, level: int | None = None) -> Evidence:
+            raise ValueError("a library")
+
+    own = Attestation(config.load(environ={}), wallet(), lambda: Message({"a": 1}), Broken())
+    chain = Chain(deadline=time.monotonic() + 20)
+    made = own.attach(Message({"x": 1}), attestation.Ask(level, b"n" * 32, bytes(32)), chain)
+    assert (made["x"], made["attestation-status"], made["attestation-code"]) == (1, b"failed", b"attester/unavailable")
 
 
 def test_patience_ends(amd: FakeAmd, monkeypatch: pytest.MonkeyPatch) -> None:
