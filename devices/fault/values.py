@@ -8,7 +8,6 @@ honestly agrees with itself everywhere.
 from __future__ import annotations
 
 import hashlib
-import json
 from typing import Any, Final
 
 from hyperpy import Message
@@ -17,7 +16,8 @@ from hyperpy.errors import CodecError
 from hyperpy.fault_proof import INFERENCE, Account, Claim, Proof, account_of, contents, said, told
 from hyperpy.inference import evidence, statements, trees
 from hyperpy.inference.commitments import OPS, told_of
-from hyperpy.message import Value, as_text
+from hyperpy.inference.documents import document
+from hyperpy.message import Value
 
 from .verdict import Undecided, Verdict, fault_id
 
@@ -82,21 +82,16 @@ def _document(reply: Message, account: Account, accused: str) -> Any:
     base, request = account.base, account.request
     if base is None or request is None or base.get("device") != DEVICE.encode():
         raise Undecided(f"the account is not of an answer of {DEVICE}")
-    if request.get("path") != b"completions":
-        raise Undecided("the account is of another key than 'completions'")
+    if request.get("path") != b"completions" or "completions" in base:
+        raise Undecided("the account is of something else than what the key 'completions' answers")
     before = account.record.hashpath_before if "/" in account.record.hashpath_before else ""
     answered = said(Claim(reply, base, request), accused, before)
     if account.record.result not in contents(answered):
         raise Undecided("the signed reply is not the result that the account is about")
-    return document(answered.get("body"))
-
-
-def document(body: Value | None) -> Any:
-    """Return a JSON document; raise CodecError if it is none."""
-    try:
-        return json.loads(as_text(body)) if isinstance(body, bytes) else None
-    except (ValueError, RecursionError):
-        raise CodecError("the answer is no JSON document") from None
+    body = answered.get("body")
+    if type(body) is not bytes:
+        raise Undecided("the answer has no document")
+    return document(body)
 
 
 def _compared(found: Any, statement: statements.Statement, value: bytes) -> tuple[str, str]:
@@ -119,10 +114,15 @@ def _compared(found: Any, statement: statements.Statement, value: bytes) -> tupl
     if hashlib.sha256(listed).digest() != mine.ids:
         raise Undecided("the answer is of other ids than the statement")
     if ident != mine.chosen:
-        return f"id {mine.chosen}", f"id {ident}"[:100]
+        return f"id {mine.chosen}", _shown("id", ident)
     if state is not None and state != mine.state.hex():
-        return f"state {mine.state.hex()}", f"state {state}"[:100]
+        return f"state {mine.state.hex()}", _shown("state", state)
     return _roots(words, number, statement, value) if value else ("as stated", "as stated")
+
+
+def _shown(name: str, found: Any) -> str:
+    """Return what an answer says, as text that every message can hold."""
+    return f"{name} {found}".encode("ascii", "backslashreplace")[:100].decode()
 
 
 def _roots(words: Any, number: int, statement: statements.Statement, value: bytes) -> tuple[str, str]:

@@ -16,6 +16,7 @@ the forward pass, in NumPy, written to be read.
     generation  prompt in, tokens out, a state hash for every token (12)
     trees       Merkle trees, their paths, mountain ranges (12)
     commitments roots of every op, layer, token and cache (12)
+    documents   JSON that is read alike on every machine
     statements  what is signed of a computation; evidence: one value of it, opened (13)
     judging     one value computed again, from evidence alone (13)
     traces      a computation that answers questions; disputes: from ids to one value; openings: parts of evidence

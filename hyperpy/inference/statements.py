@@ -8,14 +8,14 @@ The *trace root* is the root over the token roots of all positions; the *ids roo
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 from hyperpy.codecs import whole
 from hyperpy.encoding import sha256
 from hyperpy.errors import CodecError, HyperpyError
+from hyperpy.inference.documents import document
 from hyperpy.inference.model import Config, check
 from hyperpy.inference.sampler import Sampling
 from hyperpy.message import Message, Value
@@ -202,10 +202,9 @@ def read_config(text: bytes) -> Config:
         CodecError: it is not such a text, or a number is beyond HPI-1.
     """
     try:
-        found: Any = json.loads(text)
-        made = Config(**found)
+        made = Config(**document(text))
         same = made.text.encode() == text
-    except (ValueError, TypeError, RecursionError, AttributeError):
+    except (ValueError, TypeError, AttributeError):
         raise CodecError("not the shape of a model") from None
     whole_numbers = all(type(getattr(made, name)) is int for name in _BOUNDS)
     flags = all(type(getattr(made, name)) is bool for name in ("neox", "biases", "head_norms"))

@@ -1,0 +1,125 @@
+"""The judge of language models' computations: one verdict for a proof everywhere, and no way out for a liar."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from hyperpy import Message, commitments, hashpath
+from hyperpy.commitments import commit
+from hyperpy.fault_proof import Account, Claim, Proof, account_body
+from hyperpy.inference import toy
+from hyperpy.inference.library import Library
+from hyperpy.inference.statements import Statement
+from hyperpy.testing import node, wallet
+from hyperpy.trail import Record
+from tests.audit.liars import judged, served, signed
+from tests.audit.test_values import answer_of, own
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module")
+def true(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Statement]:
+    """A true answer's document, and what its computation is stated as."""
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "toy.gguf").write_bytes(toy.gguf_bytes())
+    Library(folder / "kept").add(folder / "toy.gguf", "toy")
+    with served("honest", flags={"inference.models": str(folder / "kept"), "inference.engine": "reference"}) as made:
+        answer = answer_of(made)
+    assert answer.reply is not None
+    body = answer.reply["body"]
+    assert isinstance(body, bytes)
+    return body, own(answer).statement
+
+
+@pytest.fixture(scope="module")
+def third(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A judge without any model."""
+    with node(flags={"inference.models": str(tmp_path_factory.mktemp("none"))}) as made:
+        yield made.node
+
+
+LIAR = wallet("liar")
+TOLD = Message({"device": "inference@1.0"}), Message({"path": "opening", "ask": "statement"})
+ASKED = Message({"device": "inference@1.0"}), Message({"path": "completions"})
+
+
+def word(words: dict[str, Any], base: Message, request: Message) -> Claim:
+    """Return a reply that the liar signed."""
+    reply = commit(Message({**words, "status": 200}), LIAR, tag=hashpath.extend(base, request))
+    return Claim(reply, base, request)
+
+
+def against(body: bytes, statement: Statement, *, base: Message = ASKED[0], value: bytes = b"") -> Proof:
+    """Return a proof of a liar that answered with a document, and stands for a computation."""
+    request, result = ASKED[1], commitments.content_id(Message({"body": body}))
+    path = commitments.hashpath_id(base)
+    record = Record("", "", result, "ok", "inference@1.0", "completions", "", path, "")
+    account = word(
+        {"body": account_body(Account(record, base, request))},
+        Message({"device": "fault@1.0"}),
+        Message({"path": "account"}),
+    )
+    claims = word({"body": body}, base, request), word({"body": statement.encode()}, *TOLD)
+    return Proof("wrong-answer", LIAR.address, (Claim(claims[0].reply), claims[1]), (account,), value=value)
+
+
+def changed(body: bytes, change: Callable[[Any, Any], Any]) -> bytes:
+    document = json.loads(body)
+    change(document, document["choices"][0]["token_ids"])
+    return json.dumps(document).encode()
+
+
+def another(ids: list[int]) -> None:
+    ids[-1] = (ids[-1] + 1) % 264
+
+
+def verdict(third: Any, proof: Proof, **more: Any) -> str:
+    return judged(third, signed(proof), **more).text("verdict")
+
+
+def test_a_true_answer_and_a_false_token(true: tuple[bytes, Statement], third: Any) -> None:
+    """The forms that the other tests change."""
+    body, statement = true
+    assert verdict(third, against(body, statement)) == "not-guilty"
+    assert verdict(third, against(changed(body, lambda all, ids: another(ids)), statement)) == "guilty"
+
+
+# -- one verdict everywhere -------------------------------------------------------------------------
+
+
+def deeper(frames: int, made: Callable[[], Any]) -> Any:
+    return made() if frames == 0 else deeper(frames - 1, made)
+
+
+@pytest.mark.parametrize("depth", [40, 600, 850, 880, 900, 930, 5000])
+@pytest.mark.parametrize("inside", [True, False])
+def test_the_verdict_does_not_depend_on_the_judges_stack(
+    depth: int, inside: bool, true: tuple[bytes, Statement], third: Any
+) -> None:
+    nest = "[" * depth + "]" * depth
+    body = changed(true[0], lambda all, ids: ids.__setitem__(-1, "@") if inside else another(ids)).decode()
+    body = body.replace('"@"', nest) if inside else '{"x":' + nest + "," + body[1:]
+    proof = signed(against(body.encode(), true[1]))
+    found = {deeper(frames, lambda: judged(third, proof).text("verdict")) for frames in (0, 30, 100, 200)}
+    assert found == {"guilty" if depth == 40 else "undecided"}
+
+
+def test_text_that_no_message_can_hold(true: tuple[bytes, Statement], third: Any) -> None:
+    for junk in ("\ud800", 10**18, [["\udfff"] * 5], None, {"a": 1.5}):
+        body = changed(true[0], lambda all, ids, junk=junk: ids.__setitem__(-1, junk))
+        assert verdict(third, against(body, true[1])) == "guilty"
+    body = changed(true[0], lambda all, ids: ids.__setitem__(-1, 10**30))
+    assert verdict(third, against(body, true[1])) == "undecided"
+
+
+def test_a_base_that_holds_the_answer_is_no_answer(true: tuple[bytes, Statement], third: Any) -> None:
+    """Read as a plain message, it answers with whatever somebody put there."""
+    body = changed(true[0], lambda all, ids: another(ids))
+    for more, wanted in (({"x": 1}, "guilty"), ({"completions": body}, "undecided")):
+        base = Message({"device": "inference@1.0", **more})
+        assert verdict(third, against(body, true[1], base=base)) == wanted
