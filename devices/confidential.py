@@ -45,6 +45,7 @@ _UNREADABLE: Final = (
     f"what was sealed does not open, or is no message with a '{confidential.REPLY}' of 32 bytes, without links and at "
     f"most {confidential.MAX_DEPTH} deep"
 )
+_NOT_NOW: Final = "what is inside this process cannot be computed now"
 _NOT_KEPT: Final = b"what the process made of this cannot be written: nested too deeply, or no value of a message"
 
 
@@ -112,29 +113,25 @@ class Confidential:
         """Begin the state inside."""
         process = self._mine(base)
         inner = _begun(process)
-        try:
-            made = self._inside(inner, {"path": "init"}, ctx)
-        except KeyNotFound:
-            made = Result("ok", inner)
-        if made.status != "ok" or not isinstance(made.value, Message):
-            raise DeviceError("the device inside could not begin the process")
-        return base.with_private(**{_HELD: _Held(made.value | {"initialized": "true"}, -1, {})})
+        made = self._life(inner, {"path": "init"}, ctx)
+        state = inner if made is None else made
+        return base.with_private(**{_HELD: _Held(state | {"initialized": "true"}, -1, {})})
 
     @key
     def snapshot(self, base: Message, ctx: Context) -> Message:
         """Return the state inside, encrypted for this machine alone."""
         process, held = self._mine(base), _held(base)
-        try:
-            found = self._inside(held.state, {"path": "snapshot", "mode": "Map"}, ctx).value
-        except KeyNotFound:
-            found = Message()
+        found = self._life(held.state, {"path": "snapshot", "mode": "Map"}, ctx)
         made: dict[str, Any] = {
             "state": _bare(held.state.without("process")),
-            "snapshot": _bare(found) if isinstance(found, Message) else Message(),
+            "snapshot": Message() if found is None else _bare(found),
             "slot": held.slot,
             "numbers": Message(dict(held.numbers)),
         }
-        plain = canonical.encode(Message(made))
+        try:
+            plain = canonical.encode(Message(made))
+        except (MessageError, RecursionError):
+            raise DeviceError("the state inside this process cannot be written") from None
         return Message({"sealed": confidential.encrypted(self._key(process, b"state"), plain)})
 
     @key
@@ -152,10 +149,10 @@ class Confidential:
             raise ParameterError("the snapshot is of another form", name="snapshot")
         state = Message.make({**inner.raw_items(), "process": process.definition})
         if isinstance(snapshot, Message) and len(snapshot):
-            made = self._inside(state | {"snapshot": snapshot}, {"path": "normalize"}, ctx)
-            if made.status != "ok" or not isinstance(made.value, Message):
-                raise DeviceError("the device inside could not take its state up")
-            state = state.with_private(**{n: one for n, one in made.value.private.items() if n != "hashpath"})
+            made = self._life(state | {"snapshot": snapshot}, {"path": "normalize"}, ctx)
+            if made is None:
+                raise DeviceError("the device inside this process makes snapshots and takes none up")
+            state = state.with_private(**{n: one for n, one in made.private.items() if n != "hashpath"})
         slot = found.get("slot")
         counts = {name: one for name in numbers if isinstance(one := numbers[name], int)}
         held = _Held(state, slot if isinstance(slot, int) else -1, counts)
@@ -256,6 +253,24 @@ class Confidential:
         asked = request if isinstance(request, Message) else Message(request)
         return self._attester.privately(asked, ctx.deadline, base=base)
 
+    def _life(self, base: Message, request: Mapping[str, Any], ctx: Context) -> Message | None:
+        """Return what a key of the life of the device inside makes; None where it has no such key.
+
+        Raises:
+            Busy, DeviceError: it failed. No error comes out as it is: its text may say what was sealed.
+        """
+        try:
+            made = self._inside(base, request, ctx)
+        except KeyNotFound:
+            return None
+        except slot_rules.PASSING:
+            raise Busy(_NOT_NOW) from None
+        except HyperpyError:
+            made = Result("error", b"")
+        if made.status != "ok" or not isinstance(made.value, Message):
+            raise DeviceError(f"'{request['path']}' of the device inside this process failed")
+        return made.value
+
     def _executed(self, state: Message, request: Message, ctx: Context) -> tuple[Message, Message]:
         """Return the state inside after a slot, and what it answers: ``results``, or ``error``.
 
@@ -268,7 +283,7 @@ class Confidential:
             except HyperpyError as error:
                 result = slot_rules.lasting(error)
         except HyperpyError:
-            raise Busy("what is inside this process cannot be computed now") from None
+            raise Busy(_NOT_NOW) from None
         if result.status != "ok" or not isinstance(result.value, Message):
             return base, Message({"error": slot_rules.error_text(result)})
         found = result.value.get("results")

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
 import pytest
 
 from devices.confidential import _from_signer
-from hyperpy import Message, commitments, confidential, key
+from hyperpy import Message, Result, commitments, confidential, key
 from hyperpy.attest import sealing
 from hyperpy.codecs import canonical
 from hyperpy.encoding import b64u
-from hyperpy.errors import CommitmentError
+from hyperpy.errors import Busy, CommitmentError, HyperpyError, NotCached, ParameterError
 from hyperpy.keys import RsaKey
 from hyperpy.message import Link
 from hyperpy.sdk import Context, device
@@ -158,3 +159,71 @@ def test_an_unsealed_message_of_several_signers_or_none_has_no_from() -> None:
     signed = commitments.commit(Message({"word": "x"}), one)
     with pytest.raises(CommitmentError):
         _from_signer(Message.make({"word": b"y"}, signed.commitments))
+
+
+# -- errors of what is inside -------------------------------------------------------------------------
+
+
+@device("blab@1.0")
+class Blab:
+    """Takes words, and says them in every error of its life; how it fails, the last message says."""
+
+    @key
+    def compute(self, base: Message, request: Message, ctx: Context) -> Message:
+        """Take the word of a message."""
+        body = request["body"]
+        assert isinstance(body, Message)
+        count = base.get("count", 0)
+        assert isinstance(count, int)
+        kept = {"word": body.text("word", ""), "how": body.text("how", ""), "when": body.text("when", "")}
+        return base | {"count": count + 1, **kept, "results": Message({"output": "ok"})}
+
+    @key
+    def snapshot(self, base: Message) -> Message | Result:
+        """Fail, or not yet."""
+        return self._fail(base) if base.text("when", "") == "snapshot" else Message({"a": "b"})
+
+    @key
+    def normalize(self, base: Message) -> Message | Result:
+        """Fail."""
+        return self._fail(base)
+
+    def _fail(self, base: Message) -> Result:
+        text, how = f"cannot go on with {base.text('word', '')}", base.text("how", "")
+        if how == "answer":
+            return Result("error", text.encode())
+        raise {"parameter": ParameterError, "busy": Busy, "python": ValueError, "absent": NotCached}[how](text)
+
+
+@pytest.mark.parametrize("when", ["snapshot", "normalize"])
+@pytest.mark.parametrize("how", ["parameter", "busy", "python", "absent", "answer"])
+def test_no_error_of_the_life_of_what_is_inside_comes_out(
+    start: Start, caplog: pytest.LogCaptureFixture, when: str, how: str
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    at = start(devices=[Vault, Blab])
+    process = at.spawn("blab@1.0", "count")
+    at.ask(process, word=MARK, how=how, when=when)
+    paths = [f"/{process}/compute=1/snapshot", f"/{process}/now/snapshot", f"/{process}/snapshot", f"/{process}/now"]
+    replies = [at.get(path) for path in paths]
+    if when == "snapshot":
+        assert [reply["status"] == 200 for reply in replies[:2] + replies[3:]] == [False, False, True]
+    at.node.actors.retire(lambda actor: actor == ("process", process))
+    replies += [at.get(path) for path in (*paths, f"/{process}/compute=1")]
+    if when == "snapshot" or how not in ("busy", "absent"):  # these two are tried again, and fail again
+        at.ask(process, word="next", how=how, when="")
+        assert at.get(f"/{process}/now")["count"] == 3
+    sealed = next((one for one in replies if isinstance(one.raw("sealed"), bytes)), None)
+    if when == "normalize" and how in ("busy", "absent"):
+        assert {reply["status"] for reply in replies} >= {503}
+    elif when == "normalize":
+        assert sealed is not None
+        taken_up = Message({"device": "confidential@1.0", "process": at.node.cache.read(process), "snapshot": sealed})
+        with pytest.raises(HyperpyError) as told:
+            at.node.resolve(taken_up, Message({"path": "normalize"}))
+        assert MARK not in str(told.value)
+        assert "inside" in told.value.message
+    for reply in replies:
+        assert MARK not in repr(dict(reply.raw_items()))
+    assert MARK not in caplog.text
+    assert MARK.encode() not in at.files()
