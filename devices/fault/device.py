@@ -15,8 +15,8 @@ from .judge import Judge
 from .verdict import Verdict
 
 _NOBODY = "unknown"
-_ALONE = ("double-assignment", "wrong-value", "wrong-answer")
-"""Kinds that are judged by what the proof holds, without making a step."""
+_ALONE = ("double-assignment",)
+"""Kinds that are judged without computing anything: no code has a part in it."""
 
 
 @device(

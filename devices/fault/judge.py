@@ -171,14 +171,18 @@ class Judge:
             raise Undecided(f"{here.device} answers this step, and it is to be judged by the code of {self._of}")
         if not here.pure:
             raise Undecided(f"{here.device}/{here.key} is not deterministic")
-        if here.implementation == (self._pinned or told):
-            return
         if self._pinned:
+            self._has(here.implementation, here.device)
+        elif here.implementation != told:
+            raise Undecided("the implementation differs: the accused ran other code than this node, by its own word")
+
+    def _has(self, implementation: str, device: str) -> None:
+        """Raise DeviceNotFound unless this node's code of a device is the pinned one."""
+        if implementation != self._pinned:
             raise DeviceNotFound(
-                f"this node has not the implementation {self._pinned[:16]} of {here.device}",
+                f"this node has not the implementation {self._pinned[:16]} of {device}",
                 hint="Install the version that the ledger names, and ask again.",
             )
-        raise Undecided("the implementation differs: the accused ran other code than this node, by its own word")
 
     def _answers(self, base: Message, request: Message) -> Answers:
         try:
@@ -337,6 +341,8 @@ class Judge:
 
         if self._pinned and self._of != values.DEVICE:
             raise Undecided(f"only {values.DEVICE} is judged by this, and only where its results are promised")
+        if self._pinned:
+            self._has(self._accounts.implementation(values.DEVICE), values.DEVICE)
         return values.judged(proof)
 
 

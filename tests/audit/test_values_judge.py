@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from hyperpy import Message, commitments, hashpath
+from hyperpy import Context, Message, commitments, device, hashpath, key
+from hyperpy.capabilities import Accounts
 from hyperpy.commitments import commit
+from hyperpy.errors import DeviceNotFound, HyperpyError
 from hyperpy.fault_proof import Account, Claim, Proof, account_body
 from hyperpy.inference import toy
 from hyperpy.inference.library import Library
@@ -123,3 +126,52 @@ def test_a_base_that_holds_the_answer_is_no_answer(true: tuple[bytes, Statement]
     for more, wanted in (({"x": 1}, "guilty"), ({"completions": body}, "undecided")):
         base = Message({"device": "inference@1.0", **more})
         assert verdict(third, against(body, true[1], base=base)) == wanted
+
+
+# -- pinned code --------------------------------------------------------------------------------------
+
+
+def test_other_code_than_the_named_one_gives_no_verdict(true: tuple[bytes, Statement], third: Any) -> None:
+    """As with a result: a ledger waits for the code that it names, and never answers otherwise."""
+    lie = against(changed(true[0], lambda all, ids: another(ids)), true[1])
+    value = dataclasses.replace(lie, kind="wrong-value", claims=lie.claims[1:], accounts=(), value=b"\x80")
+    asked = {"path": "implementation", "of": "inference@1.0"}
+    mine = third.resolve({"device": "fault@1.0"}, asked).text("implementation")
+    for proof, wanted in ((lie, "guilty"), (value, "undecided")):
+        assert verdict(third, proof) == wanted
+        assert verdict(third, proof, of="inference@1.0", implementation=mine) == wanted
+        for other in ("A" * 43, "0" * 64, mine.upper()):
+            with pytest.raises(DeviceNotFound, match="has not the implementation"):
+                verdict(third, proof, of="inference@1.0", implementation=other)
+            assert verdict(third, proof, of="tally@1.0", implementation=other) == "undecided"
+            assert verdict(third, proof, implementation=other) == "undecided"
+
+
+@device("slotted@1.0", needs=("accounts",))
+class Slotted:
+    """Asks for a verdict as a process's slot does."""
+
+    def start(self, accounts: Accounts) -> None:
+        self._accounts = accounts
+
+    @key
+    def verdict(self, request: Message, ctx: Context) -> bytes:
+        asked = Message({"path": "judge", **request.without("path", "device").raw_items()})
+        made, _, _ = self._accounts.strictly(ctx, Message({"device": "fault@1.0"}), asked, slot=True)
+        if isinstance(made, HyperpyError):
+            return made.message.encode()
+        assert isinstance(made.value, Message)
+        return made.value.text("verdict").encode()
+
+
+def test_a_process_must_name_the_code(true: tuple[bytes, Statement]) -> None:
+    """Else its state would depend on the version that a node runs."""
+    lie = signed(against(changed(true[0], lambda all, ids: another(ids)), true[1]))
+    with node(Slotted, flags={"devices.grant": {"slotted@1.0": ["accounts"]}}) as made:
+        asked = {"path": "implementation", "of": "inference@1.0"}
+        code = made.node.resolve({"device": "fault@1.0"}, asked).text("implementation")
+        words = {"path": "verdict", "proof": lie}
+        unnamed = made.node.resolve({"device": "slotted@1.0"}, words)
+        assert unnamed == b"inside a process the code to judge by must be named"
+        named = {**words, "of": "inference@1.0", "implementation": code}
+        assert made.node.resolve({"device": "slotted@1.0"}, named) == b"guilty"
