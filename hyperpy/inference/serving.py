@@ -147,7 +147,7 @@ class Models:
         self._lock = threading.Lock()
         self._closed = False
         self._loads = 0
-        self.standing = Standing()
+        self.standing = Standing(self.most, config.queue)
 
     def cards(self) -> list[Card]:
         """Return what is kept in the folder, by name; what is damaged is left out."""

@@ -18,7 +18,7 @@ from hyperpy.audit.values import Claimant, Disputed, Told, computed, disputed
 from hyperpy.commitments import commit
 from hyperpy.errors import CodecError, UpstreamError
 from hyperpy.fault_proof import Claim, Proof, from_bytes, to_bytes
-from hyperpy.inference import reference, toy, weights
+from hyperpy.inference import reference, standing, toy, weights
 from hyperpy.inference.disputes import Refused
 from hyperpy.inference.engines import toy_model
 from hyperpy.inference.library import Library
@@ -31,6 +31,12 @@ from tests.inference.lying import Kept, lying, places
 pytestmark = pytest.mark.timeout(300)
 CHAT = "/~inference@1.0/v1/chat/completions"
 ASKED = {"model": "toy", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 9}
+
+
+@pytest.fixture(autouse=True)
+def unprotected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have no test wait for the disputes of the one before."""
+    monkeypatch.setattr(standing, "PROTECTED", 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -86,20 +92,20 @@ def own(answer: Told) -> Trace:
 
 def lie(at: Served, change: Callable[[Kept], Trace]) -> None:
     """Have a node stand for something else than it computed."""
-    standing = at.node.models.standing
-    true = standing.of
+    kept_here = at.node.models.standing
+    true = kept_here.of
 
     def false(*args: Any) -> Trace:
         made = true(*args)
         kept = Kept.__new__(Kept)
         kept.__dict__.update(made.__dict__)
         claimed = change(kept)
-        with standing._lock:
-            found = standing._made[args[0].name]
+        with kept_here._lock:
+            found = kept_here._made[args[0].name].future
             found._result = claimed  # type: ignore[attr-defined]
         return claimed
 
-    standing.of = false  # type: ignore[method-assign]
+    kept_here.of = false  # type: ignore[method-assign]
 
 
 def proven(at: Served, tree: WeightTree, answer: Told) -> Disputed:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -75,6 +77,7 @@ def test_what_was_asked_about_longest_ago_goes(
     kept: Standing, engine: reference.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(standing, "ROOM", 20)
+    monkeypatch.setattr(standing, "PROTECTED", 0.0)
     for number in range(3):
         kept.of(asked(*range(6), number), lambda: engine, WEIGHTS, soon())
     with pytest.raises(NotFound):
@@ -91,6 +94,88 @@ def test_who_comes_too_early_is_told_to_come_again(kept: Standing, engine: refer
         kept.of(asked(*range(200)), lambda: engine, WEIGHTS, time.monotonic())
     assert error.value.retry_after
     assert len(kept.of(asked(*range(200)), lambda: engine, WEIGHTS, soon()).tokens) == 200
+
+
+def test_a_dispute_in_progress_is_not_driven_out(
+    kept: Standing, engine: reference.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever comes later waits, in number and in positions."""
+    kept.of(asked(*range(20), 7), lambda: engine, WEIGHTS, soon())
+    for number in range(standing.KEPT - 1):
+        kept.of(asked(number), lambda: engine, WEIGHTS, soon())
+    with pytest.raises(Busy, match="held") as error:
+        kept.of(asked(99), lambda: engine, WEIGHTS, soon())
+    assert error.value.status == 503
+    assert error.value.retry_after
+    assert len(kept.known(asked(*range(20), 7).name).tokens) == 21
+    monkeypatch.setattr(standing, "LONGEST", 0.0)
+    kept.of(asked(99), lambda: engine, WEIGHTS, soon())
+    assert len(kept._made) == standing.KEPT, "nobody holds a place for ever"
+
+
+class Slow(reference.Engine):
+    """Waits for leave before each piece, and counts them."""
+
+    def __init__(self) -> None:
+        super().__init__(toy_model())
+        self.leave, self.pieces, self.begun = threading.Event(), 0, threading.Event()
+
+    def forward(self, *args: Any, **more: Any) -> Any:
+        self.pieces += 1
+        self.begun.set()
+        assert self.leave.wait(60)
+        return super().forward(*args, **more)
+
+
+def test_what_is_being_made_takes_its_room(kept: Standing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standing, "ROOM", 20)
+    slow = Slow()
+    with pytest.raises(Busy, match="being computed"):
+        kept.of(asked(*range(15)), lambda: slow, WEIGHTS, time.monotonic())
+    with pytest.raises(Busy, match="held"):
+        kept.of(asked(*range(6)), lambda: slow, WEIGHTS, soon())
+    slow.leave.set()
+    assert len(kept.of(asked(*range(5)), lambda: slow, WEIGHTS, soon()).tokens) == 5
+    assert len(kept.of(asked(*range(15)), lambda: slow, WEIGHTS, soon()).tokens) == 15
+
+
+def test_no_more_wait_than_the_queue_holds() -> None:
+    slow, kept = Slow(), Standing(queue=1)
+    for number in range(2):
+        with pytest.raises(Busy, match="the sequence is being computed"):
+            kept.of(asked(number), lambda: slow, WEIGHTS, time.monotonic())
+    with pytest.raises(Busy, match="other disputes are being computed"):
+        kept.of(asked(9), lambda: slow, WEIGHTS, soon())
+    slow.leave.set()
+    kept.close()
+
+
+def test_no_longer_answers_than_the_node_makes(engine: reference.Engine) -> None:
+    kept, ids = Standing(tokens=4), tuple(range(9))
+    with pytest.raises(Busy, match="at most 4 tokens"):
+        kept.of(Disputed(REFERENCE, ids, 5, Sampling()), lambda: engine, WEIGHTS, soon())
+    assert len(kept.of(Disputed(REFERENCE, ids, 9, Sampling()), lambda: engine, WEIGHTS, soon()).tokens) == 9
+    kept.close()
+
+
+def test_nobody_waits_and_computing_stops(kept: Standing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the next piece; what did not begin is let go of. Who comes again begins anew."""
+    slow, long = Slow(), tuple(range(200))
+    for ids in (long, (5,)):
+        with pytest.raises(Busy, match="being computed"):
+            kept.of(asked(*ids), lambda: slow, WEIGHTS, time.monotonic())
+    assert slow.begun.wait(60)
+    waiting = kept._made[asked(5).name].future
+    running = kept._made[asked(*long).name].future
+    monkeypatch.setattr(standing, "GRACE", -1e9)
+    with pytest.raises(Busy, match="being computed"):
+        kept.of(asked(6), lambda: slow, WEIGHTS, time.monotonic())
+    assert waiting.cancelled()
+    slow.leave.set()
+    assert isinstance(running.exception(60), Busy)
+    assert slow.pieces == 1
+    monkeypatch.undo()
+    assert len(kept.of(asked(*long), lambda: slow, WEIGHTS, soon()).tokens) == 200
 
 
 def test_what_cannot_be_computed_is_not_kept(kept: Standing, engine: reference.Engine) -> None:
