@@ -17,6 +17,7 @@ from hyperpy.fault_proof import INFERENCE, Account, Claim, Proof, account_of, co
 from hyperpy.inference import evidence, statements, trees
 from hyperpy.inference.commitments import OPS, told_of
 from hyperpy.inference.documents import document
+from hyperpy.inference.sampler import Sampling
 from hyperpy.message import Value
 
 from .verdict import Undecided, Verdict, fault_id
@@ -69,11 +70,11 @@ def _answer(proof: Proof) -> Verdict:
     statement = statements.read(_word(proof.claims[1], proof.accused, b"statement"))
     account = account_of(proof.accounts[0], proof.accused)
     document = _document(proof.claims[0].reply, account, proof.accused)
-    expected, claimed = _compared(document, statement, proof.value)
+    part, expected, claimed = _compared(document, statement, proof.value)
     if expected == claimed:
         return Verdict("not-guilty", proof.accused, proof.kind, "answer and statement agree", expected, claimed)
     fault = fault_id(proof.accused, f"{DEVICE} {statement.name.hex()}")
-    reason = "the accused answered otherwise than it computes"
+    reason = f"the accused answered otherwise than it computes: another {part}"
     return Verdict("guilty", proof.accused, proof.kind, reason, expected, claimed, fault)
 
 
@@ -94,30 +95,61 @@ def _document(reply: Message, account: Account, accused: str) -> Any:
     return document(body)
 
 
-def _compared(found: Any, statement: statements.Statement, value: bytes) -> tuple[str, str]:
-    """Return what the statement says of an answer's token, and what the answer says."""
+def _compared(found: Any, statement: statements.Statement, value: bytes) -> tuple[str, str, str]:
+    """Return of what an answer's token they speak, what the statement says of it, and what the answer says."""
+    s, mine = statement.sampling, statement
     try:
         words, choice = found["hyperpy"], found["choices"][0]
-        sampling, prompt, ids = words["sampling"], list(words["prompt_token_ids"]), list(choice["token_ids"])
+        prompt, ids = list(words["prompt_token_ids"]), list(choice["token_ids"])
         states = [*words["states"][0]] if "states" in words else [None] * (len(ids) - 1) + [words["state"][0]]
-        told_of = (words["model-id"], words["weight-root"], words["config-digest"], len(prompt))
-        drawn = (sampling["t16"], sampling["top-k"], sampling["p16"], sampling["seed"])
-        number = statement.count - statement.prompt
+        drawn = words["sampling"]
+        sampling = Sampling(drawn["t16"], drawn["top-k"], drawn["p16"], bytes.fromhex(drawn["seed"]))
+        number = mine.count - mine.prompt
         listed = b"".join(one.to_bytes(4, "little") for one in [*prompt, *ids[:number]])
         ident, state = ids[number], states[number]
     except (TypeError, KeyError, IndexError, AttributeError, ValueError, OverflowError):
         raise Undecided("the answer is not about the sequence of the statement") from None
-    s, mine = statement.sampling, statement
-    same = (mine.model.hex(), mine.weights.hex(), mine.config.digest.hex(), mine.prompt)
-    if told_of != same or drawn != (s.t16, s.top_k, s.p16, s.seed.hex()):
-        raise Undecided("the answer is of another model or sampling than the statement")
+    labels = _labels(words, mine)
+    if len(prompt) != mine.prompt or sampling.normal != s.normal:
+        raise Undecided("the answer is of another prompt or sampling than the statement")
     if hashlib.sha256(listed).digest() != mine.ids:
         raise Undecided("the answer is of other ids than the statement")
     if ident != mine.chosen:
-        return f"id {mine.chosen}", _shown("id", ident)
+        return "token", f"id {mine.chosen}", _shown("id", ident)
     if state is not None and state != mine.state.hex():
-        return f"state {mine.state.hex()}", _shown("state", state)
-    return _roots(words, number, statement, value) if value else ("as stated", "as stated")
+        return "state", f"state {mine.state.hex()}", _shown("state", state)
+    if labels:
+        return "name", "the names of the statement", f"another {labels}"
+    return ("root", *_roots(words, number, statement, value)) if value else ("token", "as stated", "as stated")
+
+
+def _labels(words: Any, statement: statements.Statement) -> str:
+    """Return which of the names in an answer is false; empty: none.
+
+    What an answer is of, its reference tells, which is made of three of these names. An honest answer's fit it. Where
+    they do not, they are no reason to think of another model: else one false name would free a liar.
+
+    Raises:
+        Undecided: by all its names, the answer is of another model.
+    """
+    true = {"model-id": statement.model, "config-digest": statement.config.digest, "weight-root": statement.weights}
+    told = {name: _digest(words, name) for name in (*true, "tokenizer", "reference")}
+    parts = [told[name] for name in ("model-id", "config-digest", "tokenizer")]
+    false = [name for name, one in true.items() if told[name] != one]
+    if told["reference"] == hashlib.sha256(b"".join(parts)).digest() and all(parts):
+        if set(false) & {"model-id", "config-digest"}:
+            raise Undecided("the answer is of another model than the statement")
+        return ", ".join(false)
+    return ", ".join(false) or "reference"
+
+
+def _digest(words: Any, name: str) -> bytes:
+    """Return a digest that an answer tells in hex; empty where it is none."""
+    try:
+        found = bytes.fromhex(words[name])
+    except (TypeError, KeyError, ValueError):
+        return b""
+    return found if len(found) == 32 else b""
 
 
 def _shown(name: str, found: Any) -> str:

@@ -30,6 +30,11 @@ class Sampling:
     seed: bytes = bytes(32)
 
     @property
+    def normal(self) -> Sampling:
+        """The same choices, written in one way: nothing but ``t16`` has a part in a greedy one."""
+        return self if self.t16 else Sampling()
+
+    @property
     def whole(self) -> bool:
         """Whether the whole vocabulary is looked at."""
         return not self.top_k and self.p16 == 65536

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,6 +17,7 @@ from hyperpy.errors import DeviceNotFound, HyperpyError
 from hyperpy.fault_proof import Account, Claim, Proof, account_body
 from hyperpy.inference import toy
 from hyperpy.inference.library import Library
+from hyperpy.inference.sampler import Sampling
 from hyperpy.inference.statements import Statement
 from hyperpy.testing import node, wallet
 from hyperpy.trail import Record
@@ -126,6 +128,68 @@ def test_a_base_that_holds_the_answer_is_no_answer(true: tuple[bytes, Statement]
     for more, wanted in (({"x": 1}, "guilty"), ({"completions": body}, "undecided")):
         base = Message({"device": "inference@1.0", **more})
         assert verdict(third, against(body, true[1], base=base)) == wanted
+
+
+# -- names that are no way out -----------------------------------------------------------------------
+
+NAMES = ("model-id", "weight-root", "config-digest", "tokenizer", "reference")
+NO_NAMES = ("00" * 32, "zz", "", None, 7, "00" * 31, "delete")
+
+
+def named(**changes: Any) -> Callable[[Any, Any], None]:
+    def change(document: Any, ids: Any) -> None:
+        words = document["hyperpy"]
+        for name, one in changes.items():
+            name = name.replace("_", "-")
+            words[name] = one
+            if one == "delete":
+                del words[name]
+
+    return change
+
+
+def renamed(words: Any) -> str:
+    """Return the reference that fits an answer's names (docs: SHA-256 over model-id, config-digest and tokenizer)."""
+    return hashlib.sha256(b"".join(bytes.fromhex(words[one]) for one in NAMES[0:4:2] + NAMES[3:4])).hexdigest()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_false_name_frees_no_liar(name: str, true: tuple[bytes, Statement], third: Any) -> None:
+    """Beside a false token it changes nothing; beside true ones it is a false word by itself."""
+    words = json.loads(true[0])["hyperpy"]
+    assert renamed(words) == words["reference"]
+    for junk in NO_NAMES:
+        body = changed(true[0], named(**{name.replace("-", "_"): junk}))
+        assert verdict(third, against(body, true[1])) == "guilty", junk
+        body = changed(body, lambda all, ids: another(ids))
+        found = judged(third, signed(against(body, true[1])))
+        assert (found.text("verdict"), found.text("reason")[-5:]) == ("guilty", "token"), junk
+
+
+def test_an_answer_of_another_model_is_no_lie(true: tuple[bytes, Statement], third: Any) -> None:
+    """The same weights with another shape are another model, by an honest answer's reference."""
+    for name in ("model-id", "config-digest"):
+        body = changed(true[0], lambda all, ids: another(ids))
+        body = changed(body, named(**{name.replace("-", "_"): "11" * 32}))
+        assert verdict(third, against(body, true[1])) == "guilty"
+        body = changed(body, lambda all, ids: all["hyperpy"].update(reference=renamed(all["hyperpy"])))
+        assert verdict(third, against(body, true[1])) == "undecided"
+
+
+def test_a_greedy_answer_has_one_sampling(true: tuple[bytes, Statement], third: Any) -> None:
+    """A seed in capitals, or any other under which a greedy choice is the same, is no other sampling."""
+    for change in ({"seed": "AB" * 32}, {"top-k": 3}, {"p16": 5}):
+        body = changed(true[0], lambda all, ids, change=change: all["hyperpy"]["sampling"].update(change))
+        assert verdict(third, against(body, true[1])) == "not-guilty"
+        body = changed(body, lambda all, ids: another(ids))
+        assert verdict(third, against(body, true[1])) == "guilty"
+    drawn = dataclasses.replace(true[1], sampling=Sampling(65536, 0, 65536, b"\xab" * 32))
+    for seed, wanted in (("ab" * 32, "guilty"), ("AB" * 32, "guilty"), ("cd" * 32, "undecided")):
+        told = {"t16": 65536, "seed": seed}
+        body = changed(true[0], lambda all, ids, told=told: all["hyperpy"]["sampling"].update(told))
+        body = changed(body, lambda all, ids: another(ids))
+        assert verdict(third, against(body, drawn)) == wanted
+    assert verdict(third, against(body, true[1])) == "undecided", "drawn, and greedy"
 
 
 # -- pinned code --------------------------------------------------------------------------------------
