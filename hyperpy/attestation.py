@@ -10,8 +10,7 @@ import logging
 import secrets
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -23,9 +22,10 @@ from hyperpy.attest import merkle, sealing
 from hyperpy.attest import nvidia as gpu_reports
 from hyperpy.attest import statement as statements
 from hyperpy.attest.bundle import MAX_MANIFESTS, Evidence
-from hyperpy.attest.codes import refusal, require
+from hyperpy.attest.codes import refusal
 from hyperpy.attest.statement import Statement
 from hyperpy.attestation_batch import Together, Turn
+from hyperpy.attestation_budget import ASKED, OWN, RESULT, ZONE, Budget
 from hyperpy.attestation_code import node_digest
 from hyperpy.attestation_key import key_for_secrets
 from hyperpy.attester import Attester, base, detect
@@ -43,7 +43,6 @@ from hyperpy.trail import Record
 
 log = logging.getLogger("hyperpy.attestation")
 
-_PERIOD_S: Final = 60.0
 _ZONE: Final = "zone-join"
 _PATIENCE_S: Final = 5.0
 """Seconds that a request waits for others who ask the hardware."""
@@ -76,9 +75,8 @@ class Attestation:
     ) -> None:
         self._code = code if code is not None else lambda: node_digest(config, ())
         self._config, self._key, self._about = config.tee, key, about
-        self._lock, self._counting = threading.Lock(), threading.Lock()
-        self._asked: deque[float] = deque(maxlen=config.tee.reports)
-        self._joining: deque[float] = deque(maxlen=max(1, config.tee.reports // 2))
+        self._lock, self._identifying = threading.Lock(), threading.Lock()
+        self._budget = Budget(config.tee.reports)
         self.secrets = config.tee.secrets
         self._together = Together(self._for_results, config.tee.batch, _PATIENCE_S)
         self._epoch = b"start:" + secrets.token_bytes(32)
@@ -133,12 +131,21 @@ class Attestation:
 
     # -- evidence ----------------------------------------------------------------------------
 
-    def report(self, report_data: bytes, *, level: int | None = None) -> Evidence:
+    def report(self, report_data: bytes, *, level: int | None = None, peer: str | None = "") -> Evidence:
         """See :meth:`hyperpy.capabilities.Attester.report`."""
+        self._spend(OWN if peer is None else ASKED, () if peer is None else (peer,))
+        return self._report(report_data, level)
+
+    def _spend(self, use: str, peers: Collection[str]) -> None:
+        """Count a report; raise AttestationError where there is no hardware, or it was asked too often."""
         if self._attester is None:
-            raise refusal("attester/unavailable", "this machine has no hardware that makes evidence")
+            raise _nothing()
         if self._attester.hardware:
-            self._spend(self._asked)
+            self._budget.spend(use, peers)
+
+    def _report(self, report_data: bytes, level: int | None = None) -> Evidence:
+        if self._attester is None:
+            raise _nothing()
         if not self._lock.acquire(timeout=_PATIENCE_S):
             raise refusal("attester/busy", "others wait for the hardware")
         try:
@@ -151,28 +158,36 @@ class Attestation:
             made = replace(made, collateral=self._collateral)
         return made
 
-    def _spend(self, kept: deque[float]) -> None:
-        """Count a report; refuse it if there were as many as ``kept`` holds within the last minute."""
-        now = time.monotonic()
-        with self._counting:
-            full = len(kept) == kept.maxlen
-            spent = full and now - kept[0] < _PERIOD_S
-            require(not spent, "attester/rate-limited", "the hardware was asked for too many reports within a minute")
-            kept.append(now)
-
     def evidence(
-        self, purpose: str, *, nonce: bytes = b"", fields: Mapping[str, bytes] | None = None, gpus: bool = False
+        self,
+        purpose: str,
+        *,
+        nonce: bytes = b"",
+        fields: Mapping[str, bytes] | None = None,
+        gpus: bool = False,
+        peer: str | None = "",
     ) -> Evidence:
         """See :meth:`hyperpy.capabilities.Attester.evidence`."""
+        use = ZONE if purpose == _ZONE else OWN if peer is None else ASKED
+        return self._made(purpose, nonce, fields, gpus, use, () if peer is None else (peer,))
+
+    def _made(
+        self,
+        purpose: str,
+        nonce: bytes,
+        fields: Mapping[str, bytes] | None,
+        gpus: bool,
+        use: str,
+        peers: Collection[str] = (),
+    ) -> Evidence:
         said = self.statement(purpose, nonce=nonce, fields=fields)
-        if purpose == _ZONE:  # whoever knocks at a zone's door leaves half of all reports for results
-            self._spend(self._joining)
+        self._spend(use, peers)
         found = self._gpus.evidence(said.gpu_nonce()) if gpus and self._gpus is not None else ()
         if found:
             found = tuple(replace(one, manifests=self._manifests) for one in found)
             digest = statements.gpu_digest([gpu_reports.parse(one.report).signed for one in found])
             said = statements.make({**said.fields, "gpu": digest})
-        return replace(self.report(said.report_data()), statement=said.encode(), gpus=found)
+        return replace(self._report(said.report_data()), statement=said.encode(), gpus=found)
 
     def statement(self, purpose: str, *, nonce: bytes = b"", fields: Mapping[str, bytes] | None = None) -> Statement:
         """Return a statement about this node; raise AppraisalError ``binding/statement-malformed``."""
@@ -195,9 +210,17 @@ class Attestation:
         """See :meth:`hyperpy.capabilities.Attester.identity`. It is made again where settings or code changed."""
         about = commitments.content_key(self._about()) + self._code()
         known = self._identity
-        if known is None or known[0] != about:
-            known = self._identity = about, self.evidence("node-identity", gpus=True)
-        return known[1]
+        if known is not None and known[0] == about:
+            return known[1]
+        if not self._identifying.acquire(timeout=_PATIENCE_S):
+            raise refusal("attester/busy", "others wait for the hardware")
+        try:
+            known = self._identity
+            if known is None or known[0] != about:
+                known = self._identity = about, self._made("node-identity", b"", None, True, OWN)
+            return known[1]
+        finally:
+            self._identifying.release()
 
     def unseal(self, sealed: bytes, info: bytes) -> bytes:
         """See :meth:`hyperpy.capabilities.Attester.unseal`."""
@@ -258,7 +281,9 @@ class Attestation:
         fields = {**_of_record(record, ask), "hashpath": (made.hashpath or "").encode(), "result": result}
         if ask.level == attested.RESULT:
             self.statement("result", nonce=ask.nonce, fields=fields)  # what is malformed spoils no other's
-            found = self._together.attested(Turn(ask.nonce, fields))
+            if ask.peer is not None and self.hardware:
+                self._budget.check(ask.peer)
+            found = self._together.attested(Turn(ask.nonce, fields, ask.peer))
         else:
             own = self.identity()
             previous = attested.attestation_id(statements.decode(own.statement))
@@ -270,13 +295,15 @@ class Attestation:
 
     def _for_results(self, turns: Sequence[Turn]) -> Sequence[attested.Attestation]:
         """Return the hardware's word on results: on one alone, or on the root of all their statements."""
+        peers = {one.peer for one in turns if one.peer is not None}
+        use = OWN if any(one.peer is None for one in turns) else RESULT
         if len(turns) == 1:
             (one,) = turns
-            return [attested.Attestation(self.evidence("result", nonce=one.nonce, fields=one.fields, gpus=True))]
+            return [attested.Attestation(self._made("result", one.nonce, one.fields, True, use, peers))]
         said = [self.statement("result", nonce=one.nonce, fields=one.fields).encode() for one in turns]
         leaves = [merkle.leaf(one) for one in said]
         fields = {**attested.batch_fields(len(said)), "result": merkle.root(leaves)}
-        evidence = self.evidence("result", fields=fields, gpus=True)
+        evidence = self._made("result", b"", fields, True, use, peers)
         places = [attested.Place(at, len(said), merkle.proof(leaves, at)) for at in range(len(said))]
         return [attested.Attestation(evidence, one, place) for one, place in zip(said, places, strict=True)]
 
@@ -289,10 +316,17 @@ class Ask:
         nonce: the caller's, 16 to 64 bytes; empty if there is none.
         request: ID (32 bytes) of the request.
         by_setting: the request itself does not ask, the operator's setting does.
+        peer: address that the request came from, empty if unknown; None for the operator's.
     """
 
-    def __init__(self, level: str, nonce: bytes, request: bytes, *, by_setting: bool = False) -> None:
-        self.level, self.nonce, self.request, self.by_setting = level, nonce, request, by_setting
+    def __init__(
+        self, level: str, nonce: bytes, request: bytes, *, by_setting: bool = False, peer: str | None = ""
+    ) -> None:
+        self.level, self.nonce, self.request, self.by_setting, self.peer = level, nonce, request, by_setting, peer
+
+
+def _nothing() -> AttestationError:
+    return refusal("attester/unavailable", "this machine has no hardware that makes evidence")
 
 
 def _marked(made: Message, status: str, text: bytes = b"", code: str = "") -> Message:
@@ -339,7 +373,9 @@ _NONCE: Final = range(16, 65)
 _KEYS: Final = ("attest", "attest-nonce")
 
 
-def asked(always: Any, request: Message, members: Sequence[Value]) -> tuple[Ask | None, Sequence[Value]]:
+def asked(
+    always: Any, request: Message, members: Sequence[Value], operator: Callable[[Message], bool] = lambda _: False
+) -> tuple[Ask | None, Sequence[Value]]:
     """Return what a request, or the operator, asks for; and the path without the keys that ask.
 
     They are ``attest`` (``true`` or ``hardware``) and ``attest-nonce`` (16 to 64 bytes, base64url), as a header, in
@@ -347,6 +383,7 @@ def asked(always: Any, request: Message, members: Sequence[Value]) -> tuple[Ask 
 
     Args:
         always: the operator's setting ``tee-attest``.
+        operator: says whether the operator signed a request.
 
     Raises:
         ParameterError: the nonce is none.
@@ -364,7 +401,8 @@ def asked(always: Any, request: Message, members: Sequence[Value]) -> tuple[Ask 
             nonce = one.raw("attest-nonce")
     if level is None:
         return None, members
-    ask = Ask(level, _nonce(nonce), commitments.content_key(request), by_setting=by_setting)
+    peer = None if operator(request) else str(request.private.get("peer", ""))
+    ask = Ask(level, _nonce(nonce), commitments.content_key(request), by_setting=by_setting, peer=peer)
     return ask, [_without(one) for one in members]
 
 

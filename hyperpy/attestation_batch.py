@@ -15,10 +15,14 @@ log = logging.getLogger("hyperpy.attestation")
 
 
 class Turn:
-    """One result that is to be attested: the fields of its statement, and what became of it."""
+    """One result that is to be attested: the fields of its statement, for whom, and what became of it.
 
-    def __init__(self, nonce: bytes, fields: dict[str, bytes]) -> None:
-        self.nonce, self.fields = nonce, fields
+    Args:
+        peer: address that asks, empty if unknown; None for the operator.
+    """
+
+    def __init__(self, nonce: bytes, fields: dict[str, bytes], peer: str | None = "") -> None:
+        self.nonce, self.fields, self.peer = nonce, fields, peer
         self.made: Attestation | None = None
         self.error: BaseException | None = None
         self.done = threading.Event()

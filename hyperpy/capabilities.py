@@ -412,26 +412,26 @@ class Attester(Protocol):
     def info(self) -> Message:
         """Return what there is: providers, evidence types, whether it is hardware's."""
 
-    def report(self, report_data: bytes, *, level: int | None = None) -> Evidence:
-        """Return evidence of the processor, bound to 64 bytes, at a privilege level (VMPL).
-
-        Raises:
-            AttestationError: ``attester/...``.
-        """
+    def report(self, report_data: bytes, *, level: int | None = None, peer: str | None = "") -> Evidence:
+        """Return evidence of the processor, bound to 64 bytes, at a level (VMPL). Else as :meth:`evidence`."""
 
     def evidence(
-        self, purpose: str, *, nonce: bytes = b"", fields: Mapping[str, bytes] | None = None, gpus: bool = False
+        self,
+        purpose: str,
+        *,
+        nonce: bytes = b"",
+        fields: Mapping[str, bytes] | None = None,
+        gpus: bool = False,
+        peer: str | None = "",
     ) -> Evidence:
-        """Return evidence bound to a statement about this node, which stands in it.
+        """Return evidence bound to a statement about this node; raise AttestationError ``attester/...``.
 
         Args:
             purpose: one of :data:`hyperpy.attest.statement.PURPOSES`.
             nonce: the verifier's, 16 to 64 bytes; without one the statement names this run of the node.
             fields: more fields of the statement.
             gpus: with the NVIDIA devices, if NVIDIA's tools are there.
-
-        Raises:
-            AttestationError: ``attester/...``, ``binding/statement-malformed``.
+            peer: address that asks, whose share it counts for; None for the operator.
         """
 
     def identity(self) -> Evidence:

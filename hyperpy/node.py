@@ -233,7 +233,9 @@ class Node:
         try:
             asked = results.with_slots(path.parse(request, limits=self._limits))
             asked, request = self._ordered(asked, request, chain)
-            ask, asked = attestation.asked(self.settings.setting("tee-attest"), request, asked)
+            ask, asked = attestation.asked(
+                self.settings.setting("tee-attest"), request, asked, self.settings.is_operator
+            )
             members, request = self._hooked_request(request, asked, chain, ingress)
             made = self._resolved(members, chain)
             if ingress.wants.codec == JSON:

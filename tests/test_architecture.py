@@ -30,6 +30,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "audit",
         "attestation",
         "attestation_batch",
+        "attestation_budget",
         "attestation_code",
         "attestation_key",
         "node",

@@ -45,7 +45,7 @@ class Snp:
         A report of a version that the reference's JSON does not know is base64url of its bytes.
         """
         try:
-            return Result("ok", self._generated(request.get("challenge")))
+            return Result("ok", self._generated(request))
         except AttestationError as error:
             return refused(error)
 
@@ -68,7 +68,8 @@ class Snp:
 
     # -- making ------------------------------------------------------------------------------
 
-    def _generated(self, challenge: Value | None) -> Message:
+    def _generated(self, request: Message) -> Message:
+        challenge = request.get("challenge")
         asked = b"" if challenge is None else report.challenge_of(challenge)
         listed = self._trust().configurations
         if not listed:
@@ -82,7 +83,8 @@ class Snp:
         node = b64u_decode(commitments.content_id(about))
         modulus = _signers(self._keys.sign(Message({"type": "Public-Key"})))[address] if asked else b""
         bound = report.binding(b64u_decode(address), node, asked, modulus)
-        found = self._attester.report(bound, level=1)
+        peer = None if self._node.is_operator(request) else str(request.private.get("peer", ""))
+        found = self._attester.report(bound, level=1, peer=peer)
         require(found.kind == "snp", "attester/unavailable", "no_tee: this machine has no SEV-SNP")
         own = snp.parse(found.report)
         same = own.report_data == bound

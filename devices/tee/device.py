@@ -47,7 +47,8 @@ class Tee:
         if purpose not in _PURPOSES:
             raise ParameterError(f"there is no evidence for {purpose[:40]!a} here", name="purpose")
         nonce = asked.nonce(request.get("nonce")) or b""
-        return asked.written(self._attester.evidence(purpose, nonce=nonce, gpus=True))
+        peer = None if self._node.is_operator(request) else str(request.private.get("peer", ""))
+        return asked.written(self._attester.evidence(purpose, nonce=nonce, gpus=True, peer=peer))
 
     @key(deterministic=False)
     def challenge(self, ctx: Context) -> Message:
