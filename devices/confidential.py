@@ -55,12 +55,21 @@ class _Held:
 
     Attributes:
         slot: the slot it is the state after.
-        numbers: the last number of each sender's sealed messages.
+        numbers: the last number of each sender's sealed messages, for at most ``confidential.MAX_SENDERS``.
+        said: digest of all senders and numbers so far, in their order: what stands for ``numbers`` in the mark.
     """
 
     state: Message
     slot: int
     numbers: Mapping[str, int]
+    said: bytes = bytes(32)
+
+    def after(self, state: Message, slot: int, opened: _Opened | None) -> _Held:
+        """Return what is held after a slot, whose message is none unless it came sealed."""
+        if opened is None:
+            return _Held(state, slot, self.numbers, self.said)
+        said = sha256(self.said + native(opened.sender) + opened.number.to_bytes(8, "big"))
+        return _Held(state, slot, {**self.numbers, opened.sender: opened.number}, said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +136,7 @@ class Confidential:
             "snapshot": Message() if found is None else _bare(found),
             "slot": held.slot,
             "numbers": Message(dict(held.numbers)),
+            "said": held.said,
         }
         try:
             plain = canonical.encode(Message(made))
@@ -144,8 +154,8 @@ class Confidential:
             raise KeyNotFound("there is no snapshot to go on from")
         found = canonical.decode(confidential.decrypted(self._key(process, b"state"), sealed))
         assert isinstance(found, Message)
-        inner, snapshot, numbers = (found.get(name) for name in ("state", "snapshot", "numbers"))
-        if not isinstance(inner, Message) or not isinstance(numbers, Message):
+        inner, snapshot, numbers, said = (found.get(name) for name in ("state", "snapshot", "numbers", "said"))
+        if not isinstance(inner, Message) or not isinstance(numbers, Message) or not isinstance(said, bytes):
             raise ParameterError("the snapshot is of another form", name="snapshot")
         state = Message.make({**inner.raw_items(), "process": process.definition})
         if isinstance(snapshot, Message) and len(snapshot):
@@ -155,7 +165,7 @@ class Confidential:
             state = state.with_private(**{n: one for n, one in made.private.items() if n != "hashpath"})
         slot = found.get("slot")
         counts = {name: one for name in numbers if isinstance(one := numbers[name], int)}
-        held = _Held(state, slot if isinstance(slot, int) else -1, counts)
+        held = _Held(state, slot if isinstance(slot, int) else -1, counts, said)
         return base.without("snapshot").with_private(**{_HELD: held})
 
     @default
@@ -185,8 +195,7 @@ class Confidential:
             return Result("ok", self._outside(process, base, replace(held, slot=number), refused))
         asked = request | {"body": body}
         state, answer = self._executed(held.state, asked, ctx)
-        numbers = held.numbers if opened is None else {**held.numbers, opened.sender: opened.number}
-        after = _Held(state | {"at-slot": number}, number, numbers)
+        after = held.after(state | {"at-slot": number}, number, opened)
         try:
             made = self._outside(process, base, after, self._results(process, answer, opened, number))
         except (MessageError, RecursionError):
@@ -233,6 +242,9 @@ class Confidential:
             number = int(number)
         if type(number) is not int or number <= held.numbers.get(sender, -1):
             raise ParameterError("a sealed message's number is above those of its sender before", name="number")
+        if sender not in held.numbers and len(held.numbers) >= confidential.MAX_SENDERS:
+            most = confidential.MAX_SENDERS
+            raise ParameterError(f"this process takes sealed messages of {most} senders, and no others")
         sealed, attestation = (b64u_decode(as_text(body.get(name, b""))) for name in ("sealed", "attestation"))
         address = b64u_decode(process.definition.text(confidential.NODE, ""))
         info = confidential.info(attestation, body.text("policy", ""), address, process.ident, sender, number)
@@ -311,8 +323,7 @@ class Confidential:
         for name in process.public:
             confidential.check_form(results if name == "results" else items.get(name, b""), _MAX_SHOWN)
         told = commitments.content_id(_bare(held.state.without("process")))
-        numbers = canonical.encode(Message(dict(held.numbers)))
-        text = key_bytes(told) + held.slot.to_bytes(8, "big", signed=True) + numbers
+        text = key_bytes(told) + held.slot.to_bytes(8, "big", signed=True) + held.said
         mark = hmac.digest(self._key(process, b"mark"), text, "sha256")
         items["results"], items[_MARK] = results, b64u(mark).encode()
         return Message.make(items, {}, {**base.private, _HELD: held})

@@ -54,6 +54,8 @@ SEALED: Final = ("sealed", "attestation", "policy", "number")
 REPLY: Final = "reply-secret"
 MOST: Final = 1 << 63
 """Numbers are below this."""
+MAX_SENDERS: Final = 1 << 16
+"""Senders whose sealed messages one process takes: whoever comes first."""
 MAX_DEPTH: Final = 32
 """Lists and maps inside one another in a sealed message, itself counted."""
 

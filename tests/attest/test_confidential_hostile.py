@@ -8,7 +8,7 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]
 import pytest
 
-from devices.confidential import _from_signer
+from devices.confidential import _from_signer, _Held, _Opened
 from hyperpy import Message, Result, commitments, confidential, key
 from hyperpy.attest import sealing
 from hyperpy.codecs import canonical
@@ -159,6 +159,51 @@ def test_an_unsealed_message_of_several_signers_or_none_has_no_from() -> None:
     signed = commitments.commit(Message({"word": "x"}), one)
     with pytest.raises(CommitmentError):
         _from_signer(Message.make({"word": b"y"}, signed.commitments))
+
+
+# -- how many senders --------------------------------------------------------------------------------
+
+
+def test_sealed_messages_of_a_bounded_number_of_senders_are_taken(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has been heard goes on; somebody new is refused, and it holds after going on from a snapshot."""
+    monkeypatch.setattr("hyperpy.confidential.MAX_SENDERS", 2)
+    at = start()
+    process = at.spawn()
+    marks = set()
+
+    def taken(sender: RsaKey) -> bool:
+        keys, _ = at.seal(process, {"word": "x"}, sender=sender)
+        slot = at.send(process, keys, sender)
+        state = at.get(f"/{process}/compute={slot}")
+        assert state["status"] == 200
+        marks.add(state.text("confidential-state"))
+        return "sealed" in _results(state)
+
+    first, second, third = wallet("user"), wallet("thief"), wallet("other")
+    assert [taken(one) for one in (first, second, third, first, third, second)] == [
+        True,
+        True,
+        False,
+        True,
+        False,
+        True,
+    ]
+    at.node.actors.retire(lambda actor: actor == ("process", process))
+    assert [taken(one) for one in (third, first)] == [False, True]
+    assert at.get(f"/{process}/now")["count"] == 6
+    assert len(marks) == 8
+    assert replayed(at, process, at.node.attestation).verdict is Verdict.REPRODUCED
+
+
+def test_numbers_are_part_of_what_is_marked() -> None:
+    """Which numbers were heard, and in which order, changes the digest that stands for them."""
+    held = _Held(Message(), -1, {})
+    opened = [_Opened(wallet(name).address, number, b"", b"", {}) for name, number in (("user", 1), ("thief", 2))]
+    orders = [held.after(Message(), 0, one).after(Message(), 1, two) for one, two in (opened, opened[::-1])]
+    assert orders[0].numbers == orders[1].numbers
+    assert len({held.said, *(one.said for one in orders), held.after(Message(), 0, opened[0]).said}) == 4
 
 
 # -- errors of what is inside -------------------------------------------------------------------------
