@@ -59,6 +59,7 @@ class Policy:
         id: its name; with :attr:`digest` it stands in every result.
         kinds: kinds of evidence that count.
         max_age: most seconds since a statement or document was made; 0: a nonce alone says how fresh it is.
+        runtimes: runtime digests (tag 13) of which the statement must name one; None leaves open which devices run.
         allow_software: accept software evidence; it also takes a process started with --insecure-software-tee.
         digest: SHA-256 of the file's content, base64url.
     """
@@ -66,6 +67,7 @@ class Policy:
     id: str = "baseline"
     kinds: frozenset[str] = HARDWARE
     max_age: int = 0
+    runtimes: frozenset[bytes] | None = None
     allow_software: bool = False
     snp: SnpPolicy = field(default_factory=SnpPolicy)
     tdx: TdxPolicy = field(default_factory=TdxPolicy)
@@ -85,6 +87,7 @@ class _Head:
     id: str = "unnamed"
     kinds: frozenset[str] = HARDWARE
     max_age: int = 0
+    runtimes: frozenset[bytes] | None = None
     allow_software: bool = False
 
 
@@ -143,7 +146,7 @@ def of(found: Mapping[str, Any], digest: str = "", vmpls: frozenset[int] = froze
         made[name] = sections.read(kind, part, name)
     if made["snp"].vmpls is None:
         made["snp"] = replace(made["snp"], vmpls=vmpls)
-    return Policy(head.id, head.kinds, head.max_age, head.allow_software, digest=digest, **made)
+    return Policy(head.id, head.kinds, head.max_age, head.runtimes, head.allow_software, digest=digest, **made)
 
 
 DEFAULT: Final = of({"id": "default"})

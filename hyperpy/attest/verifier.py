@@ -224,6 +224,10 @@ def _bound(
         part.vector["instance-identity"] = 97
         return None
     held = expected is not None and (expected.needs_statement or expected.report_data is not None)
+    if policy.runtimes is not None and (said is None or said.fields.get("runtime") not in policy.runtimes):
+        part.codes.append("policy/measurement-not-allowed")
+        part.checks.append(("runtime", "fail"))
+        part.worsen("executables", 96)
     part.vector["instance-identity"] = 2 if held else _UNBOUND
     part.checks.append(("binding", "pass" if held else "skipped"))
     return said

@@ -8,6 +8,7 @@ import os
 import py_compile
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,20 @@ import pytest
 
 import hyperpy
 from hyperpy import Message, config, device, key
-from hyperpy.attest import statement
+from hyperpy.attest import bundle, statement, verifier
+from hyperpy.attest.policy import Policy
+from hyperpy.attest.snp_policy import SnpPolicy
 from hyperpy.attestation import Attestation
 from hyperpy.attestation_code import _digest, node_digest, runtime_digest
+from hyperpy.attester import configfs
+from hyperpy.codecs import canonical
+from hyperpy.encoding import b64u_decode
 from hyperpy.errors import ConfigError
+from hyperpy.node import Node
 from hyperpy.registry import Registry
-from hyperpy.testing import node, wallet
+from hyperpy.store.memory import MemoryStore
+from hyperpy.testing import TestNode, node, wallet
+from tests.attest import fake_amd, fake_kernel
 
 DEVICE = '''
 from hyperpy import Message, device, key
@@ -157,6 +166,34 @@ def test_a_node_that_replaces_a_device_shows_it_in_every_statement(tmp_path: Pat
                 for one in (honest, other)
             ]
             assert told[0].fields["runtime"] == runtime_digest() != told[1].fields["runtime"]
+
+
+def test_a_policy_refuses_a_node_that_replaces_a_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    amd = fake_amd.trusted(monkeypatch)
+    file = written(tmp_path / "confidential.py", "mine", "confidential@1.0")
+    plain = Policy(snp=SnpPolicy(measurements=frozenset({fake_amd.MEASUREMENT})))
+    strict = replace(plain, runtimes=frozenset({runtime_digest()}))
+    for files, override, words in (
+        ([], [], ["affirming", "affirming"]),
+        ([file], ["confidential@1.0"], ["affirming", "contraindicated"]),
+    ):
+        inner = Node(
+            config.load(environ={}, flags={"devices.override": override}),
+            key=wallet(),
+            store=MemoryStore(),
+            operator=wallet("operator").address,
+            devices=files,
+            attester=configfs.Configfs(fake_kernel.snp(amd), "sev_guest"),
+        )
+        with inner:
+            told = canonical.decode(b64u_decode(TestNode(inner).get("/~tee@1.0/attest").text("evidence")))
+            assert isinstance(told, Message)
+            wanted = verifier.Expected(fields={"purpose": b"node-identity", "kem": inner.attestation.kem})
+            found = [
+                verifier.verify(bundle.read(told), one, now=fake_amd.NOW, expected=wanted).word
+                for one in (plain, strict)
+            ]
+            assert found == words
 
 
 def test_without_a_node_devices_of_the_settings_show_too() -> None:

@@ -62,6 +62,22 @@ def test_an_expectation_of_nothing_is_none(amd: FakeAmd, fields: dict[str, bytes
     assert ("binding", "skipped") in found.parts["cpu0"].checks
 
 
+def test_a_policy_says_which_runtimes_count(amd: FakeAmd) -> None:
+    own = policy.parse(b'runtimes = ["%s", "%s"]' % (b"ab" * 32, b"cd" * 32))
+    strict = replace(POLICY, runtimes=own.runtimes)
+    for allowed in (b"\xab" * 32, b"\xcd" * 32):
+        found = verifier.verify(evidence(amd, runtime=allowed), strict, now=NOW, expected=EXPECTED)
+        assert (found.word, found.codes) == ("affirming", ())
+    for other in ({"runtime": b"\xef" * 32}, {"runtime": b""}, {}):
+        found = verifier.verify(evidence(amd, **other), strict, now=NOW, expected=EXPECTED)
+        assert (found.word, found.codes) == ("contraindicated", ("policy/measurement-not-allowed",))
+    bare = replace(evidence(amd, runtime=b"\xab" * 32), statement=b"")
+    data = verifier.Expected(report_data=bare.report[0x50:0x90])
+    assert verifier.verify(bare, strict, now=NOW, expected=data).word == "contraindicated"
+    none = replace(POLICY, runtimes=policy.parse(b"runtimes = []").runtimes)
+    assert verifier.verify(evidence(amd, runtime=b""), none, now=NOW, expected=EXPECTED).word == "contraindicated"
+
+
 def evidence_again(found: result.Result, amd: FakeAmd) -> bundle.Evidence:
     """Return other evidence of the same: its signature differs, its claims do not."""
     assert found.status == result.AFFIRMING
