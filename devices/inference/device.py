@@ -161,17 +161,18 @@ class Inference:
             raise ParameterError("a dispute names the model by reference", name="model", hint=mail.REFERENCE)
         served = self._models.open(model, ctx.deadline)
         asked = dispute.read(base, request, served.card.context)
-        made = self._models.standing.of(asked, served.tracing, bytes.fromhex(served.card.weight_root), ctx.deadline)
-        return Message({"name": asked.name, "body": made.answer({"ask": "tokens"})})
+        standing = self._models.standing
+        standing.of(asked, served.tracing, bytes.fromhex(served.card.weight_root), ctx.deadline)
+        return Message({"name": asked.name, "body": standing.answer(asked.name, {"ask": "tokens"}, ctx.deadline)})
 
     @key(deterministic=False, reads=True)
-    def opening(self, request: Message, name: str) -> Message:
+    def opening(self, request: Message, name: str, ctx: Context) -> Message:
         """Answer a question about a disputed computation, in canonical bytes (docs/fault-proofs.md).
 
         ``ask`` is ``statement``, ``token``, ``leaves``, ``leaf``, ``cache``, ``entries``, ``partials`` or ``columns``.
         The reply to the first and to ``partials`` is this node's word: a fault proof holds it.
         """
-        return Message({"body": self._models.standing.known(name).answer(request)})
+        return Message({"body": self._models.standing.answer(name, request, ctx.deadline)})
 
     # -- processes -------------------------------------------------------------------------------
 

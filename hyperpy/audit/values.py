@@ -22,7 +22,7 @@ from hyperpy.inference.traces import Trace, WeightTree
 from hyperpy.message import Message
 
 _RETRIES: Final = 120
-"""Times that a node which still computes is asked again."""
+"""Times that a node which still computes, or is asked by others, is asked again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,11 @@ class Claimant:
             return self._begun()
         words = [(name, one.decode() if isinstance(one, bytes) else str(one)) for name, one in question.items()]
         query = "&".join(map("=".join, [("name", self._name), *words]))
-        asked = self._peer.ask(f"/~{INFERENCE}/opening?{query}")
+        for _ in range(_RETRIES):
+            asked = self._peer.ask(f"/~{INFERENCE}/opening?{query}")
+            if asked.reply.get("status") != 503:
+                break
+            time.sleep(1.0)
         return Answer(_body(asked.reply), asked.claim)
 
     def _begun(self) -> Answer:

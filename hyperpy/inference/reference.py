@@ -68,17 +68,23 @@ class Cache:
         """Bytes that it takes."""
         return self.k.nbytes + self.ks.nbytes + self.v.nbytes
 
-    def prefix(self, positions: int) -> Cache:
-        """Return a cache of another session that begins with the same ``positions``."""
+    def prefix(self, positions: int, more: int = 0) -> Cache:
+        """Return a cache of another session that begins with the same ``positions``, and has room for ``more``."""
         made = copy(self)
-        made.k, made.v = (part[:, :, :positions].copy() for part in (self.k, self.v))
-        made.ks = self.ks[:, :, :positions].copy()
+        made.k, made.ks, made.v = (_begun(part, positions, more) for part in (self.k, self.ks, self.v))
         made.length = positions
         return made
 
     def truncate(self, positions: int) -> None:
         """Forget everything after the first ``positions``: what a cancelled or shared prefix needs."""
         self.length = min(self.length, positions)
+
+
+def _begun(part: Any, positions: int, more: int) -> Any:
+    """Return a copy of the first positions with room for more."""
+    made = np.zeros((*part.shape[:2], positions + more, *part.shape[3:]), part.dtype)
+    made[:, :, :positions] = part[:, :, :positions]
+    return made
 
 
 class Engine:

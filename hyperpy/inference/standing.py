@@ -7,11 +7,11 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hyperpy.encoding import sha256
 from hyperpy.errors import Busy, NotFound, ParameterError
@@ -91,6 +91,8 @@ class Standing:
         self._made: OrderedDict[str, _Making] = OrderedDict()
         self._tokens, self._queue = tokens, queue
         self._lock = threading.Lock()
+        self._opening = threading.Lock()
+        self._asking = 0
         self._maker = ThreadPoolExecutor(1, "hyperpy-disputes")
         self._closed = False
 
@@ -140,6 +142,35 @@ class Standing:
                 return found.future.result()
         raise NotFound("no dispute of that name is kept", hint="Begin it again with the key 'dispute'.")
 
+    def answer(self, name: str, question: Mapping[str, Any], deadline: float) -> bytes:
+        """Return the answer to a question about what is kept under a name; see :meth:`Trace.answer`.
+
+        One at a time over all disputes: many an answer reads a token again, on a copy of the whole cache.
+
+        Args:
+            deadline: monotonic seconds.
+
+        Raises:
+            NotFound: nothing is kept under that name.
+            ParameterError: there is no such question, or nothing to tell.
+            Busy: others ask.
+        """
+        found = self.known(name)
+        with self._lock:
+            if self._asking > self._queue:
+                raise _busy("many ask about disputes now", "Ask again in some seconds.")
+            self._asking += 1
+        try:
+            if not self._opening.acquire(timeout=max(deadline - time.monotonic(), 0)):
+                raise _busy("others ask about disputes now", "Ask again in some seconds.")
+            try:
+                return found.answer(question)
+            finally:
+                self._opening.release()
+        finally:
+            with self._lock:
+                self._asking -= 1
+
     def close(self) -> None:
         """Stop."""
         self._closed = True
@@ -186,6 +217,7 @@ class Standing:
                 name="ids",
                 hint="Nobody stands for ids that were not chosen. Dispute the sequence up to that position.",
             )
+        made.statement  # noqa: B018 - with the cache's bags, once, before several threads want them
         making.made = making.used = time.monotonic()
         return made
 

@@ -67,6 +67,7 @@ class Trace:
         self.engine, self.config, self.ids, self.prompt, self.sampling = engine, engine.config, ids, prompt, sampling
         self._weights = weights
         self.cache = engine.cache()
+        self.cache.reserve(len(ids))  # at once: growing by doubling takes up to three times as much
         self.tokens: list[bytes] = []
         self.choices: dict[int, int] = {}
         self.states: dict[int, bytes] = {}
@@ -97,7 +98,7 @@ class Trace:
         last = self._last  # held here: another thread may ask for another token meanwhile
         if last[0] != token:
             found = Tensors()
-            self.engine.forward([self.ids[token]], self.cache.prefix(token), every=True, trace=found)
+            self.engine.forward([self.ids[token]], self.cache.prefix(token, 1), every=True, trace=found)
             last = self._last = token, {name: rows[0] for name, rows in found.found.items()}
         return last[1]
 

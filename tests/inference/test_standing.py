@@ -196,6 +196,56 @@ def test_questions_from_many_threads(kept: Standing, engine: reference.Engine, s
     assert all(one == alone[at % 40] for at, one in enumerate(found))
 
 
+def test_one_question_at_a_time_on_one_copy_of_the_cache(
+    kept: Standing, engine: reference.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies of the cache that are there at once, and their bytes, where eight ask about different tokens."""
+    one = asked(*(at % 264 for at in range(150)))
+    trace = kept.of(one, lambda: engine, WEIGHTS, soon())
+    assert trace.cache.k.shape[2] == 150, "the cache kept has no room to spare"
+    counting, now, most, true = threading.Lock(), [0], [0], engine.forward
+
+    def counted(ids: Any, cache: Any, **more: Any) -> Any:
+        with counting:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+        time.sleep(0.01)
+        made = true(ids, cache, **more)
+        assert cache.nbytes <= trace.cache.nbytes
+        with counting:
+            now[0] -= 1
+        return made
+
+    monkeypatch.setattr(engine, "forward", counted)
+    told: list[str] = []
+
+    def ask(at: int) -> None:
+        try:
+            kept.answer(one.name, {"ask": "token", "token": 149 - at}, soon())
+        except Busy:
+            told.append("busy")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(ask, range(16)))
+    assert (most[0], told) == (1, [])
+
+
+def test_who_asks_waits_no_longer_than_it_may(kept: Standing, engine: reference.Engine) -> None:
+    one = asked(*range(9))
+    kept.of(one, lambda: engine, WEIGHTS, soon())
+    question = {"ask": "token", "token": 3}
+    with kept._opening, pytest.raises(Busy, match="others ask"):
+        kept.answer(one.name, question, time.monotonic())
+    kept._queue = -1
+    with pytest.raises(Busy, match="many ask"):
+        kept.answer(one.name, question, soon())
+    kept._queue = 0
+    assert kept.answer(one.name, question, soon())
+    with pytest.raises(ParameterError):
+        kept.answer(one.name, {"ask": "nothing"}, soon())
+    assert kept.answer(one.name, question, soon()), "an error lets the next one in"
+
+
 def test_rotations_grown_by_many_threads(switching: None) -> None:
     wanted = tables.Rope(10000.0, 8).upto(400)
     for _ in range(6):
