@@ -52,7 +52,7 @@ def _value(proof: Proof) -> Verdict:
     if not result.false:
         return Verdict("not-guilty", proof.accused, proof.kind, f"{where} is right", result.expected, result.claimed)
     reason = f"{where} does not follow from what the accused committed to"
-    fault = fault_id(proof.accused, f"{DEVICE} {statement.name.hex()}")
+    fault = _fault(proof, statement, result.lie)
     return Verdict("guilty", proof.accused, proof.kind, reason, result.expected, result.claimed, fault)
 
 
@@ -73,9 +73,18 @@ def _answer(proof: Proof) -> Verdict:
     part, expected, claimed = _compared(document, statement, proof.value)
     if expected == claimed:
         return Verdict("not-guilty", proof.accused, proof.kind, "answer and statement agree", expected, claimed)
-    fault = fault_id(proof.accused, f"{DEVICE} {statement.name.hex()}")
+    where = "" if part == "name" else f" {statement.ids.hex()}"
+    if part == "token" and statement.sampling.t16:
+        s = statement.sampling
+        where += f" {s.t16} {s.top_k} {s.p16} {s.seed.hex()}"
+    fault = _fault(proof, statement, f"answer {part}{where}")
     reason = f"the accused answered otherwise than it computes: another {part}"
     return Verdict("guilty", proof.accused, proof.kind, reason, expected, claimed, fault)
+
+
+def _fault(proof: Proof, statement: statements.Statement, lie: str) -> str:
+    """Return the name of a lie about a model's computation: of what is false in it, not of who asked for it how."""
+    return fault_id(proof.accused, f"{DEVICE} {statement.model.hex()} {lie}")
 
 
 def _document(reply: Message, account: Account, accused: str) -> Any:

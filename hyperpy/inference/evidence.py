@@ -131,11 +131,15 @@ class Case:
     Raises:
         CodecError: the evidence is about a place that the computation does not have. Its methods too: a part is
             missing, has another form, or does not hash to what was signed.
+
+    Attributes:
+        roots: of the tensors that were read, by part; of ``chosen`` the token root. No later id has a part in them.
     """
 
     def __init__(self, statement: Statement, evidence: Evidence, partials: Partials | None = None) -> None:
         self.statement, self.evidence, self.config = statement, evidence, statement.config
-        self._partials = partials
+        self.partials = partials
+        self.roots: dict[str, bytes] = {}
         self.token, self.layer, self.index = evidence.token, evidence.layer, evidence.index
         if self.token >= statement.count or self.layer >= self.config.layers:
             raise CodecError("the computation has no such token or layer")
@@ -148,6 +152,7 @@ class Case:
         found = self._message(part, {"leaves", "paths", "up"})
         root, data, at = self._leaves(found, size_of(self.config, op), first, last)
         self._same(_climbed(root, self._way(op, layer), found.raw("up")), self.statement.trace_root)
+        self.roots[part] = root
         values = np.frombuffer(data, "<i4").astype(np.int64)
         return values[first - at : last - at]
 
@@ -169,6 +174,8 @@ class Case:
             raise CodecError("'chosen' is no digest")
         way = [(layers + 3, layers + 4), (self.token, self.statement.count)]
         self._same(_climbed(mine, way, found.raw("up")), self.statement.trace_root)
+        inside = _split(found.raw("up"))[: _steps(*way[0])]
+        self.roots["chosen"] = _climbed(mine, way[:1], b"".join(inside))
         return mine == digest
 
     def ids(self, part: str, first: int, last: int) -> list[int]:
@@ -320,7 +327,7 @@ class Case:
 
     def columns(self, numbers: Sequence[int]) -> list[bytes]:
         """Return columns of a long attention."""
-        partials, c = self._partials, self.config
+        partials, c = self.partials, self.config
         mine = (self.statement.name, self.token, self.layer)
         if partials is None or (partials.statement, partials.token, partials.layer) != mine:
             raise CodecError("evidence of this kind needs signed partials of the same attention")

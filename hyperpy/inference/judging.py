@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -18,7 +18,7 @@ from hyperpy.encoding import sha256
 from hyperpy.errors import CodecError
 from hyperpy.inference import tables, trees
 from hyperpy.inference.arith import Ints, bit_length, exp2n, quantise, rsr, sat, sigmoid
-from hyperpy.inference.commitments import chosen_digest, entry_digest
+from hyperpy.inference.commitments import OPS, chosen_digest, entry_digest
 from hyperpy.inference.evidence import Case, Evidence, Row
 from hyperpy.inference.model import Config
 from hyperpy.inference.reference import normed
@@ -31,10 +31,15 @@ LOW, HIGH = -(2**31), 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What came of evidence: what the value must be, and what was committed to, as text."""
+    """What came of evidence: what the value must be, and what was committed to, as text.
+
+    Attributes:
+        lie: where it is false: names the false value, whichever statement and evidence show it.
+    """
 
     expected: str
     claimed: str
+    lie: str = ""
 
     @property
     def false(self) -> bool:
@@ -53,10 +58,35 @@ def judge(statement: Statement, evidence: Evidence, partials: Partials | None = 
     """
     case = Case(statement, evidence, partials)
     rule = _RULES.get(evidence.kind)
-    if rule is not None:
-        return rule(case)
     op = evidence.kind
-    return Finding(str(_OPS[op](case)), str(case.claimed(op)))
+    found = rule(case) if rule is not None else Finding(str(_OPS[op](case)), str(case.claimed(op)))
+    return replace(found, lie=_lie(case)) if found.false else found
+
+
+def _lie(case: Case) -> str:
+    """Return a name of a false value: what is false, where, and in which tensor.
+
+    A statement binds all ids, the prompt's length and a seed, and evidence has numbers that its kind does not read.
+    None of these has a part in a value of a token, so none may make two lies of one. What a value does depend on, the
+    ids up to its token, is not in the evidence: the root of its tensor, which follows from them, stands for it.
+    """
+    s, kind, roots = case.statement, case.evidence.kind, {part: root.hex() for part, root in case.roots.items()}
+    at, place = f"{kind} {case.token}", f"{case.layer} {case.index}"
+    if kind == "ids":
+        return f"ids {s.ids_root.hex()}"
+    if kind == "state":
+        return f"state {s.ids.hex()}"
+    if kind == "chosen":
+        return f"{at} {roots['chosen']}"
+    if kind == "choice":
+        drawn = s.sampling.normal
+        return f"{at} {drawn.t16} {drawn.top_k} {drawn.p16} {drawn.seed.hex()} {roots['in']}"
+    if kind == "cache":
+        return f"{at} {place} {roots['in']} {roots['add']}"
+    if case.partials is not None and kind in ("attention-sum", "attention-chunk"):
+        # a false Z shows in each of its head's values, and in the sum of all chunks as well
+        return f"attention {case.token} {case.layer} head {_head(case)} {case.partials.root.hex()}"
+    return f"{at} {place if kind in OPS else case.index} {roots['out']}"
 
 
 # -- ops ------------------------------------------------------------------------------------------------

@@ -16,13 +16,17 @@ from hyperpy.commitments import commit
 from hyperpy.errors import DeviceNotFound, HyperpyError
 from hyperpy.fault_proof import Account, Claim, Proof, account_body
 from hyperpy.inference import toy
+from hyperpy.inference.engines import toy_model
 from hyperpy.inference.library import Library
 from hyperpy.inference.sampler import Sampling
 from hyperpy.inference.statements import Statement
+from hyperpy.inference.traces import WeightTree
 from hyperpy.testing import node, wallet
 from hyperpy.trail import Record
 from tests.audit.liars import judged, served, signed
 from tests.audit.test_values import answer_of, own
+from tests.inference.lying import Kept, disputed, lying
+from tests.inference.test_disputes import traced
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -239,3 +243,62 @@ def test_a_process_must_name_the_code(true: tuple[bytes, Statement]) -> None:
         assert unnamed == b"inside a process the code to judge by must be named"
         named = {**words, "of": "inference@1.0", "implementation": code}
         assert made.node.resolve({"device": "slotted@1.0"}, named) == b"guilty"
+
+
+# -- each lie costs once ------------------------------------------------------------------------------
+
+
+def faults(third: Any, *proofs: Proof) -> set[str]:
+    found = [judged(third, signed(one)) for one in proofs]
+    assert {one.text("verdict") for one in found} == {"guilty"}
+    return {one.text("fault") for one in found}
+
+
+def test_a_false_value_is_one_fault(third: Any) -> None:
+    """A seed has no part in a greedy computation, nor has it where the prompt ended."""
+    true = traced(toy_model(), [5, 6, 7, 200], 6, Sampling())
+    tree, proofs = WeightTree(toy_model().weights), []
+    for prompt, seed in ((4, 0), (4, 1), (4, 2), (5, 0), (9, 3)):
+        sampling = Sampling(seed=bytes([seed]) * 32)
+        mine = Kept(true.engine, true.statement.weights, true.ids, prompt, sampling)
+        outcome = disputed(mine, tree, lying(mine, ("tensor", 3, "up", 1, 7)))
+        assert outcome.evidence is not None
+        assert outcome.statement is not None
+        words = word({"body": outcome.statement.body}, *TOLD)
+        proofs.append(Proof("wrong-value", LIAR.address, (words,), value=outcome.evidence.encode()))
+    assert len({one.claims[0].reply["body"] for one in proofs}) == 5
+    assert len(faults(third, *proofs)) == 1
+
+
+def test_a_false_answer_is_one_fault(true: tuple[bytes, Statement], third: Any) -> None:
+    body, statement = true
+    count = statement.count - statement.prompt
+
+    def split(document: Any, ids: list[int]) -> None:
+        document["hyperpy"]["prompt_token_ids"] += ids[:count]
+        del ids[:count], document["hyperpy"]["states"][0][:count]
+
+    lie = changed(body, lambda all, ids: another(ids))
+    proofs = [
+        against(lie, statement),
+        against(changed(lie, split), dataclasses.replace(statement, prompt=statement.count)),
+    ]
+    for seed in range(3):
+        told = {"seed": bytes([seed] * 32).hex()}
+        other = changed(lie, lambda all, ids, told=told: all["hyperpy"]["sampling"].update(told))
+        greedy = dataclasses.replace(statement, sampling=Sampling(seed=bytes([9 + seed]) * 32))
+        proofs.append(against(other, greedy))
+    assert len(faults(third, *proofs)) == 1
+    drawn = []
+    for seed in range(3):
+        sampling = Sampling(65536, 0, 65536, bytes([seed]) * 32)
+        told = {"t16": 65536, "seed": sampling.seed.hex()}
+        other = changed(lie, lambda all, ids, told=told: all["hyperpy"]["sampling"].update(told))
+        drawn.append(against(other, dataclasses.replace(statement, sampling=sampling)))
+    assert len(faults(third, *drawn, proofs[0])) == 4, "with each seed another draw"
+    names = [changed(body, named(weight_root=junk)) for junk in ("00" * 32, "11" * 32)]
+    states = [changed(body, lambda all, ids, at=at: all["hyperpy"]["states"][0].__setitem__(-1, at)) for at in "xy"]
+    assert len(faults(third, *[against(one, statement) for one in names])) == 1
+    assert (
+        len(faults(third, *[against(one, statement) for one in states], proofs[0], against(names[0], statement))) == 3
+    )
