@@ -39,6 +39,7 @@ PASSING: Final = (Busy, DeviceTimeout, NotCached, CommitmentError, DeviceNotFoun
 _NOT_ENOUGH: Final = "(MemoryError)"
 
 COMPUTE: Final = b"compute"
+_SIGNED: Final = b"confidential@1.0"
 
 _SIMPLE: Final = re.compile(rb"[A-Za-z0-9_.-]{1,200}")
 _RESERVED: Final = frozenset(
@@ -124,7 +125,8 @@ def ordered(assignment: Message, state: Message) -> Message:
     """Return an assignment as the request of its slot: ``compute`` where its path may not be called.
 
     Not called are keys that begin, end or store a state (init, snapshot, set and the like), what is no plain
-    key, and, where the execution device is one for any code, the state's own keys.
+    key, and, where the execution device is one for any code, the state's own keys. Another path drops the
+    scheduler's signature: ``confidential@1.0``, which verifies it, gets such an assignment whole, as ``assignment``.
 
     Args:
         state: the state as the execution device gets it.
@@ -140,6 +142,8 @@ def ordered(assignment: Message, state: Message) -> Message:
         )
         if name not in _RESERVED and not name.startswith((b"priv", b"-", b".")) and not own:
             return assignment
+    if state.get("device") == _SIGNED:
+        return Message({"path": COMPUTE, "assignment": assignment})
     return assignment | {"path": COMPUTE}
 
 

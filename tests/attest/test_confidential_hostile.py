@@ -129,6 +129,22 @@ def test_what_cannot_be_written_is_an_error_and_the_process_goes_on(
     assert at.get(f"/{process}/now")["at-slot"] == 4
 
 
+@pytest.mark.parametrize("path", ["init", "snapshot", "set", "Normalize", "priv-x", "foo", "count"])
+def test_a_path_of_a_message_stops_nothing(start: Start, path: str) -> None:
+    """Paths that may not be called are computed as any message is: the scheduler's signature on them is verified."""
+    at = start()
+    process = at.spawn()
+    at.ask(process, word="one")
+    at.send(process, {"path": path, "word": "two"}, wallet("thief"))
+    keys, answer = at.seal(process, {"word": "three"})
+    slot = at.send(process, {"path": path, **keys})
+    state = at.get(f"/{process}/compute={slot}")
+    assert (state["status"], state["at-slot"], state["count"]) == (200, slot, 4)
+    assert _results(answer.open(slot, _results(state)["sealed"]))["output"] == b"onetwothree"
+    assert _results(at.ask(process, word="four"))["output"] == b"onetwothreefour"
+    assert replayed(at, process, at.node.attestation).verdict is Verdict.REPRODUCED
+
+
 # -- who it is from ---------------------------------------------------------------------------------
 
 
