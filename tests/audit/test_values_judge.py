@@ -115,15 +115,15 @@ def test_the_verdict_does_not_depend_on_the_judges_stack(
     body = body.replace('"@"', nest) if inside else '{"x":' + nest + "," + body[1:]
     proof = signed(against(body.encode(), true[1]))
     found = {deeper(frames, lambda: judged(third, proof).text("verdict")) for frames in (0, 30, 100, 200)}
-    assert found == {"guilty" if depth == 40 else "undecided"}
+    assert found == {"guilty"}, "what no answer holds is no way out"
+    harmless = true[0].decode().replace("{", '{"x":' + nest + ",", 1).encode()
+    assert verdict(third, against(harmless, true[1])) == "not-guilty"
 
 
 def test_text_that_no_message_can_hold(true: tuple[bytes, Statement], third: Any) -> None:
-    for junk in ("\ud800", 10**18, [["\udfff"] * 5], None, {"a": 1.5}):
+    for junk in ("\ud800", 10**18, 10**30, 10**4200, float("nan"), [["\udfff"] * 5], None, {"a": 1.5}):
         body = changed(true[0], lambda all, ids, junk=junk: ids.__setitem__(-1, junk))
         assert verdict(third, against(body, true[1])) == "guilty"
-    body = changed(true[0], lambda all, ids: ids.__setitem__(-1, 10**30))
-    assert verdict(third, against(body, true[1])) == "undecided"
 
 
 def test_a_base_that_holds_the_answer_is_no_answer(true: tuple[bytes, Statement], third: Any) -> None:
