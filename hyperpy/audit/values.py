@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
+from hyperpy import commitments
 from hyperpy.audit.fault import Peer, lean, signer_of, with_account
 from hyperpy.codecs import whole
 from hyperpy.encoding import sha256
-from hyperpy.errors import CodecError, HyperpyError, UpstreamError
+from hyperpy.errors import CodecError, HyperpyError, InvalidSignature, UpstreamError
 from hyperpy.fault_proof import INFERENCE, Claim, Proof
 from hyperpy.inference import trees
 from hyperpy.inference.commitments import told_of
@@ -19,7 +21,7 @@ from hyperpy.inference.disputes import Answer, Outcome, Question, dispute
 from hyperpy.inference.reference import Engine
 from hyperpy.inference.sampler import Sampling
 from hyperpy.inference.traces import Trace, WeightTree
-from hyperpy.message import Message
+from hyperpy.message import Message, committed_list
 
 _RETRIES: Final = 120
 """Times that a node which still computes, or is asked by others, is asked again."""
@@ -51,11 +53,14 @@ def told(data: bytes) -> Told:
 
     Raises:
         CodecError: it is neither, or not an answer of inference@1.0.
+        InvalidSignature: a signature of the reply does not verify, or does not cover the answer.
     """
     reply: Message | None = None
     if len(data) > 32 and sha256(data[:-32]) == data[-32:]:
         found = whole.decode(data[:-32])
         reply = _tagged(found) if isinstance(found, Message) and found.commitments else None
+        if reply is not None:
+            _check_signed(reply)
         body = reply.get("body") if reply is not None else None
         data = body if isinstance(body, bytes) else b""
     try:
@@ -88,6 +93,15 @@ def _tagged(reply: Message) -> Message:
         if isinstance(tag, bytes):
             return reply.with_private(hashpath=tag.decode("ascii", "replace"))
     return reply
+
+
+def _check_signed(reply: Message) -> None:
+    """Find whether the reply's signer signed its answer, with the hashpath; raise InvalidSignature."""
+    commitments.check(reply)
+    signer = signer_of(reply)
+    signed = (one for one in reply.commitments.values() if commitments.committer_of(one) == signer and "tag" in one)
+    if not all({"body", "status"} <= set(committed_list(one)) for one in signed):
+        raise InvalidSignature("the signature leaves the answer out")
 
 
 def _whole(found: Any) -> int:
@@ -137,10 +151,13 @@ class Claimant:
 
     Args:
         heard: called before each round trip.
+
+    Attributes:
+        signer: address of the node, when it has begun the dispute and signs.
     """
 
     def __init__(self, peer: Peer, reference: str, mine: Trace, heard: Callable[[], None] = lambda: None) -> None:
-        self._peer, self._heard, self._name = peer, heard, ""
+        self._peer, self._heard, self._name, self.signer = peer, heard, "", ""
         s = mine.sampling
         asked = {"model": reference, "ids": list(map(int, mine.ids)), "prompt": mine.prompt, "t16": s.t16}
         self._asked = json.dumps({**asked, "top_k": s.top_k, "p16": s.p16, "seed": s.seed.hex()}).encode()
@@ -169,6 +186,8 @@ class Claimant:
                 break
             time.sleep(1.0)
         body, name = _body(reply), reply.get("name")
+        with suppress(InvalidSignature):
+            self.signer = signer_of(reply)
         self._name = name.decode("ascii", "replace") if isinstance(name, bytes) else ""
         if len(self._name) != 64:
             raise UpstreamError("the node does not begin a dispute", hint="Only hyperpy nodes with the model do.")
@@ -189,7 +208,7 @@ class Disputed:
     """What came of a dispute: a proof, or none, and words for people.
 
     Attributes:
-        agreed: whether the node computes what it answered, and what this machine computes.
+        agreed: whether the node computes the ids that it answered, and this machine does; nothing else is compared.
     """
 
     proof: Proof | None
@@ -207,6 +226,11 @@ def disputed(peer: Peer, answer: Told, mine: Trace, weights: WeightTree) -> Disp
     """
     claimant = Claimant(peer, answer.reference, mine)
     outcome = dispute(mine, weights, claimant)
+    if answer.reply is not None and signer_of(answer.reply) != claimant.signer:
+        raise InvalidSignature(
+            f"the answer is signed by {signer_of(answer.reply)}, and the node that is asked is another",
+            hint="Name the node that signed it with --url.",
+        )
     if outcome.evidence is not None:
         return Disputed(_wrong_value(outcome), f"found in {outcome.rounds} round trips", outcome.rounds)
     if _right(mine, answer, len(mine.ids) - 1):

@@ -12,11 +12,12 @@ import typer
 from hyperpy.cli.app import DeviceFiles, Json, err, out, plain, show, verdicts, write_whole
 from hyperpy.cli.logs import only_ours
 from hyperpy.cli.models import DEFAULT, Folder
-from hyperpy.errors import CodecError, HyperpyError, ParameterError
+from hyperpy.errors import CodecError, HyperpyError, InvalidSignature, ParameterError
 from hyperpy.message import Message
 
 if TYPE_CHECKING:
     from hyperpy.audit.fault import Peer
+    from hyperpy.audit.values import Told
     from hyperpy.fault_proof import Claim, Proof
 
 _OWN = Path("hyperpy-user.json")
@@ -61,7 +62,8 @@ def challenge(
 
     With --process and --against, the slot at which two nodes part is found by bisecting, and who lied is told. With
     --inference, the targets are files of a language model's answers: OpenAI's document, or better a reply kept with
-    --save-reply. The model must be here too; who judges the proof needs none.
+    --save-reply: of that all fields are compared, of a document its ids alone. The model must be here too, by the name
+    that was asked for; who judges the proof needs none.
     Exit codes: 0 the claim holds, 1 it is false, 2 it cannot be decided here, 3 a file that is no receipt or reply.
 
     Example: hyperpy challenge http://localhost:8734 '/~calculator@1.0&a=1/add&b=2' -o lie.proof
@@ -73,16 +75,18 @@ def challenge(
         raise ParameterError("name the node whose word is examined", name="url", hint="Give its URL, or --url.")
     with only_ours(), ExitStack() as opened:
         first = opened.enter_context(_peer(url))
+        least = 0
         second = None if against is None else opened.enter_context(_peer(against))
         if inference:
-            found, code = _disputed(first, words, models, json)
+            found, least = _disputed(first, words, models, json)
             if not found:
-                raise typer.Exit(code)
+                raise typer.Exit(least)
         elif process is not None:
             found = _process(first, second, process, slot, json)
         else:
             found = _answers(first, second, words, save_reply)
         code = _decided(found, output, wallet, device, json)
+        code = 1 if 1 in (code, least) else max(code, least)
     raise typer.Exit(code)
 
 
@@ -128,21 +132,59 @@ def _disputed(peer: Peer, words: Sequence[str], models: Path, json: bool) -> tup
     if not words:
         raise ParameterError("name a file with an answer", name="target")
     found: list[values.Disputed] = []
+    codes = [0]
     for file in words:
         try:
             answer = values.told(Path(file).read_bytes())
-        except (CodecError, OSError) as error:
+        except (CodecError, InvalidSignature, OSError) as error:
             err.print(f"error: {file}: {error}", style="red", markup=False, highlight=False)
             raise typer.Exit(3) from None
         library = Library(models)
         entry = library.find(answer.model)
         model, _ = library.load(answer.model)
         mine = values.computed(tracing(choose(model)), bytes.fromhex(entry.manifest["weight-root"]), answer)
-        found.append(values.disputed(peer, answer, mine, WeightTree(model.weights)))
+        codes.append(_compared(peer, answer, models))
+        try:
+            found.append(values.disputed(peer, answer, mine, WeightTree(model.weights)))
+        except HyperpyError as error:
+            if codes[-1] != 1:
+                raise
+            err.print(f"{error}", markup=False, highlight=False, soft_wrap=True)
     proofs = [one.proof for one in found if one.proof is not None]
     for one in found if not json or not proofs else ():
         err.print(one.words, markup=False, highlight=False, soft_wrap=True)
-    return proofs, 0 if all(one.agreed for one in found) else 2
+    if 1 not in codes and not all(one.agreed for one in found):
+        codes.append(2)
+    return proofs, 1 if 1 in codes else max(codes)
+
+
+def _compared(peer: Peer, answer: Told, models: Path) -> int:
+    """Make the whole answer again, tell in what it differs, and return the exit code."""
+    from hyperpy.audit import compared
+    from hyperpy.cli.infer import memory_node
+
+    if answer.reply is None:
+        err.print("ids only were compared: nobody signed this answer, so what was asked is not known")
+        return 2
+    body = answer.reply.get("body")
+    node = memory_node(models, 1 << 20)
+    try:
+        own = node.resolve(*compared.request_of(peer, answer.reply))
+        made = own.get("body") if isinstance(own, Message) else None
+        if not isinstance(own, Message) or not isinstance(made, bytes) or not isinstance(body, bytes):
+            raise CodecError("this machine makes no document of that request")
+        if compared.model_of(made) != answer.model:
+            raise CodecError("its request names a model that is another one here")
+        fields = compared.differences(made, body)
+        fields += ["state"] if own.get("state") != answer.reply.get("state") else []
+    except HyperpyError as error:
+        err.print(f"ids only were compared: {error.message}", markup=False, highlight=False, soft_wrap=True)
+        return 2
+    finally:
+        node.close()
+    if fields:
+        err.print(compared.words_of(fields), markup=False, highlight=False, soft_wrap=True)
+    return 0 if not fields else 1 if compared.falsified(fields) else 2
 
 
 def _answers(first: Peer, second: Peer | None, words: Sequence[str], keep: Path | None) -> list[Proof]:

@@ -64,7 +64,7 @@ def infer(
         "stream": True,
         **({} if level == 1 else {"level": level}),
     }
-    with _node(models, limit) as node:
+    with memory_node(models, limit) as node:
         card = node.models.which(model)
         engine = node.models.open(card.reference, time.monotonic() + _WHILE_IT_TAKES).batcher.engine
         clock = _Clock(quiet=json)
@@ -128,7 +128,7 @@ class _Clock:
         return (tokens - 1) / took if tokens >= LEAST and took > 0 else None
 
 
-def _node(models: Path, limit: int) -> Node:
+def memory_node(models: Path, limit: int) -> Node:
     """Return a node in memory that nobody else reaches, for one answer."""
     from hyperpy import config
     from hyperpy.keys import RsaKey

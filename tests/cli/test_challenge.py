@@ -16,9 +16,12 @@ from hyperpy.audit.receipts import build
 from hyperpy.audit.source import Evidence
 from hyperpy.cli.app import app, register_all
 from hyperpy.client import Client
+from hyperpy.codecs import whole
 from hyperpy.fault_proof import from_bytes
 from hyperpy.inference import toy
 from hyperpy.inference.library import Library
+from hyperpy.inference.tokenizer import Tokenizer
+from hyperpy.message import Message
 from hyperpy.testing import wallet
 from tests.audit import liars
 from tests.audit.liars import Served, corrupt, know, process, served
@@ -139,9 +142,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "kept"
 
 
-def answered(at: Served, folder: Path) -> Path:
+def answered(at: Served, folder: Path, **more: Any) -> Path:
     """Return the file of a node's signed answer."""
     asked = {"model": "toy", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 6, "temperature": 0}
+    asked |= more
     reply = at.peer.post("/~inference@1.0/v1/chat/completions", json.dumps(asked).encode())
     file = folder / f"{at.address[:8]}.reply"
     file.write_bytes(reply_bytes(reply))
@@ -167,3 +171,101 @@ def test_an_answer_of_a_model_is_disputed_to_one_value(models: Path, tmp_path: P
     found = run(tmp_path, "verify", str(file), code=1)
     assert (found["verdict"], found["accused"]) == ("guilty", address)
     assert "attention of token 7, layer 1, value 9" in found["reason"]
+
+
+def changed(what: str, document: Any) -> None:
+    """Have an answer lie in one field."""
+    choices, told = document["choices"], document["hyperpy"]
+    if what == "text":
+        choices[0]["message"]["content"] = "PAY MALLORY"
+    elif what == "another choice":
+        choices[1]["token_ids"][2] = (choices[1]["token_ids"][2] + 1) % 264
+    elif what == "cut":
+        choices[0]["token_ids"] = choices[0]["token_ids"][:2]
+        told["states"][0] = told["states"][0][:2]
+        told["state"][0] = told["states"][0][1]
+        choices[0]["finish_reason"] = "stop"
+    else:
+        told[what] = "00" * 32
+
+
+FIELDS = {
+    "text": "choices.0.message.content",
+    "another choice": "choices.1.token_ids",
+    "cut": "choices.0.finish_reason",
+    **{name: f"hyperpy.{name}" for name in ("weight-root", "config-digest", "reference", "tokenizer")},
+}
+
+
+def challenged(file: Path, at: str, models: Path, folder: Path, code: int) -> str:
+    """Dispute an answer, without --json; return what was printed."""
+    register_all()
+    words = ["challenge", str(file), "--url", at, "--inference", "--models", str(models)]
+    done = CliRunner().invoke(app, [*words, "--wallet", str(folder / "mine.json")])
+    assert done.exit_code == code, done.output
+    return done.output
+
+
+@pytest.fixture(scope="module")
+def answering(models: Path) -> Iterator[Served]:
+    with served("honest", flags={"inference.models": str(models), "inference.engine": "reference"}) as made:
+        yield made
+
+
+@pytest.mark.parametrize("what", FIELDS)
+def test_a_lie_in_any_field_of_an_answer_is_not_cleared(what: str, models: Path, tmp_path: Path) -> None:
+    def lie_about(found: Any, asked: Any) -> Any:
+        document = json.loads(found["body"])
+        changed(what, document)
+        return found | {"body": json.dumps(document).encode()}
+
+    with served("liar", flags={"inference.models": str(models), "inference.engine": "reference"}) as liar:
+        corrupt(liar.node, "inference@1.0", "completions", lie_about)
+        file = answered(liar, tmp_path, n=2, temperature=1, seed=3)
+        assert FIELDS[what] in challenged(file, liar.url, models, tmp_path, 1)
+
+
+@pytest.mark.parametrize("what", ["prompt", "seed"])
+def test_an_answer_to_something_else_is_not_cleared(
+    what: str, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The liar computes right, but another prompt than the signed request's, or with a seed that it likes better."""
+    with served("liar", flags={"inference.models": str(models), "inference.engine": "reference"}) as liar:
+        with monkeypatch.context() as lies:
+            if what == "prompt":
+                true = Tokenizer.chat
+                lies.setattr(Tokenizer, "chat", lambda self, _: true(self, ({"role": "user", "content": "bye"},)))
+            else:
+                seeds = liar.node.registry.lookup("inference@1.0").spec.keys["completions"].function.__globals__["read"]
+                lies.setitem(seeds.__globals__, "_seed", lambda *_: b"chosen by the liar".ljust(32))
+            file = answered(liar, tmp_path, temperature=1, seed=3)
+        wrong = "hyperpy.prompt_token_ids" if what == "prompt" else "hyperpy.sampling"
+        assert wrong in challenged(file, liar.url, models, tmp_path, 1)
+
+
+@pytest.mark.parametrize(
+    "more", [{"n": 2, "temperature": 1.5, "top_p": 0.9, "stop": "e"}, {"level": 3, "logprobs": True}, {"seed": "x"}]
+)
+def test_an_honest_answer_is_cleared(more: Any, answering: Served, models: Path, tmp_path: Path) -> None:
+    challenged(answered(answering, tmp_path, **more), answering.url, models, tmp_path, 0)
+
+
+def test_only_ids_of_an_unsigned_answer_are_compared(answering: Served, models: Path, tmp_path: Path) -> None:
+    reply = whole.decode(answered(answering, tmp_path).read_bytes()[:-32])
+    assert isinstance(reply, Message)
+    file = tmp_path / "answer.json"
+    file.write_bytes(reply["body"])  # type: ignore[arg-type]
+    assert "ids only" in challenged(file, answering.url, models, tmp_path, 2)
+
+
+def test_an_answer_must_be_signed_by_the_node_that_is_asked(answering: Served, models: Path, tmp_path: Path) -> None:
+    good = answered(answering, tmp_path)
+    reply = whole.decode(good.read_bytes()[:-32])
+    assert isinstance(reply, Message)
+    forged = tmp_path / "forged.reply"
+    body = reply["body"].replace(b'"role":"assistant"', b'"role":"mallory"')  # type: ignore[union-attr]
+    assert body != reply["body"]
+    forged.write_bytes(reply_bytes(Message.make({**dict(reply.raw_items()), "body": body}, reply.commitments)))
+    challenged(forged, answering.url, models, tmp_path, 3)
+    with served("another", flags={"inference.models": str(models), "inference.engine": "reference"}) as other:
+        assert answering.address in challenged(good, other.url, models, tmp_path, 2)
