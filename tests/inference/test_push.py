@@ -32,7 +32,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def flags(models: Path) -> dict[str, Any]:
-    return {"inference.models": str(models), "inference.engine": "reference"}
+    return {"inference.models": str(models), "inference.engine": "reference", "limits.deadline": 120.0}
 
 
 def asked(here: Place) -> tuple[str, str, str]:
@@ -93,7 +93,7 @@ def test_the_whole_is_made_again_offline(models: Path, tmp_path: Path) -> None:
         assert answer["body"]["action"] == b"Inference-Response"  # type: ignore[index,call-overload]
         report = json.loads(here.web.get(f"/~audit@1.0/replay?ref={push}")["body"])  # type: ignore[arg-type]
     assert told(report) == WHOLE
-    device = ("--device", str(mailing.__file__), "--json")
+    device = ("--device", str(mailing.__file__), "--json", "--seconds", "120")
     found = json.loads(run(tmp_path, models, "replay", push, "--store", "s", *device, code=2).stdout)
     assert (found["verdict"], told(found)) == ("attested", WHOLE), "what is left is that the node sent it"
     run(tmp_path, models, "receipt", push, "--store", "s", "--no-sign", "-o", "r.receipt", code=0)
