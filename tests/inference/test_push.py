@@ -71,7 +71,8 @@ WHOLE = {
 
 
 def run(folder: Path, models: Path, *words: str, code: int) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "HYPERPY_MODELS": str(models)}
+    here = Path(__file__).parents[2]  # the device's file imports its neighbours
+    environment = {**os.environ, "HYPERPY_MODELS": str(models), "PYTHONPATH": str(here)}
     command = [sys.executable, "-m", "hyperpy", *words]
     done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, timeout=120, check=False, env=environment

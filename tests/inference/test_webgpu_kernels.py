@@ -189,7 +189,7 @@ def test_rms_norm_and_digits(gpu: adapter.Gpu, kind: str, width: int) -> None:
     gain = Norm(rng.integers(-(2**24), 2**24 + 1, width).astype(np.int32), 22)
     cn, kn = tables.norm_constants(width)
     eps = tables.epsilon(width, 1e-5)
-    wanted = reference._norm(x.astype(np.int64), gain, eps, cn, kn, FN)
+    wanted = reference.normed(x.astype(np.int64), gain, eps, cn, kn, FN)
     digits, shift = arith.quantise(wanted)
     buffers = [gpu.storage(x.astype(np.int32)), gpu.storage(gain.g), gpu.storage(rows * width * 4)]
     buffers += [gpu.storage(rows * (width // 32 + 1) * 4)]
