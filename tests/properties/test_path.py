@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from hyperpy import path
-from hyperpy.errors import HyperpyError
+from hyperpy.errors import HyperpyError, PathError
 from hyperpy.message import Atom, Link, Message, Value, atom
 
 NAMES = st.text("abcdXYZ-_0189é#:;!'*,[]{}|^<>$", min_size=1, max_size=8)
@@ -98,7 +98,14 @@ def test_the_inverse_with_keys_of_a_request(text: str, keys: dict[str, str]) -> 
     except HyperpyError:
         assume(False)
         return
-    assert path.parse(path.format(members)) == members
+    text = path.format(members)
+    try:
+        again = path.parse(text)
+    except PathError as error:  # keys of the request stand in the path now, and a part has at most 512 bytes
+        if "bytes long, more than 512" not in error.message:
+            raise
+        return
+    assert again == members
 
 
 @given(st.one_of(st.text(), st.text('/?&~+ =()"\\%.a1é4', max_size=80), st.binary(), PATHS))
