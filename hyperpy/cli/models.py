@@ -82,12 +82,13 @@ def _add(library: Library, file: Path, name: str, json: bool) -> None:
 
 def _compile(library: Library, entry: Entry) -> None:
     """Compile the CPU engine's loops now, where people expect to wait, instead of before the first answer."""
-    from hyperpy.errors import ConfigError
+    from hyperpy.errors import ConfigError, Corrupt
     from hyperpy.inference import engines
 
     model, _ = library.load(entry.ident)
-    with err.status("compiling for this processor, once"), suppress(ConfigError):  # no numba: there are other engines
-        engines.trusted("cpu", engines.kind(model))
+    with err.status("compiling for this processor, once"), suppress(ConfigError, Corrupt):  # there are other engines
+        engine = engines.build("cpu", model)
+        engine.forward([0, 0], engine.cache())  # loops for arrays as they are kept on the disk
 
 
 def _watch(bar: Any) -> Progress:
