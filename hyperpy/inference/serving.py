@@ -53,7 +53,7 @@ class Card:
 
 
 class Files:
-    """The files of a model as they were when they were read: weights stay mapped, so whoever writes them is noticed."""
+    """The files of a model as they were when they were read; whoever writes them later is noticed."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
